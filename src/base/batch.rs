@@ -1,0 +1,153 @@
+//! The byte form of a write: what `WriteBatch` builds, the WAL stores, and memtables apply.
+//!
+//! ```text
+//! batch  := op*                                  the first op takes the record's sequence number,
+//!                                                each further one the next
+//! op     := kind u8 | keyspace varint | key len varint | key | (value len varint | value)?
+//! ```
+//!
+//! `kind` is a [`ValueKind`]; `Delete` has no value, all others have one. The bytes carry no count:
+//! they end where the record that holds them ends.
+
+use crate::base::coding::Decoder;
+use crate::base::coding::Malformed;
+use crate::base::coding::put_bytes;
+use crate::base::coding::put_varint;
+use crate::base::ids::KeyspaceId;
+use crate::base::key::KEY_LEN_MAX;
+use crate::base::key::VALUE_LEN_MAX;
+use crate::base::value::ValueKind;
+
+/// Most bytes that one batch may hold; a WAL record's length fits 32 bits.
+pub(crate) const BATCH_BYTES_MAX: usize = (1 << 31) - (1 << 20);
+
+/// One operation of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Op<'a> {
+    pub(crate) kind: ValueKind,
+    pub(crate) keyspace: KeyspaceId,
+    pub(crate) key: &'a [u8],
+    /// Empty for a delete.
+    pub(crate) value: &'a [u8],
+}
+
+/// Operations in their byte form.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Batch {
+    bytes: Vec<u8>,
+    ops: u64,
+}
+
+impl Batch {
+    /// Appends one operation. Requires: key and value within their limits.
+    pub(crate) fn push(&mut self, op: Op<'_>) {
+        debug_assert!(op.key.len() <= KEY_LEN_MAX && op.value.len() <= VALUE_LEN_MAX);
+        self.bytes.reserve(op.key.len() + op.value.len() + 16);
+        self.bytes.push(op.kind as u8);
+        put_varint(&mut self.bytes, u64::from(op.keyspace.0));
+        put_bytes(&mut self.bytes, op.key);
+        if op.kind != ValueKind::Delete {
+            put_bytes(&mut self.bytes, op.value);
+        }
+        self.ops += 1;
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.bytes.clear();
+        self.ops = 0;
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Number of operations.
+    pub(crate) fn len(&self) -> u64 {
+        self.ops
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.ops == 0
+    }
+}
+
+/// Reads the operations back, in order. Stops for good after the first error.
+pub(crate) struct Ops<'a> {
+    decoder: Decoder<'a>,
+}
+
+impl<'a> Ops<'a> {
+    pub(crate) fn new(bytes: &'a [u8]) -> Ops<'a> {
+        Ops {
+            decoder: Decoder::new(bytes),
+        }
+    }
+
+    fn decode(&mut self) -> Result<Op<'a>, Malformed> {
+        let decoder = &mut self.decoder;
+        let kind = ValueKind::from_byte(decoder.u8()?).ok_or(Malformed("unknown kind of op"))?;
+        let keyspace = KeyspaceId(decoder.varint32()?);
+        let key = decoder.bytes()?;
+        if key.len() > KEY_LEN_MAX {
+            return Err(Malformed("a key exceeds the limit"));
+        }
+        let value = if kind == ValueKind::Delete {
+            &[]
+        } else {
+            decoder.bytes()?
+        };
+        if value.len() > VALUE_LEN_MAX {
+            return Err(Malformed("a value exceeds the limit"));
+        }
+        Ok(Op {
+            kind,
+            keyspace,
+            key,
+            value,
+        })
+    }
+}
+
+impl<'a> Iterator for Ops<'a> {
+    type Item = Result<Op<'a>, Malformed>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.decoder.is_empty() {
+            return None;
+        }
+        let op = self.decode();
+        if op.is_err() {
+            self.decoder = Decoder::new(&[]);
+        }
+        Some(op)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn batches_round_trip(ops: Vec<(bool, u32, Vec<u8>, Vec<u8>)>) {
+            let mut batch = Batch::default();
+            let mut expected = Vec::new();
+            for (put, keyspace, key, value) in &ops {
+                let kind = if *put { ValueKind::Put } else { ValueKind::Delete };
+                let value: &[u8] = if *put { value } else { &[] };
+                let op = Op { kind, keyspace: KeyspaceId(*keyspace), key, value };
+                batch.push(op);
+                expected.push(Ok(op));
+            }
+            prop_assert_eq!(batch.len(), ops.len() as u64);
+            prop_assert_eq!(Ops::new(batch.bytes()).collect::<Vec<_>>(), expected);
+        }
+
+        #[test]
+        fn any_bytes_decode_or_fail(bytes: Vec<u8>) {
+            let ops: Vec<_> = Ops::new(&bytes).collect();
+            prop_assert!(ops.iter().rev().skip(1).all(Result::is_ok));
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! The clock and the source of randomness, both replaceable, so that a test run is reproducible.
+
+use std::fmt::Debug;
+use std::hash::BuildHasher as _;
+use std::hash::Hasher as _;
+use std::sync::OnceLock;
+use std::time::Duration;
+use std::time::Instant;
+use std::time::SystemTime;
+
+/// Where the engine takes the time and its few random numbers from.
+pub trait Clock: Debug + Send + Sync + 'static {
+    /// Time since a fixed point in this process's life; never goes back.
+    fn monotonic(&self) -> Duration;
+    /// Milliseconds since 1970 as the system's clock tells it; may jump.
+    fn wall_ms(&self) -> u64;
+    /// A number that is different at each call (identities of databases and files).
+    fn unique(&self) -> u64;
+}
+
+/// The clock of the operating system.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemClock;
+
+/// Now, relative to the first call in this process.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this is the one place that asks the system"
+)]
+pub(crate) fn monotonic_now() -> Duration {
+    static START: OnceLock<Instant> = OnceLock::new();
+    START.get_or_init(Instant::now).elapsed()
+}
+
+impl Clock for SystemClock {
+    fn monotonic(&self) -> Duration {
+        monotonic_now()
+    }
+
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is the one place that asks the system"
+    )]
+    fn wall_ms(&self) -> u64 {
+        let since = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
+        since.as_millis() as u64
+    }
+
+    fn unique(&self) -> u64 {
+        // The standard library seeds each RandomState from the operating system's entropy.
+        let mut hasher = std::hash::RandomState::new().build_hasher();
+        hasher.write_u64(monotonic_now().as_nanos() as u64);
+        hasher.finish()
+    }
+}

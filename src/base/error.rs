@@ -1,0 +1,194 @@
+//! The one error type: what went wrong, where, and what to do about it.
+
+use std::io;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The result of anything that can fail here.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Everything that can go wrong. [`Error::kind`] groups it by what a program can do about it.
+///
+/// Errors are cheap to clone: when one sync fails, every writer that waited for it gets the error.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The operating system refused an operation.
+    #[error("cannot {op} {}: {source}", path.display())]
+    Io {
+        /// What was tried: "open", "sync", …
+        op: &'static str,
+        /// On which file or directory.
+        path: PathBuf,
+        /// The system's answer.
+        source: Arc<io::Error>,
+    },
+    /// A file does not hold what was written to it. The rest of the database still reads; restore
+    /// the file from a backup, or salvage what is readable.
+    #[error("{} is damaged at offset {offset}: {what}", file.display())]
+    Corruption {
+        /// The damaged file.
+        file: PathBuf,
+        /// Where in it, in bytes.
+        offset: u64,
+        /// What is wrong there.
+        what: String,
+    },
+    /// The file was written by a newer version of esker.
+    #[error(
+        "{} has format version {found}, and this version of esker reads up to {supported}: \
+         use a newer esker",
+        file.display()
+    )]
+    UnsupportedFormat {
+        /// The file that says so.
+        file: PathBuf,
+        /// The version in the file.
+        found: u32,
+        /// The newest version that this esker reads.
+        supported: u32,
+    },
+    /// The directory exists and holds no database, and the options forbid to create one.
+    #[error("{} holds no esker database: {what}", path.display())]
+    NotADatabase {
+        /// The directory.
+        path: PathBuf,
+        /// What is missing or in the way.
+        what: String,
+    },
+    /// Another process, or another handle in this one, has the database open.
+    #[error(
+        "{} is in use by another process or by another handle in this one: \
+         close that first, or share it by cloning the handle",
+        path.display()
+    )]
+    Locked {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// An earlier failure made it unsafe to acknowledge further writes. Reads go on; reopen the
+    /// database to write again.
+    #[error(
+        "the database takes no more writes since an earlier failure ({cause}): \
+         mend the cause, then close and reopen it"
+    )]
+    ReadOnly {
+        /// The failure.
+        cause: Arc<Error>,
+    },
+    /// There is no keyspace of this name, or it was dropped.
+    #[error("there is no keyspace {name:?}")]
+    NoSuchKeyspace {
+        /// The name.
+        name: String,
+    },
+    /// A key, value, name or range that cannot be stored. Nothing was changed.
+    #[error("{what}")]
+    InvalidArgument {
+        /// Which limit was exceeded.
+        what: String,
+    },
+    /// Options that cannot work together. Nothing was opened.
+    #[error("invalid options: {what}")]
+    InvalidOptions {
+        /// Which, and what would be valid.
+        what: String,
+    },
+    /// Compaction is behind and the write would have waited beyond its deadline. Nothing was
+    /// written; try again later.
+    #[error("the write would have waited longer than its deadline of {deadline:?}: {reason}")]
+    Stalled {
+        /// How long the write was allowed to wait.
+        deadline: Duration,
+        /// What it waited for.
+        reason: String,
+    },
+    /// A concurrent change conflicts with this one. Nothing was written; try again.
+    #[error("a concurrent write conflicts with this one: try again")]
+    Conflict,
+    /// The database was closed.
+    #[error("the database is closed")]
+    Closed,
+}
+
+/// What a program can do about an [`Error`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// Stored data is damaged: restore it from a backup, or salvage it.
+    Corruption,
+    /// The environment failed (disk full, permission, too many files): mend it and try again.
+    Io,
+    /// The database takes no more writes until it is reopened; reads go on.
+    ReadOnly,
+    /// A concurrent write got in the way: try again.
+    Conflict,
+    /// Something is in use or overloaded: try again later.
+    Busy,
+    /// The call was wrong: change the program.
+    Misuse,
+}
+
+impl Error {
+    /// What a program can do about it.
+    ///
+    /// ```
+    /// let error = esker::Db::open("/dev/null/nowhere").unwrap_err();
+    /// assert_eq!(error.kind(), esker::ErrorKind::Io);
+    /// ```
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Error::Corruption { .. } => ErrorKind::Corruption,
+            Error::Io { .. } => ErrorKind::Io,
+            Error::ReadOnly { .. } => ErrorKind::ReadOnly,
+            Error::Conflict => ErrorKind::Conflict,
+            Error::Locked { .. } | Error::Stalled { .. } => ErrorKind::Busy,
+            Error::UnsupportedFormat { .. }
+            | Error::NotADatabase { .. }
+            | Error::NoSuchKeyspace { .. }
+            | Error::InvalidArgument { .. }
+            | Error::InvalidOptions { .. }
+            | Error::Closed => ErrorKind::Misuse,
+        }
+    }
+
+    pub(crate) fn io(op: &'static str, path: &Path, source: io::Error) -> Error {
+        Error::Io {
+            op,
+            path: path.to_owned(),
+            source: Arc::new(source),
+        }
+    }
+
+    pub(crate) fn corruption(file: &Path, offset: u64, what: impl Into<String>) -> Error {
+        Error::Corruption {
+            file: file.to_owned(),
+            offset,
+            what: what.into(),
+        }
+    }
+
+    pub(crate) fn argument(what: impl Into<String>) -> Error {
+        Error::InvalidArgument { what: what.into() }
+    }
+
+    /// The sticky form of a failure after which nothing may be acknowledged any more.
+    pub(crate) fn read_only(cause: Error) -> Error {
+        match cause {
+            Error::ReadOnly { .. } => cause,
+            _ => Error::ReadOnly {
+                cause: Arc::new(cause),
+            },
+        }
+    }
+
+    /// The system's error kind, where there is one.
+    pub(crate) fn io_kind(&self) -> Option<io::ErrorKind> {
+        match self {
+            Error::Io { source, .. } => Some(source.kind()),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! The cursor that every sorted source of entries offers: memtables, SSTs, levels, and merges of
+//! those.
+
+use crate::base::error::Result;
+use crate::base::key::KeyRef;
+use crate::base::slice::Slice;
+
+/// A cursor over internal keys in THE order, in both directions.
+///
+/// A new cursor stands nowhere: call one of the seeks first. After an error it stands nowhere and
+/// stays there until the next seek. `key` and `value` may only be called while `valid`; `next` and
+/// `prev` too.
+pub(crate) trait InternalIter {
+    /// To the first entry at or after `target`.
+    fn seek(&mut self, target: KeyRef<'_>) -> Result<()>;
+    /// To the last entry at or before `target`.
+    fn seek_for_prev(&mut self, target: KeyRef<'_>) -> Result<()>;
+    /// To the first entry of all.
+    fn seek_to_first(&mut self) -> Result<()>;
+    /// To the last entry of all.
+    fn seek_to_last(&mut self) -> Result<()>;
+    /// One entry on.
+    fn next(&mut self) -> Result<()>;
+    /// One entry back.
+    fn prev(&mut self) -> Result<()>;
+    /// Does the cursor stand on an entry?
+    fn valid(&self) -> bool;
+    /// The key of the entry.
+    fn key(&self) -> KeyRef<'_>;
+    /// The value of the entry.
+    fn value(&self) -> &[u8];
+    /// The value of the entry, to keep: pinned where it is large, copied where it is small.
+    fn value_slice(&self) -> Slice {
+        Slice::copy_from(self.value())
+    }
+}

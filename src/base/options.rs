@@ -1,0 +1,149 @@
+//! Settings as plain data: what the user chose, checked once, and what is derived from it.
+
+use std::time::Duration;
+
+use crate::base::compression::Compression;
+use crate::base::error::Error;
+use crate::base::error::Result;
+
+/// What an acknowledged write survives.
+///
+/// | mode | process crash | power loss or system crash |
+/// |---|---|---|
+/// | `Sync` | nothing lost | nothing lost |
+/// | `Interval(d)` | nothing lost | the last `d` at most |
+/// | `Os` | nothing lost | what the system had not written back: often the last 30 s |
+///
+/// In every mode what survives is a prefix of the writes, batches whole: never a hole.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Durability {
+    /// The write is on stable storage when it returns. Concurrent writers share one sync.
+    #[default]
+    Sync,
+    /// The write is with the operating system when it returns, and on stable storage within the
+    /// given time.
+    Interval(Duration),
+    /// The write is with the operating system when it returns.
+    Os,
+}
+
+/// What to do when the log holds damage that no crash can explain.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Recovery {
+    /// Refuse to open, and name the file and offset. Nothing on disk is changed.
+    #[default]
+    Strict,
+    /// Keep everything before the damage and give up everything after it.
+    ToLastConsistentPoint,
+}
+
+/// All settings of a database that are plain data.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    pub(crate) create_if_missing: bool,
+    pub(crate) durability: Durability,
+    pub(crate) recovery: Recovery,
+    pub(crate) memory_budget: usize,
+    pub(crate) memtable_bytes: usize,
+    pub(crate) block_bytes: usize,
+    pub(crate) file_bytes: u64,
+    pub(crate) wal_bytes: u64,
+    pub(crate) compression: Compression,
+    pub(crate) filter_bits_per_key: u32,
+    pub(crate) mmap: bool,
+    pub(crate) background_threads: usize,
+    pub(crate) tombstone_age: Duration,
+    pub(crate) write_deadline: Option<Duration>,
+}
+
+pub(crate) const MIB: usize = 1 << 20;
+
+impl Default for Config {
+    fn default() -> Config {
+        let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        Config {
+            create_if_missing: true,
+            durability: Durability::Sync,
+            recovery: Recovery::Strict,
+            memory_budget: 256 * MIB,
+            memtable_bytes: 32 * MIB,
+            block_bytes: 4096,
+            file_bytes: 64 * MIB as u64,
+            wal_bytes: 256 * MIB as u64,
+            compression: Compression::Lz4,
+            filter_bits_per_key: 10,
+            mmap: true,
+            background_threads: cores.clamp(2, 8),
+            tombstone_age: Duration::from_secs(24 * 60 * 60),
+            write_deadline: None,
+        }
+    }
+}
+
+impl Config {
+    /// Checks each setting and their combination.
+    pub(crate) fn validate(&self) -> Result<()> {
+        let check = |ok: bool, what: &str| {
+            if ok {
+                Ok(())
+            } else {
+                Err(Error::InvalidOptions {
+                    what: what.to_owned(),
+                })
+            }
+        };
+        check(
+            self.memtable_bytes >= 1024,
+            "memtable_bytes must be at least 1024",
+        )?;
+        check(
+            self.memtable_bytes <= 4096 * MIB,
+            "memtable_bytes must be at most 4 GiB: larger memtables insert more slowly",
+        )?;
+        check(
+            (256..=16 * MIB).contains(&self.block_bytes),
+            "block_bytes must be between 256 bytes and 16 MiB",
+        )?;
+        check(
+            (4096..=1 << 40).contains(&self.file_bytes),
+            "file_bytes must be between 4 KiB and 1 TiB",
+        )?;
+        check(
+            self.wal_bytes >= 16 * 1024,
+            "wal_bytes must be at least 16 KiB",
+        )?;
+        check(
+            self.memory_budget / 4 >= self.memtable_bytes,
+            "memory_budget must be at least four times memtable_bytes: one memtable is written \
+             while others are flushed, and the block cache needs the rest",
+        )?;
+        check(
+            self.filter_bits_per_key <= 64,
+            "filter_bits_per_key must be at most 64",
+        )?;
+        check(
+            self.background_threads <= 256,
+            "background_threads must be at most 256 (0: jobs run when the test drives them)",
+        )?;
+        if let Durability::Interval(interval) = self.durability {
+            check(
+                !interval.is_zero(),
+                "Durability::Interval needs a duration above zero",
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// What the writer of one SST needs to know.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SstOptions {
+    /// Size at which a data block is cut, before compression.
+    pub(crate) block_bytes: usize,
+    /// How data blocks are compressed.
+    pub(crate) compression: Compression,
+    /// Bits per key of the filter; 0 writes none.
+    pub(crate) filter_bits_per_key: u32,
+}

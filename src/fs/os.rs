@@ -1,0 +1,5 @@
+//! The operating system.
+
+/// Stub.
+#[derive(Debug)]
+pub struct OsFs;
