@@ -78,9 +78,7 @@ pub(crate) struct Ops<'a> {
 
 impl<'a> Ops<'a> {
     pub(crate) fn new(bytes: &'a [u8]) -> Ops<'a> {
-        Ops {
-            decoder: Decoder::new(bytes),
-        }
+        Ops { decoder: Decoder::new(bytes) }
     }
 
     fn decode(&mut self) -> Result<Op<'a>, Malformed> {
@@ -91,20 +89,11 @@ impl<'a> Ops<'a> {
         if key.len() > KEY_LEN_MAX {
             return Err(Malformed("a key exceeds the limit"));
         }
-        let value = if kind == ValueKind::Delete {
-            &[]
-        } else {
-            decoder.bytes()?
-        };
+        let value = if kind == ValueKind::Delete { &[] } else { decoder.bytes()? };
         if value.len() > VALUE_LEN_MAX {
             return Err(Malformed("a value exceeds the limit"));
         }
-        Ok(Op {
-            kind,
-            keyspace,
-            key,
-            value,
-        })
+        Ok(Op { kind, keyspace, key, value })
     }
 }
 

@@ -43,29 +43,21 @@ impl<'a> Decoder<'a> {
 
     /// The next `len` bytes.
     pub(crate) fn take(&mut self, len: usize) -> Result<&'a [u8], Malformed> {
-        let (head, rest) = self
-            .rest
-            .split_at_checked(len)
-            .ok_or(Malformed("bytes end too soon"))?;
+        let (head, rest) =
+            self.rest.split_at_checked(len).ok_or(Malformed("bytes end too soon"))?;
         self.rest = rest;
         Ok(head)
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
-        let (head, rest) = self
-            .rest
-            .split_first_chunk::<N>()
-            .ok_or(Malformed("bytes end too soon"))?;
+        let (head, rest) =
+            self.rest.split_first_chunk::<N>().ok_or(Malformed("bytes end too soon"))?;
         self.rest = rest;
         Ok(*head)
     }
 
     pub(crate) fn u8(&mut self) -> Result<u8, Malformed> {
         Ok(u8::from_le_bytes(self.array()?))
-    }
-
-    pub(crate) fn u16(&mut self) -> Result<u16, Malformed> {
-        Ok(u16::from_le_bytes(self.array()?))
     }
 
     pub(crate) fn u32(&mut self) -> Result<u32, Malformed> {

@@ -1,5 +1,7 @@
 //! Block compression: none or lz4, decided block by block.
 
+use std::sync::Arc;
+
 use crate::base::coding::Malformed;
 
 /// How an SST block is stored. The numbers are stored on disk; never reuse one.
@@ -35,16 +37,16 @@ pub(crate) fn compress_lz4(raw: &[u8], out: &mut Vec<u8>) -> bool {
 
 /// Undoes [`compress_lz4`]. Allocates no more than 255 times the input (the most that lz4 can
 /// expand) whatever the stored length says.
-pub(crate) fn decompress_lz4(stored: &[u8]) -> Result<Vec<u8>, Malformed> {
-    let (head, body) = stored
-        .split_first_chunk::<4>()
-        .ok_or(Malformed("lz4 block too short"))?;
+pub(crate) fn decompress_lz4(stored: &[u8]) -> Result<Arc<[u8]>, Malformed> {
+    let (head, body) = stored.split_first_chunk::<4>().ok_or(Malformed("lz4 block too short"))?;
     let raw_len = u32::from_le_bytes(*head) as usize;
     if raw_len > body.len().saturating_mul(255).saturating_add(64) {
         return Err(Malformed("lz4 block claims an impossible length"));
     }
-    let mut raw = vec![0; raw_len];
-    match lz4_flex::block::decompress_into(body, &mut raw) {
+    let mut raw: Arc<[u8]> = std::iter::repeat_n(0, raw_len).collect();
+    // Nobody else can have it yet: there always is an `out`.
+    let out = Arc::get_mut(&mut raw).unwrap_or_default();
+    match lz4_flex::block::decompress_into(body, out) {
         Ok(len) if len == raw_len => Ok(raw),
         Ok(_) => Err(Malformed("lz4 block is shorter than it claims")),
         Err(_) => Err(Malformed("lz4 block does not decompress")),
@@ -61,7 +63,7 @@ mod tests {
         let mut out = Vec::new();
         assert!(compress_lz4(&raw, &mut out));
         assert!(out.len() < raw.len() / 2);
-        assert_eq!(decompress_lz4(&out).unwrap(), raw);
+        assert_eq!(*decompress_lz4(&out).unwrap(), raw);
 
         let mut x = 1u64;
         let noise: Vec<u8> = (0..4096)

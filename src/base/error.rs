@@ -111,6 +111,12 @@ pub enum Error {
     /// The database was closed.
     #[error("the database is closed")]
     Closed,
+    /// esker contradicted itself. The database is read-only until it is reopened.
+    #[error("esker has a bug, please report it: {what}")]
+    Internal {
+        /// What should never have happened.
+        what: String,
+    },
 }
 
 /// What a program can do about an [`Error`].
@@ -142,7 +148,7 @@ impl Error {
         match self {
             Error::Corruption { .. } => ErrorKind::Corruption,
             Error::Io { .. } => ErrorKind::Io,
-            Error::ReadOnly { .. } => ErrorKind::ReadOnly,
+            Error::ReadOnly { .. } | Error::Internal { .. } => ErrorKind::ReadOnly,
             Error::Conflict => ErrorKind::Conflict,
             Error::Locked { .. } | Error::Stalled { .. } => ErrorKind::Busy,
             Error::UnsupportedFormat { .. }
@@ -155,32 +161,33 @@ impl Error {
     }
 
     pub(crate) fn io(op: &'static str, path: &Path, source: io::Error) -> Error {
-        Error::Io {
-            op,
-            path: path.to_owned(),
-            source: Arc::new(source),
-        }
+        Error::Io { op, path: path.to_owned(), source: Arc::new(source) }
     }
 
     pub(crate) fn corruption(file: &Path, offset: u64, what: impl Into<String>) -> Error {
-        Error::Corruption {
-            file: file.to_owned(),
-            offset,
-            what: what.into(),
-        }
+        Error::Corruption { file: file.to_owned(), offset, what: what.into() }
     }
 
     pub(crate) fn argument(what: impl Into<String>) -> Error {
         Error::InvalidArgument { what: what.into() }
     }
 
+    /// An entry that only a newer version can have written.
+    pub(crate) fn unknown_kind(kind: u8) -> Error {
+        Error::argument(format!(
+            "the entry is of kind {kind}, which this version of esker does not read"
+        ))
+    }
+
+    pub(crate) fn internal(what: impl Into<String>) -> Error {
+        Error::Internal { what: what.into() }
+    }
+
     /// The sticky form of a failure after which nothing may be acknowledged any more.
     pub(crate) fn read_only(cause: Error) -> Error {
         match cause {
             Error::ReadOnly { .. } => cause,
-            _ => Error::ReadOnly {
-                cause: Arc::new(cause),
-            },
+            _ => Error::ReadOnly { cause: Arc::new(cause) },
         }
     }
 

@@ -4,12 +4,12 @@ use std::fmt;
 
 /// Number of a file in a database directory; never used twice in the life of a database.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct FileId(pub u64);
+pub(crate) struct FileId(pub(crate) u64);
 
 impl FileId {
     /// The following number.
     #[must_use]
-    pub fn next(self) -> FileId {
+    pub(crate) fn next(self) -> FileId {
         FileId(self.0 + 1)
     }
 }
@@ -22,17 +22,17 @@ impl fmt::Display for FileId {
 
 /// Number of a keyspace; never used twice in the life of a database.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct KeyspaceId(pub u32);
+pub(crate) struct KeyspaceId(pub(crate) u32);
 
 impl KeyspaceId {
     /// The keyspace that `Db` itself reads and writes.
-    pub const DEFAULT: KeyspaceId = KeyspaceId(0);
+    pub(crate) const DEFAULT: KeyspaceId = KeyspaceId(0);
 }
 
 /// Identity of a database, drawn at random when it is created and stored in each of its files, so
 /// that a file of another database is never taken for one of this.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct DbId(pub u64);
+pub(crate) struct DbId(pub(crate) u64);
 
 impl fmt::Display for DbId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -64,34 +64,23 @@ impl<'a> KeyRef<'a> {
 
     /// Where a reader at `seqno` finds the newest version of `user` that it may see.
     pub(crate) fn seek(user: &'a [u8], seqno: SeqNo) -> KeyRef<'a> {
-        KeyRef {
-            user,
-            trailer: Trailer::seek(seqno),
-        }
+        KeyRef { user, trailer: Trailer::seek(seqno) }
     }
 
     /// Before every entry of `user`.
     pub(crate) fn before_all(user: &'a [u8]) -> KeyRef<'a> {
-        KeyRef {
-            user,
-            trailer: Trailer(u64::MAX),
-        }
+        KeyRef { user, trailer: Trailer(u64::MAX) }
     }
 
     /// After every entry of `user` (or at its last one, if that is a delete at sequence number 0).
     pub(crate) fn after_all(user: &'a [u8]) -> KeyRef<'a> {
-        KeyRef {
-            user,
-            trailer: Trailer(0),
-        }
+        KeyRef { user, trailer: Trailer(0) }
     }
 }
 
 impl Ord for KeyRef<'_> {
     fn cmp(&self, other: &Self) -> Ordering {
-        self.user
-            .cmp(other.user)
-            .then_with(|| other.trailer.cmp(&self.trailer))
+        self.user.cmp(other.user).then_with(|| other.trailer.cmp(&self.trailer))
     }
 }
 
@@ -110,26 +99,17 @@ pub(crate) struct InternalKey {
 
 impl InternalKey {
     pub(crate) fn new(user: impl Into<Vec<u8>>, trailer: Trailer) -> InternalKey {
-        InternalKey {
-            user: user.into(),
-            trailer,
-        }
+        InternalKey { user: user.into(), trailer }
     }
 
     pub(crate) fn as_ref(&self) -> KeyRef<'_> {
-        KeyRef {
-            user: &self.user,
-            trailer: self.trailer,
-        }
+        KeyRef { user: &self.user, trailer: self.trailer }
     }
 }
 
 impl From<KeyRef<'_>> for InternalKey {
     fn from(key: KeyRef<'_>) -> InternalKey {
-        InternalKey {
-            user: key.user.to_vec(),
-            trailer: key.trailer,
-        }
+        InternalKey { user: key.user.to_vec(), trailer: key.trailer }
     }
 }
 

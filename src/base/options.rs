@@ -60,6 +60,9 @@ pub(crate) struct Config {
 
 pub(crate) const MIB: usize = 1 << 20;
 
+/// Number of levels of a tree. With a factor of ten between levels, seven hold more than any disk.
+pub(crate) const LEVELS: usize = 7;
+
 impl Default for Config {
     fn default() -> Config {
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
@@ -86,18 +89,9 @@ impl Config {
     /// Checks each setting and their combination.
     pub(crate) fn validate(&self) -> Result<()> {
         let check = |ok: bool, what: &str| {
-            if ok {
-                Ok(())
-            } else {
-                Err(Error::InvalidOptions {
-                    what: what.to_owned(),
-                })
-            }
+            if ok { Ok(()) } else { Err(Error::InvalidOptions { what: what.to_owned() }) }
         };
-        check(
-            self.memtable_bytes >= 1024,
-            "memtable_bytes must be at least 1024",
-        )?;
+        check(self.memtable_bytes >= 1024, "memtable_bytes must be at least 1024")?;
         check(
             self.memtable_bytes <= 4096 * MIB,
             "memtable_bytes must be at most 4 GiB: larger memtables insert more slowly",
@@ -110,28 +104,19 @@ impl Config {
             (4096..=1 << 40).contains(&self.file_bytes),
             "file_bytes must be between 4 KiB and 1 TiB",
         )?;
-        check(
-            self.wal_bytes >= 16 * 1024,
-            "wal_bytes must be at least 16 KiB",
-        )?;
+        check(self.wal_bytes >= 16 * 1024, "wal_bytes must be at least 16 KiB")?;
         check(
             self.memory_budget / 4 >= self.memtable_bytes,
             "memory_budget must be at least four times memtable_bytes: one memtable is written \
              while others are flushed, and the block cache needs the rest",
         )?;
-        check(
-            self.filter_bits_per_key <= 64,
-            "filter_bits_per_key must be at most 64",
-        )?;
+        check(self.filter_bits_per_key <= 64, "filter_bits_per_key must be at most 64")?;
         check(
             self.background_threads <= 256,
             "background_threads must be at most 256 (0: jobs run when the test drives them)",
         )?;
         if let Durability::Interval(interval) = self.durability {
-            check(
-                !interval.is_zero(),
-                "Durability::Interval needs a duration above zero",
-            )?;
+            check(!interval.is_zero(), "Durability::Interval needs a duration above zero")?;
         }
         Ok(())
     }

@@ -30,17 +30,14 @@ pub(crate) const COPY_LEN_MAX: usize = 1024;
 /// assert_eq!(value, b"Uppsala");
 /// assert_eq!(value.len(), 7);
 /// assert_eq!(value.to_vec(), b"Uppsala".to_vec());
-/// # Ok::<(), esker::Error>(())
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone)]
 pub struct Slice(Repr);
 
 #[derive(Clone)]
 enum Repr {
-    Inline {
-        len: u8,
-        bytes: [u8; INLINE_LEN_MAX],
-    },
+    Inline { len: u8, bytes: [u8; INLINE_LEN_MAX] },
     Shared(Bytes),
 }
 
@@ -55,10 +52,7 @@ impl Slice {
         if bytes.len() <= INLINE_LEN_MAX {
             let mut inline = [0; INLINE_LEN_MAX];
             inline[..bytes.len()].copy_from_slice(bytes);
-            Slice(Repr::Inline {
-                len: bytes.len() as u8,
-                bytes: inline,
-            })
+            Slice(Repr::Inline { len: bytes.len() as u8, bytes: inline })
         } else {
             Slice(Repr::Shared(Bytes::copy_from_slice(bytes)))
         }
@@ -196,14 +190,7 @@ mod tests {
     #[test]
     fn short_and_long_bytes_behave_alike() {
         let owner = Bytes::from(vec![7; 5000]);
-        for len in [
-            0,
-            1,
-            INLINE_LEN_MAX,
-            INLINE_LEN_MAX + 1,
-            COPY_LEN_MAX,
-            COPY_LEN_MAX + 1,
-        ] {
+        for len in [0, 1, INLINE_LEN_MAX, INLINE_LEN_MAX + 1, COPY_LEN_MAX, COPY_LEN_MAX + 1] {
             let bytes = &owner[10..10 + len];
             for slice in [
                 Slice::copy_from(bytes),
@@ -216,10 +203,7 @@ mod tests {
                 assert_eq!(Bytes::from(slice), bytes);
             }
         }
-        assert_eq!(
-            format!("{:?}", Slice::from("a\n\u{e9}")),
-            r#"b"a\n\xc3\xa9""#
-        );
+        assert_eq!(format!("{:?}", Slice::from("a\n\u{e9}")), r#"b"a\n\xc3\xa9""#);
         assert_eq!(size_of::<Slice>(), 40);
     }
 }

@@ -37,10 +37,7 @@ impl Counter {
     }
 
     pub(crate) fn get(&self) -> u64 {
-        self.stripes
-            .iter()
-            .map(|stripe| stripe.0.load(Relaxed))
-            .sum()
+        self.stripes.iter().map(|stripe| stripe.0.load(Relaxed)).sum()
     }
 }
 
@@ -57,7 +54,7 @@ fn bucket_of(ns: u64) -> usize {
     if ns < 1 << SUB_BITS {
         return ns as usize;
     }
-    let exponent = 63 - ns.leading_zeros();
+    let exponent = ns.ilog2();
     let sub = (ns >> (exponent - SUB_BITS)) & ((1 << SUB_BITS) - 1);
     (((exponent - SUB_BITS + 1) as usize) << SUB_BITS) + sub as usize
 }
@@ -75,13 +72,8 @@ fn bucket_top(bucket: usize) -> u64 {
 impl Default for Histogram {
     fn default() -> Histogram {
         // Durations beyond 2^40 ns (18 minutes) share the last bucket.
-        let buckets = (0..=bucket_of(1 << 40))
-            .map(|_| AtomicU64::new(0))
-            .collect();
-        Histogram {
-            buckets,
-            max_ns: AtomicU64::new(0),
-        }
+        let buckets = (0..=bucket_of(1 << 40)).map(|_| AtomicU64::new(0)).collect();
+        Histogram { buckets, max_ns: AtomicU64::new(0) }
     }
 }
 
@@ -95,11 +87,7 @@ impl Histogram {
 
     /// Count, p50, p99, p99.9 and maximum.
     pub(crate) fn summary(&self) -> LatencySummary {
-        let counts: Vec<u64> = self
-            .buckets
-            .iter()
-            .map(|bucket| bucket.load(Relaxed))
-            .collect();
+        let counts: Vec<u64> = self.buckets.iter().map(|bucket| bucket.load(Relaxed)).collect();
         let total: u64 = counts.iter().sum();
         let max = self.max_ns.load(Relaxed);
         let quantile = |permille: u64| {
@@ -163,10 +151,7 @@ mod tests {
         assert_eq!(summary.max, Duration::from_millis(1));
         for (found, exact) in [(summary.p50, 500), (summary.p99, 990), (summary.p999, 999)] {
             let exact = Duration::from_micros(exact);
-            assert!(
-                found >= exact && found <= exact + exact / 8,
-                "{found:?} for {exact:?}"
-            );
+            assert!(found >= exact && found <= exact + exact / 8, "{found:?} for {exact:?}");
         }
     }
 }

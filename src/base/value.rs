@@ -6,7 +6,7 @@
 /// kind sorts first, so [`ValueKind::SEEK`] comes before every real entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
-pub enum ValueKind {
+pub(crate) enum ValueKind {
     /// A tombstone: the key is absent.
     Delete = 0,
     /// The value itself.
@@ -26,10 +26,10 @@ pub enum ValueKind {
 
 impl ValueKind {
     /// The kind in a seek key: sorts before every entry of the same key and sequence number.
-    pub const SEEK: u8 = 0xff;
+    pub(crate) const SEEK: u8 = 0xff;
 
     /// The kind stored as `byte`, if this version knows it.
-    pub fn from_byte(byte: u8) -> Option<ValueKind> {
+    pub(crate) fn from_byte(byte: u8) -> Option<ValueKind> {
         Some(match byte {
             0 => ValueKind::Delete,
             1 => ValueKind::Put,

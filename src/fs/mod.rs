@@ -3,8 +3,8 @@
 //!
 //! *Overview of types.* An [`Fs`] opens files of two sorts. A [`WritableFile`] is written by offset
 //! and synced; a [`ReadableFile`] is immutable from the moment it is opened for reading. A
-//! [`DirLock`] keeps other processes out. [`OsFs`](os::OsFs) is the operating system;
-//! `MemFs` and `FaultFs` (feature `testing`) simulate one that crashes and fails.
+//! [`DirLock`] keeps other processes out. [`OsFs`] is the operating system; `MemFs` and `FaultFs`
+//! (feature `testing`) simulate one that crashes and fails.
 //!
 //! *What is promised.* `sync_data` returns after the file's content and length are on stable
 //! storage. `sync_dir` returns after creations, renames and removals in that directory are. Until
@@ -13,6 +13,7 @@
 //! process. Every error names the operation and the path.
 
 use std::fmt::Debug;
+use std::io;
 use std::ops::Range;
 use std::path::Path;
 use std::path::PathBuf;
@@ -29,9 +30,27 @@ mod mem;
 mod mmap;
 pub(crate) mod names;
 mod os;
+#[cfg(test)]
+mod tests;
 
 #[cfg(any(test, feature = "testing"))]
+pub use fault::FaultEffect;
 #[cfg(any(test, feature = "testing"))]
+pub use fault::FaultError;
+#[cfg(any(test, feature = "testing"))]
+pub use fault::FaultFs;
+#[cfg(any(test, feature = "testing"))]
+pub use fault::FaultOp;
+#[cfg(any(test, feature = "testing"))]
+pub use fault::FaultRule;
+#[cfg(any(test, feature = "testing"))]
+pub use fault::FaultTimes;
+#[cfg(any(test, feature = "testing"))]
+pub use mem::CrashMode;
+#[cfg(any(test, feature = "testing"))]
+pub use mem::EventHook;
+#[cfg(any(test, feature = "testing"))]
+pub use mem::MemFs;
 pub use os::OsFs;
 
 /// How a file will be read.
@@ -39,6 +58,7 @@ pub use os::OsFs;
 #[non_exhaustive]
 pub enum ReadMode {
     /// Mapped into memory where the system can; [`ReadableFile::mapping`] then returns the bytes.
+    /// Only for files that nobody writes to or cuts any more.
     Mmap,
     /// By system calls, at random.
     Pread,
@@ -61,11 +81,7 @@ pub struct DirEntry {
 impl DirEntry {
     /// An entry.
     pub fn new(name: impl Into<String>, is_dir: bool, len: u64) -> DirEntry {
-        DirEntry {
-            name: name.into(),
-            is_dir,
-            len,
-        }
+        DirEntry { name: name.into(), is_dir, len }
     }
 }
 
@@ -108,6 +124,11 @@ pub trait WritableFile: Debug + Send + Sync {
     /// Reserves disk space up to `len` without changing content, where the system can; so that
     /// later writes below it do not fail for lack of space.
     fn reserve(&self, len: u64) -> Result<()>;
+    /// For simulations: treats what is not synced as a failed sync does on Linux. It still reads,
+    /// and no later sync makes it durable. A real file ignores this.
+    #[cfg(any(test, feature = "testing"))]
+    #[doc(hidden)]
+    fn drop_unsynced(&self) {}
 }
 
 /// A file that is read and does not change.
@@ -128,3 +149,45 @@ pub trait ReadableFile: Debug + Send + Sync {
 
 /// Keeps others out of a directory until it is dropped.
 pub trait DirLock: Debug + Send + Sync {}
+
+/// The directory that holds `path`.
+fn parent_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        Some(parent) => parent,
+        None if path.as_os_str().is_empty() => Path::new("."),
+        None => path,
+    }
+}
+
+/// The steps of [`Fs::create_dir_all`], in the order that keeps its promise even if an earlier call
+/// was cut short by a crash.
+///
+/// Each directory is made durable before the one below it is created. So of the directories found
+/// to exist, only the deepest can be one that a crashed process created and did not sync: it is
+/// synced again.
+fn create_dirs(
+    path: &Path,
+    is_dir: impl Fn(&Path) -> Result<bool>,
+    create: impl Fn(&Path) -> Result<()>,
+    sync: impl Fn(&Path) -> Result<()>,
+) -> Result<()> {
+    let mut missing = Vec::new();
+    for dir in path.ancestors() {
+        let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
+        if is_dir(dir)? {
+            match sync(parent_of(dir)) {
+                // Whoever may not even read the parent did not create `dir`.
+                Err(error) if error.io_kind() == Some(io::ErrorKind::PermissionDenied) => {}
+                synced => synced?,
+            }
+            break;
+        }
+        missing.push(dir);
+    }
+    for dir in missing.into_iter().rev() {
+        create(dir)?;
+        sync(parent_of(dir))?;
+    }
+    Ok(())
+}

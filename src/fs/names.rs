@@ -21,6 +21,9 @@ pub(crate) const CURRENT_TMP: &str = "CURRENT.tmp";
 /// Name of the lock file.
 pub(crate) const LOCK: &str = "LOCK";
 
+/// Files with larger numbers are not ours: so no name makes numbers run out.
+const NUMBER_MAX: u64 = 1 << 62;
+
 /// A kind of file, with its number where it has one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum FileKind {
@@ -38,7 +41,7 @@ impl FileKind {
         let number = |digits: &str| -> Option<FileId> {
             let canonical = digits.len() >= 6 && digits.bytes().all(|b| b.is_ascii_digit());
             let id = FileId(digits.parse().ok()?);
-            (canonical && id.to_string() == digits).then_some(id)
+            (canonical && id.0 <= NUMBER_MAX && id.to_string() == digits).then_some(id)
         };
         match name {
             CURRENT => return Some(FileKind::Current),
@@ -87,15 +90,9 @@ mod tests {
                 assert_eq!(FileKind::parse(path.to_str().unwrap()), Some(kind));
             }
         }
-        for name in [
-            "1.sst",
-            "0000001.sst",
-            "+00001.sst",
-            "000001.sst.bak",
-            "._000001.wal",
-            "x",
-            "",
-        ] {
+        for name in
+            ["1.sst", "0000001.sst", "+00001.sst", "000001.sst.bak", "._000001.wal", "x", ""]
+        {
             assert_eq!(FileKind::parse(name), None, "{name}");
         }
     }

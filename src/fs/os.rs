@@ -1,5 +1,403 @@
-//! The operating system.
+//! The operating system's files.
 
-/// Stub.
-#[derive(Debug)]
+use std::collections::BTreeSet;
+use std::fs;
+use std::fs::File;
+use std::fs::OpenOptions;
+use std::fs::TryLockError;
+use std::io;
+use std::ops::Range;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use crate::base::error::Error;
+use crate::base::error::Result;
+use crate::fs::DirEntry;
+use crate::fs::DirLock;
+use crate::fs::Fs;
+use crate::fs::ReadMode;
+use crate::fs::ReadableFile;
+use crate::fs::WritableFile;
+use crate::fs::create_dirs;
+use crate::fs::mmap::Mapping;
+use crate::fs::parent_of;
+
+/// The file system of the operating system.
+#[derive(Clone, Copy, Debug, Default)]
 pub struct OsFs;
+
+impl Fs for OsFs {
+    fn create_dir_all(&self, path: &Path) -> Result<()> {
+        let create = |dir: &Path| match fs::create_dir(dir) {
+            // Another process was faster, or the path is of the sort `new/../new`.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => Ok(()),
+            created => created.map_err(|error| Error::io("create directory", dir, error)),
+        };
+        create_dirs(path, is_dir, create, |dir| self.sync_dir(dir))
+    }
+
+    fn create(&self, path: &Path) -> Result<Box<dyn WritableFile>> {
+        let file = OpenOptions::new().write(true).create_new(true).open(path);
+        OsWritable::boxed("create", path, file)
+    }
+
+    fn open_writable(&self, path: &Path) -> Result<Box<dyn WritableFile>> {
+        let file = OpenOptions::new().write(true).open(path);
+        OsWritable::boxed("open", path, file)
+    }
+
+    fn open(&self, path: &Path, mode: ReadMode) -> Result<Arc<dyn ReadableFile>> {
+        let open = || -> io::Result<OsReadable> {
+            let file = File::open(path)?;
+            let metadata = file.metadata()?;
+            if metadata.is_dir() {
+                return Err(io::ErrorKind::IsADirectory.into());
+            }
+            let len = metadata.len();
+            let mapping = match mode {
+                ReadMode::Mmap => Mapping::new(&file, len),
+                ReadMode::Pread | ReadMode::Sequential => None,
+            };
+            system::advise_mode(&file, mode);
+            Ok(OsReadable { file, path: path.to_owned(), len, mapping })
+        };
+        match open() {
+            Ok(file) => Ok(Arc::new(file)),
+            Err(error) => Err(Error::io("open", path, error)),
+        }
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> Result<()> {
+        fs::rename(from, to).map_err(|error| Error::io("rename", from, error))
+    }
+
+    fn remove(&self, path: &Path) -> Result<()> {
+        fs::remove_file(path).map_err(|error| Error::io("remove", path, error))
+    }
+
+    fn list(&self, path: &Path) -> Result<Vec<DirEntry>> {
+        let list = || -> io::Result<Vec<DirEntry>> {
+            let mut entries = Vec::new();
+            for entry in fs::read_dir(path)? {
+                entries.extend(describe(&entry?)?);
+            }
+            Ok(entries)
+        };
+        let mut entries = list().map_err(|error| Error::io("list", path, error))?;
+        entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        Ok(entries)
+    }
+
+    fn exists(&self, path: &Path) -> Result<bool> {
+        fs::exists(path).map_err(|error| Error::io("look for", path, error))
+    }
+
+    fn sync_dir(&self, path: &Path) -> Result<()> {
+        system::sync_dir(path).map_err(|error| Error::io("sync directory", path, error))
+    }
+
+    fn lock(&self, path: &Path) -> Result<Box<dyn DirLock>> {
+        let directory = parent_of(path);
+        let reservation = Reservation::new(self.canonical(directory)?, directory)?;
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)
+            .map_err(|error| Error::io("open", path, error))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Box::new(OsLock { file, reservation })),
+            Err(TryLockError::WouldBlock) => Err(Error::Locked { path: directory.to_owned() }),
+            Err(TryLockError::Error(error)) => Err(Error::io("lock", path, error)),
+        }
+    }
+
+    fn canonical(&self, path: &Path) -> Result<PathBuf> {
+        fs::canonicalize(path).map_err(|error| Error::io("resolve", path, error))
+    }
+}
+
+/// Is `path` a directory, or nothing yet?
+fn is_dir(path: &Path) -> Result<bool> {
+    let error = match fs::metadata(path) {
+        Ok(metadata) if metadata.is_dir() => return Ok(true),
+        Ok(_) => io::ErrorKind::NotADirectory.into(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => error,
+    };
+    Err(Error::io("create directory", path, error))
+}
+
+/// What a listing says of `entry`: nothing if its name is no UTF-8, or if it was removed meanwhile.
+fn describe(entry: &fs::DirEntry) -> io::Result<Option<DirEntry>> {
+    let Ok(name) = entry.file_name().into_string() else {
+        return Ok(None);
+    };
+    // Of a link, what it points to; a link to nothing is listed as itself.
+    match fs::metadata(entry.path()).or_else(|_| entry.metadata()) {
+        Ok(metadata) => Ok(Some(DirEntry::new(name, metadata.is_dir(), metadata.len()))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+#[derive(Debug)]
+struct OsWritable {
+    file: File,
+    path: PathBuf,
+}
+
+impl OsWritable {
+    fn boxed(
+        op: &'static str,
+        path: &Path,
+        file: io::Result<File>,
+    ) -> Result<Box<dyn WritableFile>> {
+        let file = file.map_err(|error| Error::io(op, path, error))?;
+        let path = path.to_owned();
+        Ok(Box::new(OsWritable { file, path }))
+    }
+}
+
+impl WritableFile for OsWritable {
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+        system::write_all_at(&self.file, bytes, offset)
+            .map_err(|error| Error::io("write", &self.path, error))
+    }
+
+    fn sync_data(&self) -> Result<()> {
+        self.file.sync_data().map_err(|error| Error::io("sync", &self.path, error))
+    }
+
+    fn set_len(&self, len: u64) -> Result<()> {
+        self.file.set_len(len).map_err(|error| Error::io("resize", &self.path, error))
+    }
+
+    fn reserve(&self, len: u64) -> Result<()> {
+        system::reserve(&self.file, len)
+            .map_err(|error| Error::io("reserve space for", &self.path, error))
+    }
+}
+
+#[derive(Debug)]
+struct OsReadable {
+    file: File,
+    path: PathBuf,
+    len: u64,
+    mapping: Option<Mapping>,
+}
+
+impl ReadableFile for OsReadable {
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn read_at(&self, offset: u64, out: &mut [u8]) -> Result<()> {
+        // Beyond the largest offset there is, the system says "invalid" rather than "the end".
+        let read = match offset.checked_add(out.len() as u64) {
+            Some(end) if end <= self.len => system::read_exact_at(&self.file, out, offset),
+            _ => Err(io::ErrorKind::UnexpectedEof.into()),
+        };
+        read.map_err(|error| Error::io("read", &self.path, error))
+    }
+
+    fn mapping(&self) -> Option<&Bytes> {
+        self.mapping.as_ref().map(Mapping::bytes)
+    }
+
+    fn will_need(&self, range: Range<u64>) {
+        match &self.mapping {
+            Some(mapping) => mapping.will_need(range),
+            None => system::will_need(&self.file, range),
+        }
+    }
+}
+
+/// True names of the directories that this process has locked. The system's lock on a file would
+/// suffice on most systems; but not on those that grant a process every lock it already has.
+static LOCKED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+
+/// An entry in [`LOCKED`].
+#[derive(Debug)]
+struct Reservation(PathBuf);
+
+impl Reservation {
+    fn new(canonical: PathBuf, path: &Path) -> Result<Reservation> {
+        if LOCKED.lock().insert(canonical.clone()) {
+            Ok(Reservation(canonical))
+        } else {
+            Err(Error::Locked { path: path.to_owned() })
+        }
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        LOCKED.lock().remove(&self.0);
+    }
+}
+
+/// Fields drop in this order: the file is unlocked before this process may lock it again.
+#[derive(Debug)]
+struct OsLock {
+    file: File,
+    #[expect(dead_code, reason = "held for its drop")]
+    reservation: Reservation,
+}
+
+impl DirLock for OsLock {}
+
+impl Drop for OsLock {
+    fn drop(&mut self) {
+        // Closing would do, unless a child process has inherited the file. If this fails, closing
+        // is all that is left.
+        let _ = self.file.unlock();
+    }
+}
+
+#[cfg(unix)]
+mod system {
+    //! What differs between systems: Unix.
+
+    use std::fs::File;
+    use std::io;
+    use std::ops::Range;
+    use std::os::unix::fs::FileExt;
+    use std::path::Path;
+
+    use crate::fs::ReadMode;
+
+    pub(super) fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+        file.write_all_at(bytes, offset)
+    }
+
+    pub(super) fn read_exact_at(file: &File, out: &mut [u8], offset: u64) -> io::Result<()> {
+        file.read_exact_at(out, offset)
+    }
+
+    pub(super) fn sync_dir(path: &Path) -> io::Result<()> {
+        match File::open(path)?.sync_all() {
+            // "Does not support synchronization": some network file systems, on directories.
+            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::INVAL.raw_os_error()) => {
+                Ok(())
+            }
+            synced => synced,
+        }
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    pub(super) fn reserve(_: &File, _: u64) -> io::Result<()> {
+        Ok(())
+    }
+
+    #[cfg(target_os = "linux")]
+    pub(super) fn reserve(file: &File, len: u64) -> io::Result<()> {
+        use rustix::fs::FallocateFlags;
+        use rustix::io::Errno;
+
+        if len == 0 {
+            return Ok(());
+        }
+        loop {
+            return match rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, 0, len) {
+                Err(Errno::INTR) => continue,
+                Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+                reserved => reserved.map_err(io::Error::from),
+            };
+        }
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    pub(super) fn advise_mode(_: &File, _: ReadMode) {}
+
+    /// Hints only: whatever the system answers, reads are right.
+    #[cfg(target_os = "linux")]
+    pub(super) fn advise_mode(file: &File, mode: ReadMode) {
+        use rustix::fs::Advice;
+        use rustix::fs::fadvise;
+
+        match mode {
+            ReadMode::Mmap | ReadMode::Pread => {
+                let _ = fadvise(file, 0, None, Advice::Random);
+            }
+            ReadMode::Sequential => {
+                let _ = fadvise(file, 0, None, Advice::Sequential);
+                // Since Linux 6.3: reads through this handle do not count as use of a page.
+                let _ = fadvise(file, 0, None, Advice::NoReuse);
+            }
+        }
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    pub(super) fn will_need(_: &File, _: Range<u64>) {}
+
+    /// A hint only, as above.
+    #[cfg(target_os = "linux")]
+    pub(super) fn will_need(file: &File, range: Range<u64>) {
+        let len = range.end.saturating_sub(range.start);
+        if let Some(len) = std::num::NonZeroU64::new(len) {
+            let advice = rustix::fs::Advice::WillNeed;
+            let _ = rustix::fs::fadvise(file, range.start, Some(len), advice);
+        }
+    }
+}
+
+#[cfg(windows)]
+mod system {
+    //! What differs between systems: Windows.
+
+    use std::fs::File;
+    use std::io;
+    use std::ops::Range;
+    use std::os::windows::fs::FileExt;
+    use std::path::Path;
+
+    use crate::fs::ReadMode;
+
+    pub(super) fn write_all_at(file: &File, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match file.seek_write(bytes, offset) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    bytes = &bytes[written..];
+                    offset += written as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn read_exact_at(file: &File, mut out: &mut [u8], mut at: u64) -> io::Result<()> {
+        while !out.is_empty() {
+            match file.seek_read(out, at) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(read) => {
+                    out = &mut out[read..];
+                    at += read as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Directories cannot be synced; NTFS journals their changes in order.
+    pub(super) fn sync_dir(path: &Path) -> io::Result<()> {
+        path.metadata().map(drop)
+    }
+
+    pub(super) fn reserve(_: &File, _: u64) -> io::Result<()> {
+        Ok(())
+    }
+
+    pub(super) fn advise_mode(_: &File, _: ReadMode) {}
+
+    pub(super) fn will_need(_: &File, _: Range<u64>) {}
+}
