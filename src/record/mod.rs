@@ -1,1 +1,251 @@
-//! Stub.
+//! Framed, checksummed records: what the write-ahead log and the manifest are made of.
+//!
+//! *Format.* A log file is a 64-byte [header] and records from offset 64 on, each at a
+//! multiple of 8. Integers are little-endian.
+//!
+//! ```text
+//! offset  size
+//!  0      4     crc       CRC-32 of the file's identity, the record's offset, and all that follows
+//!  4      4     len       of the payload; never 0
+//!  8      8     seqno     WAL: sequence number of the first operation; manifest: ordinal
+//! 16      4     lag       WAL: seqno - (highest sequence number known durable at append), or
+//!                         u32::MAX if that is unknown or does not fit; manifest: u32::MAX
+//! 20      4     reserved  0
+//! 24      len   payload
+//!               zeros up to a multiple of 8, not covered by the checksum
+//! ```
+//!
+//! A record is valid if and only if its length is not 0 and lies within the file, `reserved` is 0
+//! and the checksum matches. As the checksum takes in which file and where in it, bytes left over
+//! from an earlier life of the file, or copied from elsewhere, never pass for records. A length of
+//! 0 is never valid, so preallocated zeros are the end of the log and not an endless run of records.
+//!
+//! *Crash or corruption?* A log whose bytes end in a mess was cut off by a crash, or damaged later.
+//! `lag` tells which: see [`Stamp::durable`]. [`scan_for_valid`] looks behind the mess.
+#![deny(clippy::indexing_slicing)]
+
+use std::ops::Range;
+
+use crate::base::checksum::RecordChecksum;
+use crate::base::coding::Decoder;
+use crate::base::coding::Malformed;
+use crate::base::ids::DbId;
+use crate::base::ids::FileId;
+
+pub(crate) mod file;
+pub(crate) mod header;
+
+#[cfg(test)]
+mod tests;
+
+/// Bytes in front of each payload.
+pub(crate) const RECORD_HEADER_LEN: usize = 24;
+/// Records start at multiples of this.
+const ALIGN: u64 = 8;
+/// A `lag` that claims nothing.
+pub(crate) const LAG_UNKNOWN: u32 = u32::MAX;
+/// Longest payload.
+pub(crate) const PAYLOAD_LEN_MAX: usize = (1 << 31) - 1;
+/// A scan gives up after checksumming this many times the length of the file: bytes that were made
+/// to look like records must not make recovery quadratic.
+const SCAN_EFFORT: u64 = 4;
+
+/// Which file a record belongs to, as the checksum sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Context(u64);
+
+impl Context {
+    /// The context of file `file` of database `db`.
+    ///
+    /// Two files of one database differ in few neighbouring bits, a difference that a CRC never
+    /// misses: a stale record of a recycled file is rejected for certain, not only very likely.
+    pub(crate) fn new(db: DbId, file: FileId) -> Context {
+        Context(db.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ file.0)
+    }
+}
+
+/// Where a record ends that starts at 0: header, payload and padding.
+pub(crate) fn framed_len(payload_len: usize) -> u64 {
+    (RECORD_HEADER_LEN as u64 + payload_len as u64).next_multiple_of(ALIGN)
+}
+
+/// What a record says about its place in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    pub(crate) seqno: u64,
+    pub(crate) lag: u32,
+}
+
+/// Appends a record to `out` that will be written at `offset` of the file `context`.
+///
+/// Requires: `1 <= payload.len() <= PAYLOAD_LEN_MAX`; `offset` is a multiple of 8.
+///
+/// # Panics
+///
+/// If the requirement is broken: such a record would make all that follow it unreadable.
+pub(crate) fn encode_into(
+    out: &mut Vec<u8>,
+    context: Context,
+    offset: u64,
+    stamp: Stamp,
+    payload: &[u8],
+) {
+    assert!((1..=PAYLOAD_LEN_MAX).contains(&payload.len()) && offset.is_multiple_of(ALIGN));
+    let start = out.len();
+    let end = start + framed_len(payload.len()) as usize;
+    out.reserve(end - start);
+    out.extend_from_slice(&[0; 4]);
+    out.extend_from_slice(&(payload.len() as u32).to_le_bytes());
+    out.extend_from_slice(&stamp.seqno.to_le_bytes());
+    out.extend_from_slice(&stamp.lag.to_le_bytes());
+    out.extend_from_slice(&[0; 4]);
+    out.extend_from_slice(payload);
+    let (_, record) = out.split_at_mut(start);
+    let (place, covered) = record.split_at_mut(4);
+    let crc = RecordChecksum::new(context.0, offset).update(covered).finish();
+    place.copy_from_slice(&crc.to_le_bytes());
+    out.resize(end, 0);
+}
+
+/// A valid record, by its place in the file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Record {
+    pub(crate) stamp: Stamp,
+    /// Where the payload lies in the file's bytes.
+    pub(crate) payload: Range<usize>,
+    /// Where the next record starts; may lie beyond the file's end by the padding.
+    pub(crate) next_offset: u64,
+}
+
+impl Stamp {
+    /// The highest sequence number that was known to be durable when the record was appended, if
+    /// the record says so.
+    ///
+    /// A crash can only take what was not durable. So if a valid record claims that something was
+    /// durable which is missing in front of it, that is damage; and if none does, what is missing
+    /// was an unsynced tail of which a power cut left pieces.
+    pub(crate) fn durable(self) -> Option<u64> {
+        if self.lag == LAG_UNKNOWN {
+            return None;
+        }
+        self.seqno.checked_sub(u64::from(self.lag))
+    }
+}
+
+/// What is found at an offset of a log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Decoded {
+    /// A valid record.
+    Record(Record),
+    /// Nothing: zeros, or the end of the bytes.
+    End,
+    /// Something that is no record, and why.
+    Invalid(&'static str),
+}
+
+/// The parsed header of a record that may not be one.
+struct Frame {
+    crc: u32,
+    len: usize,
+    stamp: Stamp,
+    reserved: u32,
+}
+
+impl Frame {
+    fn parse(header: &[u8; RECORD_HEADER_LEN]) -> Result<Frame, Malformed> {
+        let mut decoder = Decoder::new(header);
+        Ok(Frame {
+            crc: decoder.u32()?,
+            len: decoder.u32()? as usize,
+            stamp: Stamp { seqno: decoder.u64()?, lag: decoder.u32()? },
+            reserved: decoder.u32()?,
+        })
+    }
+}
+
+/// Reads what starts at `offset` of the file whose content is `bytes`.
+pub(crate) fn decode_at(context: Context, bytes: &[u8], offset: u64) -> Decoded {
+    let Some(rest) = usize::try_from(offset).ok().and_then(|at| bytes.get(at..)) else {
+        return Decoded::End;
+    };
+    let Some((header, body)) = rest.split_first_chunk::<RECORD_HEADER_LEN>() else {
+        return if rest.iter().all(|&byte| byte == 0) {
+            Decoded::End
+        } else {
+            Decoded::Invalid("the file ends within a record's header")
+        };
+    };
+    if header.iter().all(|&byte| byte == 0) {
+        return Decoded::End;
+    }
+    let frame = match Frame::parse(header) {
+        Ok(frame) => frame,
+        Err(Malformed(what)) => return Decoded::Invalid(what),
+    };
+    if frame.len == 0 {
+        return Decoded::Invalid("a record has length 0");
+    }
+    if frame.reserved != 0 {
+        return Decoded::Invalid("a record's reserved field is not 0");
+    }
+    let Some(payload) = body.get(..frame.len) else {
+        return Decoded::Invalid("a record is longer than the rest of the file");
+    };
+    let (_, covered) = header.split_at(4);
+    let crc = RecordChecksum::new(context.0, offset).update(covered).update(payload).finish();
+    if crc != frame.crc {
+        return Decoded::Invalid("a record's checksum does not match");
+    }
+    let start = bytes.len() - body.len();
+    Decoded::Record(Record {
+        stamp: frame.stamp,
+        payload: start..start + frame.len,
+        next_offset: offset + framed_len(frame.len),
+    })
+}
+
+/// What [`scan_for_valid`] found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Scan {
+    /// A valid record at this offset.
+    Found(u64, Record),
+    /// There is none.
+    Nothing,
+    /// So many bytes look like records and are none that the search was given up.
+    Undecidable,
+}
+
+/// Looks for the first valid record that starts within `offsets` and whose stamp is `plausible`.
+///
+/// Linear in the length of `bytes`: only what looks like a record is checksummed, and of that no
+/// more than a fixed multiple of the file's length.
+pub(crate) fn scan_for_valid(
+    context: Context,
+    bytes: &[u8],
+    offsets: Range<u64>,
+    plausible: impl Fn(Stamp) -> bool,
+) -> Scan {
+    let mut effort = SCAN_EFFORT * bytes.len() as u64;
+    let mut offset = offsets.start.next_multiple_of(ALIGN);
+    while offset < offsets.end {
+        let rest = usize::try_from(offset).ok().and_then(|at| bytes.get(at..));
+        let Some((header, body)) = rest.and_then(<[u8]>::split_first_chunk) else {
+            break;
+        };
+        let len = Frame::parse(header)
+            .ok()
+            .filter(|frame| frame.reserved == 0 && plausible(frame.stamp))
+            .map_or(0, |frame| frame.len);
+        if (1..=body.len()).contains(&len) {
+            let Some(left) = effort.checked_sub(framed_len(len)) else {
+                return Scan::Undecidable;
+            };
+            effort = left;
+            if let Decoded::Record(record) = decode_at(context, bytes, offset) {
+                return Scan::Found(offset, record);
+            }
+        }
+        offset += ALIGN;
+    }
+    Scan::Nothing
+}

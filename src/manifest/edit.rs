@@ -1,0 +1,61 @@
+//! What an edit says.
+
+use crate::base::ids::FileId;
+use crate::base::ids::KeyspaceId;
+use crate::base::key::InternalKey;
+use crate::base::seqno::SeqNo;
+
+/// What the manifest knows of an SST: enough to rule it out for a key without opening it, and to
+/// tell it from any other file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct SstMeta {
+    pub(crate) id: FileId,
+    /// Size of the file.
+    pub(crate) bytes: u64,
+    /// Identity drawn at random, also in the file's footer and in every checksum of it.
+    pub(crate) uid: u64,
+    pub(crate) smallest: InternalKey,
+    pub(crate) largest: InternalKey,
+    pub(crate) min_seqno: SeqNo,
+    pub(crate) max_seqno: SeqNo,
+    pub(crate) entries: u64,
+    pub(crate) tombstones: u64,
+    /// Bytes of keys and values, uncompressed.
+    pub(crate) raw_bytes: u64,
+    /// When the oldest tombstone was first written to a file; `u64::MAX` if there is none.
+    pub(crate) oldest_tombstone_ms: u64,
+}
+
+/// Changes of one keyspace.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct KeyspaceEdit {
+    pub(crate) id: KeyspaceId,
+    /// Creates the keyspace under this name.
+    pub(crate) name: Option<String>,
+    /// Removes the keyspace and all its files.
+    pub(crate) dropped: bool,
+    /// Everything up to here is in SSTs; the log is not needed for it.
+    pub(crate) flushed_seqno: Option<SeqNo>,
+    pub(crate) added: Vec<(u8, SstMeta)>,
+    pub(crate) removed: Vec<(u8, FileId)>,
+}
+
+impl KeyspaceEdit {
+    pub(crate) fn new(id: KeyspaceId) -> KeyspaceEdit {
+        KeyspaceEdit { id, ..KeyspaceEdit::default() }
+    }
+}
+
+/// One atomic change of a database's files.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct VersionEdit {
+    /// No file number from here on was used.
+    pub(crate) next_file: Option<FileId>,
+    /// Sequence numbers up to here were used.
+    pub(crate) last_seqno: Option<SeqNo>,
+    /// The oldest log segment that is needed.
+    pub(crate) wal_floor: Option<FileId>,
+    /// No keyspace number from here on was used.
+    pub(crate) next_keyspace: Option<u32>,
+    pub(crate) keyspaces: Vec<KeyspaceEdit>,
+}

@@ -1,0 +1,234 @@
+//! Tests of the manifest's formats and of their crash behaviour.
+
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use proptest::prelude::*;
+
+use super::*;
+use crate::base::error::Error;
+use crate::base::ids::DbId;
+use crate::base::ids::FileId;
+use crate::base::ids::KeyspaceId;
+use crate::base::key::InternalKey;
+use crate::base::key::Trailer;
+use crate::base::seqno::SeqNo;
+use crate::fs::CrashMode;
+use crate::fs::Fs;
+use crate::fs::MemFs;
+use crate::fs::ReadMode;
+use crate::fs::names::CURRENT;
+use crate::fs::names::manifest_path;
+
+const DB: DbId = DbId(77);
+const ID: FileId = FileId(5);
+
+fn dir() -> PathBuf {
+    PathBuf::from("/db")
+}
+
+fn new_fs() -> MemFs {
+    let fs = MemFs::new();
+    fs.create_dir_all(&dir()).unwrap();
+    fs
+}
+
+fn seqno() -> impl Strategy<Value = SeqNo> {
+    (0..1u64 << 56).prop_map(SeqNo::new)
+}
+
+fn key() -> impl Strategy<Value = InternalKey> {
+    (any::<Vec<u8>>(), any::<u64>()).prop_map(|(user, n)| InternalKey::new(user, Trailer(n)))
+}
+
+fn meta() -> impl Strategy<Value = SstMeta> {
+    let numbers = (any::<u64>(), any::<u64>(), any::<u64>(), any::<u64>(), any::<u64>());
+    (numbers, any::<[u64; 2]>(), key(), key(), seqno(), seqno()).prop_map(
+        |(n, m, smallest, largest, min_seqno, max_seqno)| SstMeta {
+            id: FileId(n.0),
+            bytes: n.1,
+            uid: n.2,
+            smallest,
+            largest,
+            min_seqno,
+            max_seqno,
+            entries: n.3,
+            tombstones: n.4,
+            raw_bytes: m[0],
+            oldest_tombstone_ms: m[1],
+        },
+    )
+}
+
+fn keyspace_edit() -> impl Strategy<Value = KeyspaceEdit> {
+    let added = prop::collection::vec((0..7u8, meta()), 0..4);
+    let removed = prop::collection::vec((0..7u8, any::<u64>().prop_map(FileId)), 0..4);
+    let flushed = prop::option::of(seqno());
+    (any::<u32>(), any::<Option<String>>(), any::<bool>(), flushed, added, removed).prop_map(
+        |(id, name, dropped, flushed_seqno, added, removed)| KeyspaceEdit {
+            id: KeyspaceId(id),
+            name,
+            dropped,
+            flushed_seqno,
+            added,
+            removed,
+        },
+    )
+}
+
+fn edit() -> impl Strategy<Value = VersionEdit> {
+    let keyspaces = prop::collection::vec(keyspace_edit(), 0..3);
+    (any::<u64>(), prop::option::of(seqno()), any::<Option<u64>>(), any::<Option<u32>>(), keyspaces)
+        .prop_map(|(next, last_seqno, floor, next_keyspace, keyspaces)| VersionEdit {
+            next_file: Some(FileId(next)),
+            last_seqno,
+            wal_floor: floor.map(FileId),
+            next_keyspace,
+            keyspaces,
+        })
+}
+
+fn numbered(n: u64) -> VersionEdit {
+    let mut keyspace = KeyspaceEdit::new(KeyspaceId(0));
+    keyspace.name = Some(format!("name {n}"));
+    VersionEdit { next_file: Some(FileId(n)), keyspaces: vec![keyspace], ..Default::default() }
+}
+
+fn write(fs: &MemFs, edits: u64) {
+    let mut writer = ManifestWriter::create(fs, &dir(), ID, DB, &numbered(1)).unwrap();
+    for n in 2..=edits {
+        writer.append(&numbered(n)).unwrap();
+    }
+    let len = fs.open(&manifest_path(&dir(), ID), ReadMode::Pread).unwrap().len();
+    assert_eq!(writer.bytes(), len);
+}
+
+fn content(fs: &MemFs, path: &Path) -> Vec<u8> {
+    let file = fs.open(path, ReadMode::Pread).unwrap();
+    let mut bytes = vec![0; file.len() as usize];
+    file.read_at(0, &mut bytes).unwrap();
+    bytes
+}
+
+/// A file system whose only file is `path` with `bytes`.
+fn with_file(path: &Path, bytes: &[u8]) -> MemFs {
+    let fs = new_fs();
+    fs.create(path).unwrap().write_at(0, bytes).unwrap();
+    fs
+}
+
+proptest! {
+    #[test]
+    fn edits_round_trip(edits in prop::collection::vec(edit(), 1..5)) {
+        let fs = new_fs();
+        let mut writer = ManifestWriter::create(&fs, &dir(), ID, DB, &edits[0]).unwrap();
+        for edit in &edits[1..] {
+            writer.append(edit).unwrap();
+        }
+        prop_assert_eq!(read_manifest(&fs, &dir(), ID, DB).unwrap(), edits);
+    }
+
+    #[test]
+    fn any_bytes_decode_or_fail(bytes: Vec<u8>) {
+        let _ = codec::decode(&bytes);
+    }
+}
+
+#[test]
+fn unknown_fields_are_skipped_if_even_and_refused_if_odd() {
+    let mut bytes = codec::encode(&numbered(3));
+    bytes.extend_from_slice(&[100, 2, 1, 1]);
+    assert_eq!(codec::decode(&bytes), Ok(numbered(3)));
+    bytes.extend_from_slice(&[101, 0]);
+    assert_eq!(codec::decode(&bytes), Err(codec::BadEdit::Newer));
+}
+
+#[test]
+fn every_truncation_of_a_manifest_is_a_prefix_or_an_error() {
+    let fs = new_fs();
+    write(&fs, 4);
+    let path = manifest_path(&dir(), ID);
+    let bytes = content(&fs, &path);
+    for len in 0..bytes.len() {
+        let cut = with_file(&path, &bytes[..len]);
+        if let Ok(edits) = read_manifest(&cut, &dir(), ID, DB) {
+            assert!((1..4).contains(&edits.len()) || len > bytes.len() - 8);
+            assert!((1..).zip(&edits).all(|(n, edit)| *edit == numbered(n)));
+        }
+    }
+}
+
+#[test]
+fn every_flipped_byte_of_a_manifest_is_a_prefix_or_an_error() {
+    let fs = new_fs();
+    write(&fs, 4);
+    let path = manifest_path(&dir(), ID);
+    let bytes = content(&fs, &path);
+    let last = bytes.len() - codec::encode(&numbered(4)).len().next_multiple_of(8) - 24;
+    for at in 0..bytes.len() {
+        let mut flipped = bytes.clone();
+        flipped[at] ^= 0x20;
+        match read_manifest(&with_file(&path, &flipped), &dir(), ID, DB) {
+            Ok(edits) => {
+                assert!(at >= last, "a flip at {at} went unnoticed");
+                assert!((1..).zip(&edits).all(|(n, edit)| *edit == numbered(n)));
+            }
+            Err(Error::Corruption { file, .. } | Error::UnsupportedFormat { file, .. }) => {
+                assert_eq!(file, path);
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+#[test]
+fn a_manifest_of_another_database_or_number_is_refused() {
+    let fs = new_fs();
+    write(&fs, 2);
+    assert!(read_manifest(&fs, &dir(), ID, DbId(78)).is_err());
+    fs.rename(&manifest_path(&dir(), ID), &manifest_path(&dir(), FileId(6))).unwrap();
+    assert!(read_manifest(&fs, &dir(), FileId(6), DB).is_err());
+}
+
+#[test]
+fn every_damage_of_current_is_an_error() {
+    let fs = new_fs();
+    install_current(&fs, &dir(), DB, ID).unwrap();
+    assert_eq!(read_current(&fs, &dir()).unwrap(), (DB, ID));
+    let path = dir().join(CURRENT);
+    let bytes = content(&fs, &path);
+    for at in 0..bytes.len() {
+        let mut flipped = bytes.clone();
+        flipped[at] ^= 1;
+        assert!(read_current(&with_file(&path, &flipped), &dir()).is_err(), "flip at {at}");
+        assert!(read_current(&with_file(&path, &bytes[..at]), &dir()).is_err(), "cut at {at}");
+    }
+    assert!(read_current(&new_fs(), &dir()).is_err());
+}
+
+#[test]
+fn a_crash_while_current_is_replaced_leaves_the_old_or_the_new() {
+    let fs = new_fs();
+    install_current(&fs, &dir(), DB, FileId(1)).unwrap();
+    let clones = Arc::new(Mutex::new(Vec::new()));
+    let seen = clones.clone();
+    fs.on_event(Some(Arc::new(move |event, fs: &MemFs| {
+        for mode in CrashMode::ALL {
+            seen.lock().push(fs.crash_clone(mode, event));
+        }
+    })));
+    install_current(&fs, &dir(), DB, FileId(2)).unwrap();
+    fs.on_event(None);
+    assert!(clones.lock().len() > 12);
+    for clone in clones.lock().iter() {
+        let (db, id) = read_current(clone, &dir()).unwrap();
+        assert!(db == DB && (id == FileId(1) || id == FileId(2)));
+        // A leftover of the crash is no obstacle.
+        install_current(clone, &dir(), DB, FileId(3)).unwrap();
+    }
+    for mode in CrashMode::ALL {
+        assert_eq!(read_current(&fs.crash_clone(mode, 9), &dir()).unwrap(), (DB, FileId(2)));
+    }
+}

@@ -1,0 +1,105 @@
+//! Turns a segment's bytes into batches.
+#![deny(clippy::indexing_slicing)]
+
+use bytes::Bytes;
+
+use crate::base::batch::Ops;
+use crate::base::seqno::SeqNo;
+use crate::record::Context;
+use crate::record::Decoded;
+use crate::record::Record;
+use crate::record::decode_at;
+use crate::wal::proof::Mark;
+use crate::wal::proof::Proof;
+use crate::wal::segment::RECORDS_START;
+use crate::wal::segment::SegmentHeader;
+
+/// A batch of the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct LogRecord {
+    /// Sequence number of the first operation.
+    pub(crate) seqno: SeqNo,
+    /// The batch: checked to decode as operations.
+    pub(crate) payload: Bytes,
+}
+
+/// Why reading a segment ended where it did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Stop {
+    /// At the end that its successor states.
+    AtEnd,
+    /// Where no record is. A crash may have done that.
+    NoRecord(&'static str),
+    /// At bytes that no crash leaves behind.
+    Impossible(String),
+}
+
+/// The records of a segment, and where and why they end.
+#[derive(Debug)]
+pub(super) struct Decode {
+    pub(super) records: Vec<LogRecord>,
+    pub(super) next_seqno: SeqNo,
+    pub(super) offset: u64,
+    pub(super) stop: Stop,
+}
+
+impl Decode {
+    /// Reads the records of the segment with this `header` up to `end`, or up to where they end.
+    pub(super) fn segment(
+        header: &SegmentHeader,
+        bytes: &Bytes,
+        end: Option<u64>,
+        proof: &mut Proof,
+    ) -> Decode {
+        let mut decode = Decode {
+            records: Vec::new(),
+            next_seqno: header.first_seqno,
+            offset: RECORDS_START,
+            stop: Stop::AtEnd,
+        };
+        let context = Context::new(header.db, header.id);
+        proof.segment(header.id, header.first_seqno, header.durable);
+        while end != Some(decode.offset) {
+            let mark = Mark { id: header.id, offset: decode.offset, next: decode.next_seqno };
+            let added = match decode_at(context, bytes, decode.offset) {
+                Decoded::Record(record) => decode
+                    .add(&record, bytes)
+                    .map(|()| record.stamp.durable().unwrap_or_default())
+                    .map_err(Stop::Impossible),
+                Decoded::End => Err(Stop::NoRecord("the records end here")),
+                Decoded::Invalid(what) => Err(Stop::NoRecord(what)),
+            };
+            match added {
+                Ok(durable) => proof.record(mark, SeqNo::new(durable)),
+                Err(stop) => {
+                    decode.stop = stop;
+                    break;
+                }
+            }
+        }
+        decode
+    }
+
+    fn add(&mut self, record: &Record, bytes: &Bytes) -> Result<(), String> {
+        let expected = self.next_seqno;
+        if record.stamp.seqno != expected.get() {
+            return Err(format!(
+                "a record has sequence number {} where {expected} comes next",
+                record.stamp.seqno
+            ));
+        }
+        let payload = bytes.slice(record.payload.clone());
+        let mut ops = 0u64;
+        for op in Ops::new(&payload) {
+            op.map_err(|malformed| format!("a record holds no batch: {}", malformed.0))?;
+            ops += 1;
+        }
+        if expected.get().saturating_add(ops) > SeqNo::MAX.get() {
+            return Err("the sequence numbers exceed the limit".to_owned());
+        }
+        self.records.push(LogRecord { seqno: expected, payload });
+        self.next_seqno = expected.plus(ops);
+        self.offset = record.next_offset;
+        Ok(())
+    }
+}

@@ -1,0 +1,103 @@
+//! Keeps track of what was written and is not durable yet.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::base::error::Result;
+use crate::wal::buffer::LogMark;
+use crate::wal::buffer::PendingWrites;
+use crate::wal::segment::Segment;
+
+/// The segments with unsynced bytes, oldest first. A short lock of the engine guards it; the sync
+/// itself runs outside, as a [`SyncTask`].
+#[derive(Debug, Default)]
+pub(crate) struct SyncQueue {
+    unsynced: VecDeque<Arc<Segment>>,
+    written: LogMark,
+    durable: LogMark,
+}
+
+impl SyncQueue {
+    /// A queue for a log of which everything in front of `recovered` is durable.
+    pub(crate) fn new(recovered: LogMark) -> SyncQueue {
+        SyncQueue { unsynced: VecDeque::new(), written: recovered, durable: recovered }
+    }
+
+    /// Notes that `writes` reached the system.
+    ///
+    /// Requires: `writes` come in the order in which they were taken from the buffer.
+    pub(crate) fn wrote(&mut self, writes: &PendingWrites) {
+        debug_assert!(writes.end() >= self.written);
+        for segment in writes.segments() {
+            if self.unsynced.back().is_none_or(|last| last.id() != segment.id()) {
+                self.unsynced.push_back(Arc::clone(segment));
+            }
+        }
+        self.written = writes.end();
+    }
+
+    /// Up to where the log reached the system.
+    pub(crate) fn written(&self) -> LogMark {
+        self.written
+    }
+
+    /// Up to where the log is on stable storage.
+    #[cfg(test)]
+    pub(crate) fn durable(&self) -> LogMark {
+        self.durable
+    }
+
+    /// Is everything that was written durable?
+    #[cfg(test)]
+    pub(crate) fn is_synced(&self) -> bool {
+        self.unsynced.is_empty()
+    }
+
+    /// What has to be synced so that everything written so far is durable.
+    pub(crate) fn begin(&self) -> SyncTask {
+        SyncTask { segments: self.unsynced.iter().cloned().collect(), mark: self.written }
+    }
+
+    /// Notes that `task` has run without error, and returns up to where the log is durable now.
+    pub(crate) fn finish(&mut self, task: &SyncTask) -> LogMark {
+        if task.mark <= self.durable {
+            return self.durable;
+        }
+        self.durable = task.mark;
+        // Only the last segment of the task can have been written to since the task began.
+        let all_synced = self.written == task.mark;
+        let last = task.segments.last().map(|segment| segment.id());
+        while let Some(oldest) = self.unsynced.front() {
+            let synced = last.is_some_and(|last| oldest.id() < last)
+                || all_synced && Some(oldest.id()) == last;
+            if !synced {
+                break;
+            }
+            self.unsynced.pop_front();
+        }
+        self.durable
+    }
+}
+
+/// Syncs of one or more segments, oldest first: a record is durable only if all before it are.
+#[derive(Debug)]
+pub(crate) struct SyncTask {
+    segments: Vec<Arc<Segment>>,
+    mark: LogMark,
+}
+
+impl SyncTask {
+    /// Syncs. May take milliseconds: hold no lock that a writer needs.
+    ///
+    /// After an error nothing written since the last successful sync is known to be durable, and
+    /// no later sync can tell: acknowledge nothing more.
+    pub(crate) fn run(&self) -> Result<()> {
+        self.segments.iter().try_for_each(|segment| segment.sync_data())
+    }
+
+    /// Up to where the log is durable when the task has run.
+    #[cfg(test)]
+    pub(crate) fn mark(&self) -> LogMark {
+        self.mark
+    }
+}

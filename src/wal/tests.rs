@@ -1,0 +1,324 @@
+//! Tests of the log: what was written comes back, and nothing else does.
+
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::buffer::LogPosition;
+use super::*;
+use crate::base::batch::Batch;
+use crate::base::batch::Op;
+use crate::base::error::Error;
+use crate::base::error::Result;
+use crate::base::ids::DbId;
+use crate::base::ids::FileId;
+use crate::base::ids::KeyspaceId;
+use crate::base::options::Recovery;
+use crate::base::seqno::SeqNo;
+use crate::base::value::ValueKind;
+use crate::fs::Fs;
+use crate::fs::MemFs;
+use crate::fs::ReadMode;
+use crate::fs::names::wal_path;
+
+mod crash;
+mod damage;
+
+const DB: DbId = DbId(0xdead_beef_0bad_cafe);
+const SEGMENT: u64 = 4096;
+
+/// A sequence number and the batch that has it.
+type Written = (u64, Vec<u8>);
+
+fn dir() -> &'static Path {
+    Path::new("/db")
+}
+
+fn new_fs() -> MemFs {
+    let fs = MemFs::new();
+    fs.create_dir_all(dir()).unwrap();
+    fs
+}
+
+/// A batch of `ops` operations, `n` of which can be told from all others.
+fn batch(n: u64, ops: u64, value_len: usize) -> Batch {
+    let mut batch = Batch::default();
+    for op in 0..ops {
+        batch.push(Op {
+            kind: ValueKind::Put,
+            keyspace: KeyspaceId(0),
+            key: format!("{n}.{op}").as_bytes(),
+            value: &vec![n as u8; value_len],
+        });
+    }
+    batch
+}
+
+fn source(fs: &dyn Fs, mode: Recovery) -> LogSource<'_> {
+    LogSource { fs, dir: dir(), db: DB, floor: FileId(0), durable: SeqNo::ZERO, mode }
+}
+
+fn recover_from(source: &LogSource<'_>) -> Result<(RecoveredLog, Vec<Written>)> {
+    let mut written = Vec::new();
+    let listing = source.fs.list(source.dir)?;
+    let log = recover(source, &listing, |records| {
+        written.extend(records.iter().map(|r| (r.seqno.get(), r.payload.to_vec())));
+        Ok(())
+    })?;
+    Ok((log, written))
+}
+
+fn recover_all(fs: &dyn Fs) -> Result<(RecoveredLog, Vec<Written>)> {
+    recover_from(&source(fs, Recovery::Strict))
+}
+
+/// What the engine does with a log, without the locks.
+struct Log {
+    fs: Arc<dyn Fs>,
+    buffer: LogBuffer,
+    pending: PendingWrites,
+    queue: SyncQueue,
+    next_file: u64,
+    next_seqno: u64,
+    written: Vec<Written>,
+}
+
+impl Log {
+    /// Recovers, and goes on where the log ends.
+    fn open(fs: Arc<dyn Fs>) -> Result<Log> {
+        let source = source(&*fs, Recovery::Strict);
+        let (log, written) = recover_from(&source)?;
+        let next_file = next_file(&*fs)?;
+        let bytes = log.segment_bytes_for_reopen(SEGMENT);
+        let prepared = prepare_segment(&*fs, dir(), FileId(next_file), bytes)?;
+        let next_seqno = log.last_seqno.plus(1);
+        let reopened = reopen(&source, &log, prepared, next_seqno)?;
+        for id in &reopened.unused {
+            fs.remove(&wal_path(dir(), *id))?;
+        }
+        Ok(Log {
+            fs,
+            buffer: reopened.buffer,
+            pending: PendingWrites::default(),
+            queue: SyncQueue::new(reopened.end),
+            next_file: next_file + 1,
+            next_seqno: next_seqno.get(),
+            written,
+        })
+    }
+
+    fn put(&mut self, ops: u64, value_len: usize) -> LogPosition {
+        self.try_put(ops, value_len).unwrap()
+    }
+
+    fn try_put(&mut self, ops: u64, value_len: usize) -> Result<LogPosition> {
+        let batch = batch(self.next_seqno, ops, value_len);
+        let seqno = SeqNo::new(self.next_seqno);
+        let durable = self.queue.durable().seqno;
+        if !self.buffer.room_for(batch.bytes().len()) {
+            self.rotate(segment_bytes_for(batch.bytes().len(), SEGMENT))?;
+        }
+        let position = self.buffer.push(seqno, durable, batch.bytes(), ops).unwrap();
+        self.written.push((self.next_seqno, batch.bytes().to_vec()));
+        self.next_seqno += ops;
+        Ok(position)
+    }
+
+    fn rotate(&mut self, bytes: u64) -> Result<()> {
+        let id = FileId(self.next_file);
+        self.next_file += 1;
+        let prepared = prepare_segment(&*self.fs, dir(), id, bytes)?;
+        let next = SeqNo::new(self.next_seqno);
+        self.buffer.start_segment(prepared, next, self.queue.durable().seqno);
+        Ok(())
+    }
+
+    fn write(&mut self) -> Result<()> {
+        self.buffer.take_pending(&mut self.pending);
+        self.pending.write()?;
+        self.queue.wrote(&self.pending);
+        self.pending.clear();
+        Ok(())
+    }
+
+    fn sync(&mut self) -> Result<()> {
+        self.write()?;
+        let task = self.queue.begin();
+        task.run()?;
+        self.queue.finish(&task);
+        Ok(())
+    }
+}
+
+fn next_file(fs: &dyn Fs) -> Result<u64> {
+    let names = fs.list(dir())?;
+    let ids = names.iter().filter_map(|entry| entry.name.strip_suffix(".wal"));
+    Ok(ids.map(|id| id.parse::<u64>().unwrap()).max().unwrap_or(0) + 1)
+}
+
+fn read(fs: &MemFs, id: u64) -> Vec<u8> {
+    let file = fs.open(&wal_path(dir(), FileId(id)), ReadMode::Pread).unwrap();
+    let mut bytes = vec![0; file.len() as usize];
+    file.read_at(0, &mut bytes).unwrap();
+    bytes
+}
+
+/// Puts a file of these bytes in the place of segment `id`.
+fn replace(fs: &MemFs, id: u64, bytes: &[u8]) {
+    let path = wal_path(dir(), FileId(id));
+    if fs.exists(&path).unwrap() {
+        fs.remove(&path).unwrap();
+    }
+    fs.create(&path).unwrap().write_at(0, bytes).unwrap();
+}
+
+/// The file and offset that the error names.
+fn place(error: Error) -> (PathBuf, u64) {
+    match error {
+        Error::Corruption { file, offset, .. } => (file, offset),
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn an_empty_directory_is_an_empty_log() {
+    let fs = new_fs();
+    assert_eq!(recover_all(&fs).unwrap(), (RecoveredLog::default(), vec![]));
+}
+
+#[test]
+fn a_chain_of_segments_replays_in_order() {
+    let fs = new_fs();
+    let mut log = Log::open(Arc::new(fs.clone())).unwrap();
+    for n in 0..60 {
+        log.put(1 + n % 3, 200);
+        if n % 7 == 0 {
+            log.sync().unwrap();
+        }
+    }
+    log.write().unwrap();
+    let (recovered, written) = recover_all(&fs).unwrap();
+    assert!(recovered.segments.len() >= 3);
+    assert_eq!(written, log.written);
+    assert_eq!(recovered.last_seqno.get(), log.next_seqno - 1);
+    assert_eq!((recovered.given_up, recovered.dropped), (None, vec![]));
+    let last = recovered.segments.last().unwrap();
+    assert_eq!(recovered.tail, Some((last.id, last.end)));
+    for pair in recovered.segments.windows(2) {
+        assert_eq!(pair[0].last_seqno.plus(1), pair[1].first_seqno);
+    }
+
+    // From a floor on, only that part.
+    let floor = recovered.segments[1];
+    let mut source = source(&fs, Recovery::Strict);
+    source.floor = floor.id;
+    let (tail, written) = recover_from(&source).unwrap();
+    assert_eq!(tail.segments, recovered.segments[1..]);
+    assert_eq!(tail.debris, [recovered.segments[0].id]);
+    let from = log.written.partition_point(|(seqno, _)| *seqno < floor.first_seqno.get());
+    assert_eq!(written, log.written[from..]);
+}
+
+#[test]
+fn a_batch_larger_than_a_segment_gets_one_of_its_own() {
+    let fs = new_fs();
+    let mut log = Log::open(Arc::new(fs.clone())).unwrap();
+    log.put(1, 10);
+    log.put(3, 5000);
+    log.put(1, 10);
+    log.sync().unwrap();
+    assert_eq!(recover_all(&fs).unwrap().1, log.written);
+    drop(log);
+    let log = Log::open(Arc::new(fs.clone())).unwrap();
+    assert_eq!(log.written.len(), 3);
+}
+
+#[test]
+fn positions_grow_and_buffers_take_turns() {
+    let fs = new_fs();
+    let mut log = Log::open(Arc::new(fs)).unwrap();
+    let first = log.put(2, 10);
+    let second = log.put(1, 10);
+    assert!(first < second);
+    assert_eq!(log.queue.written().seqno.get(), 0);
+    log.write().unwrap();
+    assert_eq!((log.queue.written().position, log.queue.written().seqno.get()), (second, 3));
+    let third = log.put(1, 10);
+    let task = log.queue.begin();
+    log.write().unwrap();
+    task.run().unwrap();
+    assert_eq!(log.queue.finish(&task).position, second);
+    // The segment was written to after the task began.
+    assert_eq!(log.queue.begin().mark().position, third);
+    assert!(!log.queue.is_synced());
+    log.sync().unwrap();
+    assert_eq!(log.queue.durable().position, third);
+    assert!(log.queue.is_synced());
+}
+
+#[test]
+fn stale_records_of_a_recycled_segment_never_replay() {
+    let fs = new_fs();
+    let mut log = Log::open(Arc::new(fs.clone())).unwrap();
+    for _ in 0..3 {
+        log.put(1, 1000);
+    }
+    log.sync().unwrap();
+    let old = FileId(1);
+    let new = FileId(log.next_file);
+    assert!(recycle_segment(&fs, dir(), FileId(77), new, SEGMENT).unwrap().is_none());
+    assert!(recycle_segment(&fs, dir(), old, new, SEGMENT + 1).unwrap().is_none());
+    let stale = read(&fs, 1);
+    let prepared = recycle_segment(&fs, dir(), old, new, SEGMENT).unwrap().unwrap();
+    assert_eq!(read(&fs, new.0), stale);
+
+    // Not started: ignored.
+    let (recovered, written) = recover_all(&fs).unwrap();
+    assert_eq!((recovered.debris, written), (vec![new], vec![]));
+
+    // Started: its own records only, though old ones follow.
+    let mut buffer = LogBuffer::new(DB);
+    buffer.start_segment(prepared, SeqNo::new(4), SeqNo::new(3));
+    let own = batch(4, 1, 1000);
+    buffer.push(SeqNo::new(4), SeqNo::new(3), own.bytes(), 1).unwrap();
+    let mut pending = PendingWrites::default();
+    buffer.take_pending(&mut pending);
+    pending.write().unwrap();
+    let (recovered, written) = recover_all(&fs).unwrap();
+    assert_eq!(written, [(4, own.bytes().to_vec())]);
+    assert_eq!(recovered.given_up, None);
+}
+
+#[test]
+fn a_log_that_ends_among_many_stale_records_is_whole() {
+    const LARGE: u64 = 1 << 20;
+    let fs = new_fs();
+    let pending = |buffer: &mut LogBuffer| {
+        let mut pending = PendingWrites::default();
+        buffer.take_pending(&mut pending);
+        pending.write().unwrap();
+    };
+    let mut old = LogBuffer::new(DB);
+    let prepared = prepare_segment(&fs, dir(), FileId(1), LARGE).unwrap();
+    old.start_segment(prepared, SeqNo::new(1), SeqNo::ZERO);
+    let mut seqno = 1;
+    while let batch = batch(seqno, 1, 80 + seqno as usize % 40)
+        && old.push(SeqNo::new(seqno), SeqNo::ZERO, batch.bytes(), 1).is_ok()
+    {
+        seqno += 1;
+    }
+    pending(&mut old);
+
+    // Recycled, and a few records into its new life.
+    let prepared = recycle_segment(&fs, dir(), FileId(1), FileId(2), LARGE).unwrap().unwrap();
+    assert_eq!(recover_all(&fs).unwrap().0.given_up, None);
+    let mut new = LogBuffer::new(DB);
+    new.start_segment(prepared, SeqNo::new(seqno), SeqNo::new(seqno - 1));
+    for n in 0..3 {
+        let batch = batch(seqno + n, 1, 50);
+        new.push(SeqNo::new(seqno + n), SeqNo::new(seqno - 1), batch.bytes(), 1).unwrap();
+    }
+    pending(&mut new);
+    let (recovered, written) = recover_all(&fs).unwrap();
+    assert_eq!((recovered.given_up, written.len()), (None, 3));
+}
