@@ -1,0 +1,183 @@
+//! Disjoint sources in key order as one, each opened when the walk reaches it.
+
+use crate::base::error::Result;
+use crate::base::internal_iter::InternalIter;
+use crate::base::key::KeyRef;
+use crate::base::slice::Slice;
+
+/// Sources in key order whose ranges do not overlap.
+pub(crate) trait ConcatSource {
+    type Iter: InternalIter;
+
+    fn len(&self) -> usize;
+    /// Smallest key of a source. Requires: `index < len`.
+    fn smallest(&self, index: usize) -> KeyRef<'_>;
+    /// Largest key of a source. Requires: `index < len`.
+    fn largest(&self, index: usize) -> KeyRef<'_>;
+    fn open(&self, index: usize) -> Result<Self::Iter>;
+}
+
+/// A cursor over all of them. At most one source is open at a time.
+#[derive(Debug)]
+pub(crate) struct Concat<S: ConcatSource> {
+    sources: S,
+    /// The open source. The cursor stands where it stands, and nowhere if it does.
+    current: Option<(usize, S::Iter)>,
+}
+
+impl<S: ConcatSource> Concat<S> {
+    pub(crate) fn new(sources: S) -> Concat<S> {
+        Concat { sources, current: None }
+    }
+
+    /// The open source `index`, opened if it is not.
+    fn enter(&mut self, index: usize) -> Result<&mut S::Iter> {
+        if self.current.as_ref().is_none_or(|(at, _)| *at != index) {
+            // Closed first: a failed opening must leave the cursor nowhere.
+            self.current = None;
+            self.current = Some((index, self.sources.open(index)?));
+        }
+        match &mut self.current {
+            Some((_, iter)) => Ok(iter),
+            None => unreachable!("a source was opened just now"),
+        }
+    }
+
+    /// If the open source is at its end, to the first entry of a later one.
+    fn skip_forward(&mut self) -> Result<()> {
+        while let Some((index, iter)) = &self.current
+            && !iter.valid()
+        {
+            let next = index + 1;
+            if next == self.sources.len() {
+                self.current = None;
+            } else {
+                self.enter(next)?.seek_to_first()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn skip_backward(&mut self) -> Result<()> {
+        while let Some((index, iter)) = &self.current
+            && !iter.valid()
+        {
+            match index.checked_sub(1) {
+                Some(previous) => self.enter(previous)?.seek_to_last()?,
+                None => self.current = None,
+            }
+        }
+        Ok(())
+    }
+
+    /// Index of the first source for which `before` is false; `before` holds for a prefix of them.
+    fn partition_point(&self, before: impl Fn(&S, usize) -> bool) -> usize {
+        let (mut low, mut high) = (0, self.sources.len());
+        while low < high {
+            let middle = low.midpoint(high);
+            if before(&self.sources, middle) {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        low
+    }
+
+    /// Leaves the cursor nowhere if `step` fails.
+    fn guard(&mut self, step: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
+        let result = step(self);
+        if result.is_err() {
+            self.current = None;
+        }
+        result
+    }
+}
+
+impl<S: ConcatSource> InternalIter for Concat<S> {
+    fn seek(&mut self, target: KeyRef<'_>) -> Result<()> {
+        self.guard(|this| {
+            let index = this.partition_point(|sources, at| sources.largest(at) < target);
+            if index == this.sources.len() {
+                this.current = None;
+                return Ok(());
+            }
+            this.enter(index)?.seek(target)?;
+            this.skip_forward()
+        })
+    }
+
+    fn seek_for_prev(&mut self, target: KeyRef<'_>) -> Result<()> {
+        self.guard(|this| {
+            let end = this.partition_point(|sources, at| sources.smallest(at) <= target);
+            let Some(index) = end.checked_sub(1) else {
+                this.current = None;
+                return Ok(());
+            };
+            this.enter(index)?.seek_for_prev(target)?;
+            this.skip_backward()
+        })
+    }
+
+    fn seek_to_first(&mut self) -> Result<()> {
+        self.guard(|this| {
+            if this.sources.len() == 0 {
+                return Ok(());
+            }
+            this.enter(0)?.seek_to_first()?;
+            this.skip_forward()
+        })
+    }
+
+    fn seek_to_last(&mut self) -> Result<()> {
+        self.guard(|this| {
+            let Some(last) = this.sources.len().checked_sub(1) else { return Ok(()) };
+            this.enter(last)?.seek_to_last()?;
+            this.skip_backward()
+        })
+    }
+
+    fn next(&mut self) -> Result<()> {
+        self.guard(|this| {
+            if let Some((_, iter)) = &mut this.current {
+                iter.next()?;
+            }
+            this.skip_forward()
+        })
+    }
+
+    fn prev(&mut self) -> Result<()> {
+        self.guard(|this| {
+            if let Some((_, iter)) = &mut this.current {
+                iter.prev()?;
+            }
+            this.skip_backward()
+        })
+    }
+
+    fn valid(&self) -> bool {
+        self.current.as_ref().is_some_and(|(_, iter)| iter.valid())
+    }
+
+    fn key(&self) -> KeyRef<'_> {
+        self.entered().key()
+    }
+
+    fn value(&self) -> &[u8] {
+        self.entered().value()
+    }
+
+    fn value_slice(&self) -> Slice {
+        self.entered().value_slice()
+    }
+}
+
+impl<S: ConcatSource> Concat<S> {
+    /// Requires: valid.
+    fn entered(&self) -> &S::Iter {
+        match &self.current {
+            Some((_, iter)) => iter,
+            None => unreachable!("the cursor stands nowhere"),
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! k-way merge by a loser tree.
+//!
+//! A loser tree is a tournament whose inner nodes remember who *lost* there. When the winner moves
+//! on, only its path to the root is played again: one comparison per level, where a heap needs two.
+//! Each source's key is kept as a 16-byte head beside the tree, so that most comparisons are one
+//! integer comparison that touches no block.
+//!
+//! *Where the sources stand.* Forwards, each source stands at its first entry at or after the
+//! current one; backwards, at its last entry at or before it. A change of direction repositions all
+//! other sources by a seek. Sources that are exhausted in the current direction lose to all others.
+//!
+//! With one source the tree is empty, and every step goes straight to it.
+
+use std::cmp::Ordering;
+
+use crate::base::error::Result;
+use crate::base::internal_iter::InternalIter;
+use crate::base::key::InternalKey;
+use crate::base::key::KeyRef;
+use crate::base::key::head16;
+use crate::base::slice::Slice;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Direction {
+    Forward,
+    Backward,
+}
+
+#[derive(Debug)]
+struct Player<I> {
+    iter: I,
+    /// Head of the current user key; meaningless while the source is exhausted.
+    head: u128,
+    valid: bool,
+}
+
+impl<I: InternalIter> Player<I> {
+    fn refresh(&mut self) {
+        self.valid = self.iter.valid();
+        if self.valid {
+            self.head = head16(self.iter.key().user);
+        }
+    }
+}
+
+/// A cursor over the entries of all sources. Of entries with equal internal keys, which only a
+/// broken database has, all are returned.
+#[derive(Debug)]
+pub(crate) struct Merging<I> {
+    players: Vec<Player<I>>,
+    /// `losers[n]` is the player that lost at inner node n; nodes are numbered as in a heap, with
+    /// the leaves of players 0, 1, … at `players.len()`, `players.len() + 1`, …
+    losers: Vec<usize>,
+    winner: usize,
+    direction: Direction,
+    /// For the current key while the sources are repositioned.
+    scratch: InternalKey,
+}
+
+impl<I: InternalIter> Merging<I> {
+    pub(crate) fn new(sources: Vec<I>) -> Merging<I> {
+        let players: Vec<_> =
+            sources.into_iter().map(|iter| Player { iter, head: 0, valid: false }).collect();
+        Merging {
+            losers: vec![0; players.len()],
+            players,
+            winner: 0,
+            direction: Direction::Forward,
+            scratch: InternalKey::default(),
+        }
+    }
+
+    /// Does player `a` come before player `b` in the current direction?
+    fn beats(&self, a: usize, b: usize) -> bool {
+        let (x, y) = (&self.players[a], &self.players[b]);
+        if !x.valid || !y.valid {
+            return x.valid || (!y.valid && a < b);
+        }
+        let order = x.head.cmp(&y.head).then_with(|| x.iter.key().cmp(&y.iter.key()));
+        match (order, self.direction) {
+            (Ordering::Equal, _) => a < b,
+            (Ordering::Less, Direction::Forward) | (Ordering::Greater, Direction::Backward) => true,
+            _ => false,
+        }
+    }
+
+    /// Plays the whole tournament, after all sources have moved.
+    fn rebuild(&mut self) {
+        let n = self.players.len();
+        for player in &mut self.players {
+            player.refresh();
+        }
+        if n < 2 {
+            return;
+        }
+        // winners[node] for inner nodes 1..n and leaves n..2n.
+        let mut winners = vec![0; 2 * n];
+        for (player, leaf) in winners[n..].iter_mut().enumerate() {
+            *leaf = player;
+        }
+        for node in (1..n).rev() {
+            let (a, b) = (winners[2 * node], winners[2 * node + 1]);
+            let (winner, loser) = if self.beats(a, b) { (a, b) } else { (b, a) };
+            winners[node] = winner;
+            self.losers[node] = loser;
+        }
+        self.winner = winners[1];
+    }
+
+    /// Plays the winner's path again, after it alone has moved.
+    fn replay(&mut self) {
+        let n = self.players.len();
+        let mut winner = self.winner;
+        self.players[winner].refresh();
+        // The leaf of player w is node n + w.
+        let mut node = usize::midpoint(n, winner);
+        while node >= 1 {
+            let rival = self.losers[node];
+            if self.beats(rival, winner) {
+                self.losers[node] = winner;
+                winner = rival;
+            }
+            node /= 2;
+        }
+        self.winner = winner;
+    }
+
+    /// Moves every source by `step`, then finds the first of them.
+    fn place(
+        &mut self,
+        direction: Direction,
+        mut step: impl FnMut(&mut I) -> Result<()>,
+    ) -> Result<()> {
+        self.direction = direction;
+        for index in 0..self.players.len() {
+            if let Err(error) = step(&mut self.players[index].iter) {
+                return self.fail(Err(error));
+            }
+        }
+        self.rebuild();
+        Ok(())
+    }
+
+    /// Leaves the cursor nowhere after an error.
+    fn fail(&mut self, result: Result<()>) -> Result<()> {
+        if result.is_err() {
+            for player in &mut self.players {
+                player.valid = false;
+            }
+        }
+        result
+    }
+
+    /// Turns around at the current entry: all other sources go to its other side.
+    fn turn(&mut self, direction: Direction) -> Result<()> {
+        let mut here = std::mem::take(&mut self.scratch);
+        let key = self.key();
+        here.user.clear();
+        here.user.extend_from_slice(key.user);
+        here.trailer = key.trailer;
+        let winner = self.winner;
+        self.direction = direction;
+        let mut result = Ok(());
+        for index in (0..self.players.len()).filter(|index| *index != winner) {
+            let iter = &mut self.players[index].iter;
+            result = match direction {
+                Direction::Forward => iter.seek(here.as_ref()),
+                Direction::Backward => iter.seek_for_prev(here.as_ref()),
+            };
+            if result.is_err() {
+                break;
+            }
+        }
+        self.scratch = here;
+        self.fail(result)
+    }
+
+    fn step(&mut self, direction: Direction) -> Result<()> {
+        let turned = self.direction != direction;
+        if turned {
+            self.turn(direction)?;
+        }
+        let winner = &mut self.players[self.winner].iter;
+        let moved = match direction {
+            Direction::Forward => winner.next(),
+            Direction::Backward => winner.prev(),
+        };
+        self.fail(moved)?;
+        if turned {
+            self.rebuild();
+        } else {
+            self.replay();
+        }
+        Ok(())
+    }
+}
+
+impl<I: InternalIter> InternalIter for Merging<I> {
+    fn seek(&mut self, target: KeyRef<'_>) -> Result<()> {
+        self.place(Direction::Forward, |iter| iter.seek(target))
+    }
+
+    fn seek_for_prev(&mut self, target: KeyRef<'_>) -> Result<()> {
+        self.place(Direction::Backward, |iter| iter.seek_for_prev(target))
+    }
+
+    fn seek_to_first(&mut self) -> Result<()> {
+        self.place(Direction::Forward, I::seek_to_first)
+    }
+
+    fn seek_to_last(&mut self) -> Result<()> {
+        self.place(Direction::Backward, I::seek_to_last)
+    }
+
+    fn next(&mut self) -> Result<()> {
+        self.step(Direction::Forward)
+    }
+
+    fn prev(&mut self) -> Result<()> {
+        self.step(Direction::Backward)
+    }
+
+    fn valid(&self) -> bool {
+        self.players.get(self.winner).is_some_and(|player| player.valid)
+    }
+
+    fn key(&self) -> KeyRef<'_> {
+        self.players[self.winner].iter.key()
+    }
+
+    fn value(&self) -> &[u8] {
+        self.players[self.winner].iter.value()
+    }
+
+    fn value_slice(&self) -> Slice {
+        self.players[self.winner].iter.value_slice()
+    }
+}

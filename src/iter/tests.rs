@@ -1,0 +1,6 @@
+//! Tests of the adapters: random walks beside a model, with failures injected.
+
+mod concat;
+mod merging;
+mod sources;
+mod visible;

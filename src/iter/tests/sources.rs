@@ -1,0 +1,197 @@
+//! Sources that fail on demand, random walks, and the walk beside a model.
+
+use std::cell::Cell;
+use std::path::Path;
+use std::rc::Rc;
+
+use proptest::prelude::*;
+
+use crate::base::error::Error;
+use crate::base::error::Result;
+use crate::base::internal_iter::InternalIter;
+use crate::base::key::InternalKey;
+use crate::base::key::KeyRef;
+use crate::base::key::Trailer;
+use crate::base::seqno::SeqNo;
+use crate::base::value::ValueKind;
+
+pub(super) type Entry = (InternalKey, Vec<u8>);
+
+pub(super) fn entry(user: &[u8], seqno: u64, kind: ValueKind, value: &[u8]) -> Entry {
+    let trailer = Trailer::new(SeqNo::new(seqno), kind);
+    (InternalKey::new(user, trailer), value.to_vec())
+}
+
+pub(super) fn sort(entries: &mut [Entry]) {
+    entries.sort_by(|a, b| a.0.as_ref().cmp(&b.0.as_ref()));
+}
+
+/// How many more operations succeed; shared by all sources of a test.
+#[derive(Clone)]
+pub(super) struct Fuse(Rc<Cell<u64>>);
+
+impl Fuse {
+    pub(super) fn never() -> Fuse {
+        Fuse(Rc::new(Cell::new(u64::MAX)))
+    }
+
+    /// The operation after the next `n` fails, and that one only.
+    pub(super) fn set(&self, n: u64) {
+        self.0.set(n);
+    }
+
+    pub(super) fn burn(&self) -> Result<()> {
+        let left = self.0.get();
+        self.0.set(left.wrapping_sub(1));
+        if left == 0 {
+            return Err(Error::corruption(Path::new("test"), 0, "injected"));
+        }
+        Ok(())
+    }
+}
+
+/// A cursor over a sorted vector that fails when its fuse burns out.
+pub(super) struct VecIter {
+    entries: Vec<Entry>,
+    at: Option<usize>,
+    fuse: Fuse,
+}
+
+impl VecIter {
+    pub(super) fn new(mut entries: Vec<Entry>, fuse: Fuse) -> VecIter {
+        sort(&mut entries);
+        VecIter { entries, at: None, fuse }
+    }
+
+    fn go(&mut self, to: impl FnOnce(&VecIter) -> Option<usize>) -> Result<()> {
+        let to = to(self).filter(|i| *i < self.entries.len());
+        self.at = None;
+        self.fuse.burn()?;
+        self.at = to;
+        Ok(())
+    }
+}
+
+impl InternalIter for VecIter {
+    fn seek(&mut self, target: KeyRef<'_>) -> Result<()> {
+        self.go(|it| Some(it.entries.partition_point(|e| e.0.as_ref() < target)))
+    }
+
+    fn seek_for_prev(&mut self, target: KeyRef<'_>) -> Result<()> {
+        self.go(|it| it.entries.partition_point(|e| e.0.as_ref() <= target).checked_sub(1))
+    }
+
+    fn seek_to_first(&mut self) -> Result<()> {
+        self.go(|_| Some(0))
+    }
+
+    fn seek_to_last(&mut self) -> Result<()> {
+        self.go(|it| it.entries.len().checked_sub(1))
+    }
+
+    fn next(&mut self) -> Result<()> {
+        assert!(self.valid());
+        self.go(|it| it.at.map(|i| i + 1))
+    }
+
+    fn prev(&mut self) -> Result<()> {
+        assert!(self.valid());
+        self.go(|it| it.at.and_then(|i| i.checked_sub(1)))
+    }
+
+    fn valid(&self) -> bool {
+        self.at.is_some()
+    }
+
+    fn key(&self) -> KeyRef<'_> {
+        self.entries[self.at.unwrap()].0.as_ref()
+    }
+
+    fn value(&self) -> &[u8] {
+        &self.entries[self.at.unwrap()].1
+    }
+}
+
+/// A step of a random walk.
+#[derive(Clone, Debug)]
+pub(super) enum Step {
+    Seek(Vec<u8>, Trailer),
+    SeekForPrev(Vec<u8>, Trailer),
+    First,
+    Last,
+    Next,
+    Prev,
+}
+
+/// Keys that meet each other often, on both sides of the 16 bytes that heads cover.
+pub(super) fn user_key() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![
+        prop::collection::vec(0..3_u8, 0..3),
+        (0..20_u8).prop_map(|n| vec![b'k', n]),
+        (0..10_u8).prop_map(|n| [&[b'k'; 17][..], &[n]].concat()),
+    ]
+}
+
+pub(super) fn trailer() -> impl Strategy<Value = Trailer> {
+    (0..40_u64, 0..3_u8).prop_map(|(seqno, kind)| match kind {
+        0 => Trailer::seek(SeqNo::new(seqno)),
+        1 => Trailer::new(SeqNo::new(seqno), ValueKind::Put),
+        _ => Trailer::new(SeqNo::new(seqno), ValueKind::Delete),
+    })
+}
+
+pub(super) fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        2 => (user_key(), trailer()).prop_map(|(key, trailer)| Step::Seek(key, trailer)),
+        2 => (user_key(), trailer()).prop_map(|(key, trailer)| Step::SeekForPrev(key, trailer)),
+        1 => Just(Step::First),
+        1 => Just(Step::Last),
+        12 => Just(Step::Next),
+        12 => Just(Step::Prev),
+    ];
+    prop::collection::vec(step, 1..60)
+}
+
+pub(super) fn config() -> ProptestConfig {
+    ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() }
+}
+
+/// Takes one step with a cursor; next and prev are skipped where it stands nowhere.
+fn take(iter: &mut impl InternalIter, step: &Step) -> Result<()> {
+    match step {
+        Step::Seek(key, trailer) => iter.seek(KeyRef::new(key, *trailer)),
+        Step::SeekForPrev(key, trailer) => iter.seek_for_prev(KeyRef::new(key, *trailer)),
+        Step::First => iter.seek_to_first(),
+        Step::Last => iter.seek_to_last(),
+        Step::Next if iter.valid() => iter.next(),
+        Step::Prev if iter.valid() => iter.prev(),
+        Step::Next | Step::Prev => Ok(()),
+    }
+}
+
+/// Walks `iter` beside a cursor over all of `entries`; the operation of its sources after the first
+/// `fail_after` fails.
+pub(super) fn check_walk(
+    mut iter: impl InternalIter,
+    entries: Vec<Entry>,
+    steps: &[Step],
+    fuse: &Fuse,
+    fail_after: u64,
+) {
+    let mut model = VecIter::new(entries, Fuse::never());
+    fuse.set(fail_after);
+    for step in steps {
+        if take(&mut iter, step).is_err() {
+            assert!(!iter.valid(), "an error must leave the cursor nowhere");
+            model.at = None;
+            continue;
+        }
+        take(&mut model, step).unwrap();
+        assert_eq!(iter.valid(), model.valid(), "{step:?}");
+        if iter.valid() {
+            assert_eq!(iter.key(), model.key(), "{step:?}");
+            assert_eq!(iter.value(), model.value(), "{step:?}");
+            assert_eq!(iter.value_slice(), model.value());
+        }
+    }
+}
