@@ -1,0 +1,436 @@
+//! Reads one SST: opening, point reads, and the loading of blocks for iterators.
+#![deny(clippy::indexing_slicing)]
+
+use std::ops::Deref;
+use std::ops::Range;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+
+use bytes::Bytes;
+
+use crate::base::coding::Malformed;
+use crate::base::compression::Compression;
+use crate::base::compression::decompress_lz4;
+use crate::base::error::Error;
+use crate::base::error::Result;
+use crate::base::ids::FileId;
+use crate::base::key::KeyHash;
+use crate::base::key::Trailer;
+use crate::base::seqno::SeqNo;
+use crate::base::slice::Slice;
+use crate::cache::BlockCache;
+use crate::fs::ReadableFile;
+use crate::sst::block::BlockBytes;
+use crate::sst::block::BlockHandle;
+use crate::sst::block::BlockKind;
+use crate::sst::block::TRAILER_LEN;
+use crate::sst::block::check;
+use crate::sst::block::unpack;
+use crate::sst::data_block::DataBlock;
+use crate::sst::filter;
+use crate::sst::footer;
+use crate::sst::footer::FOOTER_LEN;
+use crate::sst::footer::FORMAT_VERSION;
+use crate::sst::footer::Footer;
+use crate::sst::index_block::IndexBlock;
+use crate::sst::properties;
+use crate::sst::properties::Properties;
+use crate::sst::top_index::Partition;
+use crate::sst::top_index::TopIndex;
+
+/// What the manifest says of a file; one that differs is another file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SstExpectation {
+    pub(crate) bytes: u64,
+    pub(crate) uid: u64,
+}
+
+/// What is known of the blocks of a mapped file: two bits for each. They only ever go from 0 to
+/// another value, and guard nothing but themselves, so relaxed loads and stores are enough.
+#[derive(Debug)]
+struct BlockStates(Box<[AtomicU64]>);
+
+/// Stored raw, and verified: it can be read in place without asking further.
+const VERIFIED: u64 = 1;
+/// Compressed: the cache has it or has to get it.
+const COMPRESSED: u64 = 2;
+
+impl BlockStates {
+    fn new(blocks: usize) -> BlockStates {
+        let words = blocks.div_ceil(32);
+        BlockStates((0..words).map(|_| AtomicU64::new(0)).collect())
+    }
+
+    #[inline]
+    fn get(&self, block: usize) -> u64 {
+        let word = self.0.get(block / 32);
+        let word = word.map_or(0, |word| word.load(Relaxed));
+        word >> (2 * (block % 32)) & 3
+    }
+
+    fn set(&self, block: usize, state: u64) {
+        if let Some(word) = self.0.get(block / 32) {
+            word.fetch_or(state << (2 * (block % 32)), Relaxed);
+        }
+    }
+}
+
+/// A value in its block, valid while the reader looks at it; [`FoundValue::to_slice`] keeps it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FoundValue<'a> {
+    block: &'a BlockBytes,
+    mapping: &'a Bytes,
+    bytes: &'a [u8],
+}
+
+impl FoundValue<'_> {
+    /// The value, to keep: pinned where it is large, copied where it is small.
+    pub(crate) fn to_slice(self) -> Slice {
+        self.block.keep(self.mapping, self.bytes)
+    }
+}
+
+impl Deref for FoundValue<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.bytes
+    }
+}
+
+/// An entry that a point read found.
+struct Located {
+    block: BlockBytes,
+    trailer: Trailer,
+    value: Range<usize>,
+}
+
+/// One open SST. Shared by all readers; nothing in it changes but what is known of blocks.
+#[derive(Debug)]
+pub(crate) struct SstReader {
+    path: PathBuf,
+    id: FileId,
+    uid: u64,
+    bytes: u64,
+    file: Arc<dyn ReadableFile>,
+    /// The file's mapping; empty if it has none.
+    mapping: Bytes,
+    mapped: bool,
+    cache: Arc<BlockCache>,
+    top: TopIndex,
+    properties: Properties,
+    /// Data blocks by number, then index and filter of each partition.
+    states: BlockStates,
+}
+
+impl SstReader {
+    /// Opens a file: reads footer, properties and top index, and nothing else. Without expectation
+    /// any SST will do.
+    pub(crate) fn open(
+        file: Arc<dyn ReadableFile>,
+        path: PathBuf,
+        id: FileId,
+        expected: Option<SstExpectation>,
+        cache: Arc<BlockCache>,
+    ) -> Result<SstReader> {
+        let bytes = file.len();
+        if let Some(expected) = expected.filter(|expected| bytes != expected.bytes) {
+            let what = format!("it has {bytes} bytes instead of {}", expected.bytes);
+            return Err(Error::corruption(&path, bytes, what));
+        }
+        let (footer, footer_at) = read_footer(&*file, &path)?;
+        if expected.is_some_and(|expected| footer.uid != expected.uid) {
+            let what = "it is another file than the manifest means";
+            return Err(Error::corruption(&path, footer_at, what));
+        }
+        let fetch = |handle, kind| fetch(&*file, &path, footer.uid, handle, kind, footer_at);
+        let payload = fetch(footer.properties, BlockKind::Properties)?;
+        let properties = match Properties::decode(&payload) {
+            Ok(properties) => properties,
+            Err(properties::Unreadable::RequiredTag) => {
+                return Err(newer(&path, FORMAT_VERSION + 1));
+            }
+            Err(properties::Unreadable::Malformed(error)) => {
+                return Err(damaged(&path, footer.properties.offset, error));
+            }
+        };
+        let payload = fetch(footer.top, BlockKind::Top)?;
+        let top = TopIndex::decode(&payload, footer_at)
+            .map_err(|error| damaged(&path, footer.top.offset, error))?;
+        let mapping = file.mapping().cloned();
+        let mapped = mapping.is_some();
+        let mapping = mapping.unwrap_or_default();
+        if mapped && mapping.len() as u64 != bytes {
+            let what = "its mapping has another length than the file";
+            return Err(Error::corruption(&path, 0, what));
+        }
+        Ok(SstReader {
+            states: BlockStates::new(if mapped { top.blocks() + 2 * top.len() } else { 0 }),
+            path,
+            id,
+            uid: footer.uid,
+            bytes,
+            file,
+            mapping,
+            mapped,
+            cache,
+            top,
+            properties,
+        })
+    }
+
+    /// Length of the file.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    pub(crate) fn properties(&self) -> &Properties {
+        &self.properties
+    }
+
+    /// Bytes of memory that the reader holds as long as it lives.
+    pub(crate) fn pinned_bytes(&self) -> u64 {
+        let states = size_of_val::<[_]>(&self.states.0);
+        (size_of::<SstReader>() + self.top.memory() + states) as u64
+    }
+
+    /// Could the file hold versions of `user`? No is certain.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn may_contain(&self, user: &[u8], hash: KeyHash) -> Result<bool> {
+        match self.top.find(user).and_then(|p| self.top.partition(p).map(|found| (p, found))) {
+            Some((p, partition)) => self.filter_admits(p, partition, hash),
+            None => Ok(false),
+        }
+    }
+
+    /// Shows `found` the newest version of `user` that a reader at `seqno` may see, if the file has
+    /// one. The value is neither copied nor pinned unless `found` does it.
+    #[inline]
+    pub(crate) fn get<R>(
+        &self,
+        user: &[u8],
+        hash: KeyHash,
+        seqno: SeqNo,
+        found: impl FnOnce(Trailer, FoundValue<'_>) -> R,
+    ) -> Result<Option<R>> {
+        let Some(located) = self.locate(user, hash, seqno)? else {
+            return Ok(None);
+        };
+        let payload = located.block.get(&self.mapping);
+        let value = FoundValue {
+            block: &located.block,
+            mapping: &self.mapping,
+            bytes: payload.get(located.value).unwrap_or_default(),
+        };
+        Ok(Some(found(located.trailer, value)))
+    }
+
+    fn locate(&self, user: &[u8], hash: KeyHash, seqno: SeqNo) -> Result<Option<Located>> {
+        let Some(mut p) = self.top.find(user) else {
+            return Ok(None);
+        };
+        let Some(first) = self.top.partition(p) else {
+            return Ok(None);
+        };
+        // A key that goes on in later partitions is in the filter of each.
+        if !self.filter_admits(p, first, hash)? {
+            return Ok(None);
+        }
+        while let Some(partition) = self.top.partition(p) {
+            let index_bytes = self.load_index(p, partition)?;
+            let at = partition.index.offset;
+            let index = self.whole(at, IndexBlock::parse(index_bytes.get(&self.mapping)))?;
+            let mut i = self.whole(at, index.find(user))?;
+            loop {
+                let handle = self.whole(at, index.block(i))?;
+                let block = self.load_data(partition.first_block + i, handle)?;
+                let data = self.whole(handle.offset, DataBlock::parse(block.get(&self.mapping)))?;
+                let entry = self.whole(handle.offset, data.find(user, hash, seqno))?;
+                if let Some(span) = entry {
+                    return Ok(Some(Located {
+                        block,
+                        trailer: span.trailer,
+                        value: span.value_range(),
+                    }));
+                }
+                i += 1;
+                if i >= index.len() {
+                    break;
+                }
+                if !self.whole(at, index.continues_key(i, user))? {
+                    return Ok(None);
+                }
+            }
+            p += 1;
+            if !self.top.continues_key(p, user) {
+                break;
+            }
+        }
+        Ok(None)
+    }
+
+    #[inline]
+    fn filter_admits(&self, p: usize, partition: &Partition, hash: KeyHash) -> Result<bool> {
+        let handle = partition.filter;
+        if handle.is_none() {
+            return Ok(true);
+        }
+        let state = self.top.blocks() + 2 * p + 1;
+        let filter = self.load(state, handle, BlockKind::Filter)?;
+        let admits = filter::may_contain(filter.get(&self.mapping), hash);
+        self.whole(handle.offset, admits)
+    }
+
+    #[inline]
+    pub(super) fn load_index(&self, p: usize, partition: &Partition) -> Result<BlockBytes> {
+        let state = self.top.blocks() + 2 * p;
+        self.load(state, partition.index, BlockKind::Index)
+    }
+
+    #[inline]
+    pub(super) fn load_data(&self, block: usize, handle: BlockHandle) -> Result<BlockBytes> {
+        self.load(block, handle, BlockKind::Data)
+    }
+
+    /// The verified content of a block, `state` being its place in `states`.
+    #[inline]
+    fn load(&self, state: usize, handle: BlockHandle, kind: BlockKind) -> Result<BlockBytes> {
+        if self.mapped
+            && self.states.get(state) == VERIFIED
+            && let Some(range) = handle.range()
+        {
+            return Ok(BlockBytes::Mapped(range));
+        }
+        self.load_slowly(state, handle, kind)
+    }
+
+    #[inline(never)]
+    fn load_slowly(
+        &self,
+        state: usize,
+        handle: BlockHandle,
+        kind: BlockKind,
+    ) -> Result<BlockBytes> {
+        if (!self.mapped || self.states.get(state) == COMPRESSED)
+            && let Some(bytes) = self.cache.get(self.id, handle.offset)
+        {
+            return Ok(BlockBytes::Owned(bytes));
+        }
+        if handle.end() > self.bytes {
+            let error = Malformed("a block lies outside of the file");
+            return Err(self.damaged(handle.offset, error));
+        }
+        let content = if self.mapped {
+            match self.verify_mapped(state, handle, kind)? {
+                BlockBytes::Owned(bytes) => bytes,
+                in_place => return Ok(in_place),
+            }
+        } else {
+            fetch(&*self.file, &self.path, self.uid, handle, kind, self.bytes)?
+        };
+        self.cache.insert(self.id, handle.offset, Arc::clone(&content));
+        Ok(BlockBytes::Owned(content))
+    }
+
+    fn verify_mapped(
+        &self,
+        state: usize,
+        handle: BlockHandle,
+        kind: BlockKind,
+    ) -> Result<BlockBytes> {
+        let range = handle.range().unwrap_or_default();
+        let stored = self.mapping.get(range.start..range.end + TRAILER_LEN);
+        let checked = check(stored.unwrap_or_default(), kind, self.uid, handle.offset);
+        let (payload, compression) = self.whole(handle.offset, checked)?;
+        if compression == Compression::None {
+            self.states.set(state, VERIFIED);
+            return Ok(BlockBytes::Mapped(range));
+        }
+        self.states.set(state, COMPRESSED);
+        let raw = self.whole(handle.offset, decompress_lz4(payload))?;
+        Ok(BlockBytes::Owned(raw))
+    }
+
+    /// The same content read through `file`, verified whatever is known, and not cached.
+    pub(super) fn fetch_from(
+        &self,
+        file: &dyn ReadableFile,
+        handle: BlockHandle,
+        kind: BlockKind,
+    ) -> Result<Arc<[u8]>> {
+        fetch(file, &self.path, self.uid, handle, kind, self.bytes)
+    }
+
+    pub(super) fn file(&self) -> &dyn ReadableFile {
+        &*self.file
+    }
+
+    pub(super) fn mapping(&self) -> &Bytes {
+        &self.mapping
+    }
+
+    pub(super) fn top(&self) -> &TopIndex {
+        &self.top
+    }
+
+    pub(super) fn uid(&self) -> u64 {
+        self.uid
+    }
+
+    /// `result`, an error in the block at `offset` being damage of this file.
+    #[inline]
+    pub(super) fn whole<T>(&self, offset: u64, result: Result<T, Malformed>) -> Result<T> {
+        match result {
+            Ok(value) => Ok(value),
+            Err(error) => Err(self.damaged(offset, error)),
+        }
+    }
+
+    #[cold]
+    fn damaged(&self, offset: u64, error: Malformed) -> Error {
+        damaged(&self.path, offset, error)
+    }
+}
+
+fn damaged(path: &Path, offset: u64, error: Malformed) -> Error {
+    Error::corruption(path, offset, error.0)
+}
+
+fn newer(path: &Path, found: u32) -> Error {
+    Error::UnsupportedFormat { file: path.to_owned(), found, supported: FORMAT_VERSION }
+}
+
+/// The footer of a file, and where it lies.
+fn read_footer(file: &dyn ReadableFile, path: &Path) -> Result<(Footer, u64)> {
+    let too_short = Malformed("it is too short for an SST");
+    let at = file.len().checked_sub(FOOTER_LEN as u64);
+    let at = at.ok_or_else(|| damaged(path, 0, too_short))?;
+    let mut bytes = [0; FOOTER_LEN];
+    file.read_at(at, &mut bytes)?;
+    match Footer::decode(&bytes, at) {
+        Ok(footer) => Ok((footer, at)),
+        Err(footer::Unreadable::Version(found)) => Err(newer(path, found)),
+        Err(footer::Unreadable::Malformed(error)) => Err(damaged(path, at, error)),
+    }
+}
+
+/// Reads, verifies and decompresses a block that must end by `end`.
+fn fetch(
+    file: &dyn ReadableFile,
+    path: &Path,
+    uid: u64,
+    handle: BlockHandle,
+    kind: BlockKind,
+    end: u64,
+) -> Result<Arc<[u8]>> {
+    if handle.end() > end {
+        let error = Malformed("a block lies outside of the file");
+        return Err(damaged(path, handle.offset, error));
+    }
+    let mut stored = vec![0; handle.len as usize + TRAILER_LEN];
+    file.read_at(handle.offset, &mut stored)?;
+    unpack(&stored, kind, uid, handle.offset).map_err(|error| damaged(path, handle.offset, error))
+}

@@ -1,0 +1,7 @@
+//! Whole files against models: lookups, cursors, damage.
+
+mod cursors;
+mod damage;
+mod lookups;
+mod support;
+mod timing;

@@ -1,0 +1,203 @@
+//! Reads every byte of an SST and checks that the file says one thing throughout.
+//!
+//! Written apart from the cursor, so that it notices when the cursor and the writer agree on
+//! something wrong.
+#![deny(clippy::indexing_slicing)]
+
+use std::sync::Arc;
+
+use crate::base::coding::Malformed;
+use crate::base::error::Result;
+use crate::base::key::InternalKey;
+use crate::base::key::KeyHash;
+use crate::base::key::KeyRef;
+use crate::base::seqno::SeqNo;
+use crate::base::value::ValueKind;
+use crate::fs::ReadableFile;
+use crate::sst::block::BlockHandle;
+use crate::sst::block::BlockKind;
+use crate::sst::data_block::DataBlock;
+use crate::sst::filter;
+use crate::sst::index_block::IndexBlock;
+use crate::sst::properties::Properties;
+use crate::sst::reader::SstReader;
+use crate::sst::top_index::Partition;
+
+/// What a verified file was found to hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct SstCheck {
+    pub(crate) partitions: u64,
+    pub(crate) data_blocks: u64,
+    pub(crate) data_bytes: u64,
+    pub(crate) entries: u64,
+    pub(crate) tombstones: u64,
+    pub(crate) distinct_keys: u64,
+    pub(crate) key_bytes: u64,
+    pub(crate) value_bytes: u64,
+    pub(crate) smallest: InternalKey,
+    pub(crate) largest: InternalKey,
+    pub(crate) min_seqno: SeqNo,
+    pub(crate) max_seqno: SeqNo,
+}
+
+impl SstReader {
+    /// Reads all of the file through `file` and checks checksums, order, counts, and that index,
+    /// filters and properties agree with the entries.
+    pub(crate) fn verify(&self, file: &dyn ReadableFile) -> Result<SstCheck> {
+        let mut pass = Pass {
+            reader: self,
+            file,
+            seen: SstCheck { min_seqno: SeqNo::MAX, ..SstCheck::default() },
+            end: 0,
+        };
+        for p in 0..self.top().len() {
+            if let Some(partition) = self.top().partition(p) {
+                pass.partition(p, partition)?;
+            }
+        }
+        let mut seen = pass.seen;
+        if seen.entries == 0 {
+            seen.min_seqno = SeqNo::ZERO;
+        }
+        let said = said_by(self.properties());
+        let agrees = SstCheck { partitions: seen.partitions, ..said } == seen;
+        let answer = if agrees {
+            Ok(seen)
+        } else {
+            Err(Malformed("properties differ from what the file holds"))
+        };
+        self.whole(self.bytes(), answer)
+    }
+}
+
+fn said_by(properties: &Properties) -> SstCheck {
+    SstCheck {
+        partitions: 0,
+        data_blocks: properties.data_blocks,
+        data_bytes: properties.data_bytes,
+        entries: properties.entries,
+        tombstones: properties.tombstones,
+        distinct_keys: properties.distinct_keys,
+        key_bytes: properties.key_bytes,
+        value_bytes: properties.value_bytes,
+        smallest: properties.smallest.clone(),
+        largest: properties.largest.clone(),
+        min_seqno: properties.min_seqno,
+        max_seqno: properties.max_seqno,
+    }
+}
+
+fn ensure(holds: bool, otherwise: &'static str) -> Result<(), Malformed> {
+    if holds { Ok(()) } else { Err(Malformed(otherwise)) }
+}
+
+/// One pass over a file.
+struct Pass<'a> {
+    reader: &'a SstReader,
+    file: &'a dyn ReadableFile,
+    /// Its `largest` is the entry before the one being looked at.
+    seen: SstCheck,
+    /// Where the last data block ended.
+    end: u64,
+}
+
+impl Pass<'_> {
+    fn fetch(&self, handle: BlockHandle, kind: BlockKind) -> Result<Arc<[u8]>> {
+        self.reader.fetch_from(self.file, handle, kind)
+    }
+
+    fn partition(&mut self, p: usize, partition: &Partition) -> Result<()> {
+        let reader = self.reader;
+        let at = partition.index.offset;
+        let index = self.fetch(partition.index, BlockKind::Index)?;
+        let index = reader.whole(at, IndexBlock::parse(&index))?;
+        let filter = if partition.filter.is_none() {
+            None
+        } else {
+            Some(self.fetch(partition.filter, BlockKind::Filter)?)
+        };
+        let agrees = || {
+            ensure(
+                index.len() == partition.blocks
+                    && index.separator(0)? == reader.top().separator(p)
+                    && index.continues(0) == partition.continues
+                    && partition.first_block as u64 == self.seen.data_blocks,
+                "an index block disagrees with the top index",
+            )
+        };
+        reader.whole(at, agrees())?;
+        for i in 0..index.len() {
+            let handle = reader.whole(at, index.block(i))?;
+            let contiguous = ensure(handle.offset == self.end, "data blocks leave a gap");
+            reader.whole(at, contiguous)?;
+            self.end = handle.end();
+            let payload = self.fetch(handle, BlockKind::Data)?;
+            let result = self.block(&payload, &index, i, filter.as_deref());
+            reader.whole(handle.offset, result)?;
+            self.seen.data_blocks += 1;
+            self.seen.data_bytes += handle.stored_len();
+        }
+        self.seen.partitions += 1;
+        Ok(())
+    }
+
+    fn block(
+        &mut self,
+        payload: &[u8],
+        index: &IndexBlock<'_>,
+        i: usize,
+        filter: Option<&[u8]>,
+    ) -> Result<(), Malformed> {
+        let block = DataBlock::parse(payload)?;
+        let first = block.key(&block.span(0)?).user;
+        let separator = index.separator(i)?;
+        let last = &self.seen.largest.user;
+        let fits = if self.seen.entries == 0 {
+            !index.continues(i) && separator <= first
+        } else if index.continues(i) {
+            separator == first && last == first
+        } else {
+            last.as_slice() < separator && separator <= first
+        };
+        ensure(fits, "a separator does not fit its data block")?;
+        for n in 0..block.table().count {
+            let span = block.span(n)?;
+            let key = block.key(&span);
+            let hash = KeyHash::of(key.user);
+            ensure(
+                block.entry_is_consistent(n, key.user, hash),
+                "head or fingerprint of an entry do not fit its key",
+            )?;
+            if let Some(filter) = filter {
+                ensure(
+                    filter::may_contain(filter, hash)?,
+                    "a filter does not know a key of its partition",
+                )?;
+            }
+            self.entry(key, span.end - span.value_at)?;
+        }
+        Ok(())
+    }
+
+    fn entry(&mut self, key: KeyRef<'_>, value_len: usize) -> Result<(), Malformed> {
+        let seen = &mut self.seen;
+        let first = seen.entries == 0;
+        ensure(first || seen.largest.as_ref() < key, "entries are out of order")?;
+        let kind = key.trailer.kind();
+        let kind = kind.ok_or(Malformed("an entry has an unknown kind"))?;
+        if first {
+            seen.smallest = InternalKey::from(key);
+        }
+        seen.distinct_keys += u64::from(first || seen.largest.user != key.user);
+        seen.entries += 1;
+        seen.tombstones += u64::from(kind == ValueKind::Delete);
+        seen.key_bytes += key.user.len() as u64;
+        seen.value_bytes += value_len as u64;
+        seen.min_seqno = seen.min_seqno.min(key.trailer.seqno());
+        seen.max_seqno = seen.max_seqno.max(key.trailer.seqno());
+        seen.largest.trailer = key.trailer;
+        seen.largest.user.clear();
+        seen.largest.user.extend_from_slice(key.user);
+        Ok(())
+    }
+}
