@@ -1,0 +1,163 @@
+//! The parts of the machine one by one: memtable, data block, filter, SST, merge.
+//!
+//! Keys have 16 bytes, values 100. Everything is in memory: the figures are processor time and
+//! cache misses, of which there are more the larger the structure is.
+
+use std::hint::black_box;
+
+use criterion::BatchSize;
+use criterion::BenchmarkId;
+use criterion::Criterion;
+use criterion::Throughput;
+use criterion::criterion_group;
+use criterion::criterion_main;
+
+use esker::bench_api::Cursor;
+use esker::bench_api::Memtable;
+use esker::bench_api::Sst;
+
+const VALUE: [u8; 100] = [b'v'; 100];
+const FILTER_BITS: u32 = 10;
+const BLOCK_BYTES: usize = 4096;
+
+/// A sequence of numbers that looks random and is the same each time.
+struct Numbers(u64);
+
+impl Numbers {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, n: u64) -> u64 {
+        self.next() % n
+    }
+}
+
+/// Key number `n`: 16 decimal digits. Odd ones are never stored.
+fn key(n: u64) -> [u8; 16] {
+    let mut key = [b'0'; 16];
+    let mut rest = n;
+    for digit in key.iter_mut().rev() {
+        *digit = b'0' + (rest % 10) as u8;
+        rest /= 10;
+    }
+    key
+}
+
+/// A file of every `step`-th of `n` stored keys, from the `first` on.
+fn sst(n: u64, first: u64, step: u64, lz4: bool) -> Sst {
+    let keys: Vec<_> = (first..n).step_by(step as usize).map(|i| key(2 * i)).collect();
+    let entries = keys.iter().map(|key| (&key[..], &VALUE[..]));
+    Sst::build(entries, BLOCK_BYTES, lz4, FILTER_BITS).expect("an SST in memory")
+}
+
+fn memtable(c: &mut Criterion) {
+    let mut group = c.benchmark_group("memtable");
+    let n = 100_000;
+    let filled = Memtable::new(32 << 20);
+    let mut numbers = Numbers(1);
+    for seqno in 1..=n {
+        filled.put(&key(2 * numbers.below(n)), seqno, &VALUE);
+    }
+    group.throughput(Throughput::Elements(1));
+    group.bench_function("get hit or miss, 100k", |b| {
+        b.iter(|| black_box(filled.get(&key(2 * numbers.below(n)))));
+    });
+    group.bench_function("get absent, 100k", |b| {
+        b.iter(|| black_box(filled.get(&key(2 * numbers.below(n) + 1))));
+    });
+    group.bench_function("seek, 100k", |b| {
+        let mut cursor = filled.cursor();
+        b.iter(|| black_box(cursor.seek(&key(2 * numbers.below(n)))));
+    });
+    group.throughput(Throughput::Elements(n));
+    group.sample_size(10);
+    group.bench_function("insert 100k at random", |b| {
+        let fill = |memtable: Memtable| {
+            let mut numbers = Numbers(2);
+            for seqno in 1..=n {
+                memtable.put(&key(numbers.below(1 << 40)), seqno, &VALUE);
+            }
+            memtable
+        };
+        b.iter_batched(|| Memtable::new(32 << 20), fill, BatchSize::PerIteration);
+    });
+    group.finish();
+}
+
+/// One data block: the file has no other.
+fn block(c: &mut Criterion) {
+    let mut group = c.benchmark_group("block");
+    let n = 30;
+    let file = sst(n, 0, 1, false);
+    assert_eq!(file.data_blocks(), 1);
+    let mut numbers = Numbers(3);
+    group.throughput(Throughput::Elements(1));
+    group.bench_function("point lookup", |b| {
+        b.iter(|| black_box(file.get(&key(2 * numbers.below(n)))));
+    });
+    let mut cursor = file.cursor();
+    group.bench_function("seek", |b| {
+        b.iter(|| black_box(cursor.seek(&key(2 * numbers.below(n)))));
+    });
+    group.finish();
+}
+
+fn file(c: &mut Criterion) {
+    let mut group = c.benchmark_group("sst");
+    let n = 500_000;
+    let mut numbers = Numbers(4);
+    let raw = sst(n, 0, 1, false);
+    group.throughput(Throughput::Elements(1));
+    group.bench_function("filter probe, 500k", |b| {
+        b.iter(|| black_box(raw.may_contain(&key(2 * numbers.below(n) + 1))));
+    });
+    group.bench_function("get absent, 500k", |b| {
+        b.iter(|| black_box(raw.get(&key(2 * numbers.below(n) + 1))));
+    });
+    for (name, file) in [("raw", &raw), ("lz4", &sst(n, 0, 1, true))] {
+        group.bench_function(BenchmarkId::new("get, 500k", name), |b| {
+            b.iter(|| black_box(file.get(&key(2 * numbers.below(n)))));
+        });
+        let mut cursor = file.cursor();
+        group.bench_function(BenchmarkId::new("seek, 500k", name), |b| {
+            b.iter(|| black_box(cursor.seek(&key(2 * numbers.below(n)))));
+        });
+    }
+    group.finish();
+}
+
+/// Keys are dealt out to the sources in turn, so that the winner changes at every step.
+fn merge(c: &mut Criterion) {
+    let mut group = c.benchmark_group("merge");
+    let n = 64_000;
+    for sources in [1, 2, 4, 8, 16] {
+        let files: Vec<Sst> = (0..sources).map(|first| sst(n, first, sources, false)).collect();
+        group.throughput(Throughput::Elements(n));
+        group.bench_function(BenchmarkId::new("walk 64k", sources), |b| {
+            b.iter(|| {
+                let mut cursor = Cursor::merge(&files);
+                let mut bytes = 0;
+                let mut valid = cursor.seek_to_first().expect("an SST in memory");
+                while valid {
+                    bytes += cursor.entry_len();
+                    valid = cursor.next().expect("an SST in memory");
+                }
+                black_box(bytes)
+            });
+        });
+        group.throughput(Throughput::Elements(1));
+        let mut numbers = Numbers(5);
+        let mut cursor = Cursor::merge(&files);
+        group.bench_function(BenchmarkId::new("seek", sources), |b| {
+            b.iter(|| black_box(cursor.seek(&key(2 * numbers.below(n)))));
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(parts, memtable, block, file, merge);
+criterion_main!(parts);

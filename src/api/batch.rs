@@ -1,0 +1,159 @@
+//! WriteBatch: operations that are applied together or not at all.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::api::keyspace::Keyspace;
+use crate::base::batch::BATCH_BYTES_MAX;
+use crate::base::batch::Batch;
+use crate::base::batch::Op;
+use crate::base::error::Error;
+use crate::base::error::Result;
+use crate::base::key::KEY_LEN_MAX;
+use crate::base::key::VALUE_LEN_MAX;
+use crate::base::options::Durability;
+use crate::base::value::ValueKind;
+use crate::engine::Engine;
+use crate::engine::commit::WriteMode;
+use crate::engine::keyspaces::KeyspaceState;
+
+/// Ordered operations over any number of keyspaces, applied atomically by
+/// [`Db::write`](crate::Db::write). Later operations on a key win over earlier ones.
+///
+/// An operation that exceeds a limit is remembered and makes the whole batch fail when it is
+/// written. A batch holds at most 2 GiB.
+///
+/// ```
+/// use esker::{Durability, WriteBatch};
+///
+/// # let dir = tempfile::tempdir()?;
+/// # let db = esker::Db::open(dir.path())?;
+/// let mut batch = WriteBatch::new();
+/// batch.put(&db, "a", "1").put(&db, "b", "2").delete(&db, "a").durability(Durability::Os);
+/// assert_eq!(batch.len(), 3);
+/// db.write(batch)?;
+/// assert_eq!(db.iter().count(), 1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct WriteBatch {
+    batch: Batch,
+    keyspaces: Vec<Arc<KeyspaceState>>,
+    mode: WriteMode,
+    error: Option<Error>,
+}
+
+impl WriteBatch {
+    /// An empty batch.
+    pub fn new() -> WriteBatch {
+        WriteBatch::default()
+    }
+
+    /// Appends: set the value of `key` in `keyspace`.
+    pub fn put(
+        &mut self,
+        keyspace: &Keyspace,
+        key: impl AsRef<[u8]>,
+        value: impl AsRef<[u8]>,
+    ) -> &mut WriteBatch {
+        self.push(keyspace, ValueKind::Put, key.as_ref(), value.as_ref())
+    }
+
+    /// Appends: remove `key` from `keyspace`.
+    pub fn delete(&mut self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> &mut WriteBatch {
+        self.push(keyspace, ValueKind::Delete, key.as_ref(), &[])
+    }
+
+    /// What this batch survives once it is written, whatever the database's default is.
+    pub fn durability(&mut self, durability: Durability) -> &mut WriteBatch {
+        self.mode.durability = Some(durability);
+        self
+    }
+
+    /// Longest time the write may wait for compaction, whatever the database's default is.
+    pub fn deadline(&mut self, deadline: Duration) -> &mut WriteBatch {
+        self.mode.deadline = Some(deadline);
+        self
+    }
+
+    fn push(
+        &mut self,
+        keyspace: &Keyspace,
+        kind: ValueKind,
+        key: &[u8],
+        value: &[u8],
+    ) -> &mut WriteBatch {
+        if self.error.is_none() {
+            self.error = self.try_push(keyspace, kind, key, value).err();
+        }
+        self
+    }
+
+    fn try_push(
+        &mut self,
+        keyspace: &Keyspace,
+        kind: ValueKind,
+        key: &[u8],
+        value: &[u8],
+    ) -> Result<()> {
+        check_limits(key, value)?;
+        if self.batch.bytes().len() + key.len() + value.len() + 32 > BATCH_BYTES_MAX {
+            return Err(Error::argument("a batch holds at most 2 GiB: write it in parts"));
+        }
+        let state = keyspace.state();
+        if !self.keyspaces.iter().any(|known| Arc::ptr_eq(known, state)) {
+            self.keyspaces.push(state.clone());
+        }
+        self.batch.push(Op { kind, keyspace: state.id, key, value });
+        Ok(())
+    }
+
+    /// Number of operations.
+    pub fn len(&self) -> usize {
+        self.batch.len() as usize
+    }
+
+    /// Holds it no operation?
+    pub fn is_empty(&self) -> bool {
+        self.batch.is_empty()
+    }
+
+    /// Bytes the operations take in the log.
+    pub fn bytes(&self) -> usize {
+        self.batch.bytes().len()
+    }
+
+    /// Removes all operations, and keeps the memory for the next ones.
+    pub fn clear(&mut self) {
+        self.batch.clear();
+        self.keyspaces.clear();
+        self.error = None;
+    }
+
+    pub(crate) fn commit(self, engine: &Engine) -> Result<()> {
+        if let Some(error) = self.error {
+            return Err(error);
+        }
+        for state in &self.keyspaces {
+            engine.check_own(state)?;
+        }
+        engine.commit(&self.batch, &self.keyspaces, self.mode)
+    }
+}
+
+/// Checks the lengths of a key and a value.
+pub(crate) fn check_limits(key: &[u8], value: &[u8]) -> Result<()> {
+    if key.len() > KEY_LEN_MAX {
+        return Err(Error::argument(format!(
+            "a key of {} bytes exceeds the limit of {KEY_LEN_MAX} bytes",
+            key.len()
+        )));
+    }
+    if value.len() > VALUE_LEN_MAX {
+        return Err(Error::argument(format!(
+            "a value of {} bytes exceeds the limit of {VALUE_LEN_MAX} bytes",
+            value.len()
+        )));
+    }
+    Ok(())
+}

@@ -1,0 +1,150 @@
+//! Iter: the entries of a range, in order, from either end.
+
+use std::fmt;
+use std::iter::FusedIterator;
+use std::ops::Bound;
+use std::ops::RangeBounds;
+
+use crate::api::reader::Reader;
+use crate::base::error::Error;
+use crate::base::error::Result;
+use crate::base::slice::Key;
+use crate::base::slice::Value;
+use crate::engine::read_view::Bounds;
+use crate::engine::read_view::TreeIter;
+use crate::engine::read_view::TreeView;
+
+/// The entries of a range, in order, as of the moment the iterator was made. Made by
+/// [`Reader::range`], [`Reader::prefix`] and [`Reader::iter`].
+///
+/// Owned and `'static`: it borrows nothing and may be sent to another thread. After an error it
+/// ends.
+pub struct Iter {
+    source: Source,
+    bounds: Bounds,
+    front: Option<TreeIter>,
+    back: Option<TreeIter>,
+    done: bool,
+}
+
+/// Where the two ends come from, or the error that the first step returns.
+enum Source {
+    Tree(TreeView),
+    Failed(Option<Error>),
+}
+
+impl Iter {
+    pub(crate) fn new(reader: &Reader, bounds: Bounds) -> Iter {
+        let view = reader.engine.view(&reader.state, reader.pin());
+        let source = match view {
+            Ok(view) => Source::Tree(view),
+            Err(error) => Source::Failed(Some(error)),
+        };
+        Iter { source, bounds, front: None, back: None, done: false }
+    }
+
+    fn open(&mut self) -> Result<Option<TreeIter>> {
+        match &mut self.source {
+            Source::Tree(view) => view.open_iter(self.bounds.clone()).map(Some),
+            Source::Failed(error) => error.take().map_or(Ok(None), Err),
+        }
+    }
+
+    fn step_front(&mut self) -> Result<Option<(Key, Value)>> {
+        if let Some(front) = &mut self.front {
+            front.next()?;
+        } else {
+            let Some(mut front) = self.open()? else { return Ok(None) };
+            front.seek_to_first()?;
+            self.front = Some(front);
+        }
+        let Some(front) = self.front.as_ref().filter(|front| front.valid()) else {
+            return Ok(None);
+        };
+        // The other end stands on the last entry it returned.
+        if let Some(back) = &self.back
+            && (!back.valid() || front.key() >= back.key())
+        {
+            return Ok(None);
+        }
+        Ok(Some((front.key_slice(), front.value_slice())))
+    }
+
+    fn step_back(&mut self) -> Result<Option<(Key, Value)>> {
+        if let Some(back) = &mut self.back {
+            back.prev()?;
+        } else {
+            let Some(mut back) = self.open()? else { return Ok(None) };
+            back.seek_to_last()?;
+            self.back = Some(back);
+        }
+        let Some(back) = self.back.as_ref().filter(|back| back.valid()) else {
+            return Ok(None);
+        };
+        if let Some(front) = &self.front
+            && (!front.valid() || back.key() <= front.key())
+        {
+            return Ok(None);
+        }
+        Ok(Some((back.key_slice(), back.value_slice())))
+    }
+
+    /// Ends the iteration for good after an error or the last entry.
+    fn finish(&mut self, step: Result<Option<(Key, Value)>>) -> Option<Result<(Key, Value)>> {
+        if !matches!(step, Ok(Some(_))) {
+            self.done = true;
+            self.front = None;
+            self.back = None;
+        }
+        step.transpose()
+    }
+}
+
+impl Iterator for Iter {
+    type Item = Result<(Key, Value)>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.done {
+            return None;
+        }
+        let step = self.step_front();
+        self.finish(step)
+    }
+}
+
+impl DoubleEndedIterator for Iter {
+    fn next_back(&mut self) -> Option<Self::Item> {
+        if self.done {
+            return None;
+        }
+        let step = self.step_back();
+        self.finish(step)
+    }
+}
+
+impl FusedIterator for Iter {}
+
+impl fmt::Debug for Iter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Iter").field("bounds", &self.bounds).finish_non_exhaustive()
+    }
+}
+
+/// The bounds of `range`, owned.
+pub(crate) fn owned_bounds<K: AsRef<[u8]>>(range: &impl RangeBounds<K>) -> Bounds {
+    let own = |bound: Bound<&K>| bound.map(|key| key.as_ref().to_vec());
+    (own(range.start_bound()), own(range.end_bound()))
+}
+
+/// The range of all keys that begin with `prefix`.
+pub(crate) fn prefix_bounds(prefix: &[u8]) -> Bounds {
+    let mut end = prefix.to_vec();
+    while let Some(last) = end.last_mut() {
+        if *last < u8::MAX {
+            *last += 1;
+            return (Bound::Included(prefix.to_vec()), Bound::Excluded(end));
+        }
+        end.pop();
+    }
+    (Bound::Included(prefix.to_vec()), Bound::Unbounded)
+}

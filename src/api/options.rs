@@ -1,0 +1,173 @@
+//! Options: how a database is opened.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::api::db::Db;
+use crate::base::clock::Clock;
+use crate::base::clock::SystemClock;
+use crate::base::compression::Compression;
+use crate::base::error::Result;
+use crate::base::options::Config;
+use crate::base::options::Durability;
+use crate::base::options::Recovery;
+use crate::fs::Fs;
+use crate::fs::OsFs;
+
+/// Settings of a database, checked when it is opened. The defaults are safe and fast; most programs
+/// set `memory_budget` and perhaps `durability`.
+///
+/// ```
+/// use esker::{Durability, Options};
+/// use std::time::Duration;
+///
+/// # let dir = tempfile::tempdir()?;
+/// let db = Options::new()
+///     .memory_budget(512 << 20)
+///     .durability(Durability::Interval(Duration::from_millis(100)))
+///     .open(dir.path())?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct Options {
+    config: Config,
+    fs: Arc<dyn Fs>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options::new()
+    }
+}
+
+impl Options {
+    /// The defaults.
+    pub fn new() -> Options {
+        Options { config: Config::default(), fs: Arc::new(OsFs), clock: Arc::new(SystemClock) }
+    }
+
+    /// Create the database if the directory is missing or empty (default: true). Otherwise opening
+    /// one that does not exist is [`Error::NotADatabase`](crate::Error::NotADatabase).
+    pub fn create_if_missing(mut self, yes: bool) -> Options {
+        self.config.create_if_missing = yes;
+        self
+    }
+
+    /// What an acknowledged write survives, unless its batch says otherwise (default:
+    /// [`Durability::Sync`]).
+    pub fn durability(mut self, durability: Durability) -> Options {
+        self.config.durability = durability;
+        self
+    }
+
+    /// What to do about damage in the log that no crash explains (default: [`Recovery::Strict`]).
+    pub fn recovery(mut self, recovery: Recovery) -> Options {
+        self.config.recovery = recovery;
+        self
+    }
+
+    /// Bytes of memory for memtables, block cache, indexes and compaction together (default:
+    /// 256 MiB). At least four times `memtable_bytes`.
+    pub fn memory_budget(mut self, bytes: usize) -> Options {
+        self.config.memory_budget = bytes;
+        self
+    }
+
+    /// Bytes of writes that a keyspace collects in memory before they are flushed to a file
+    /// (default: 32 MiB; at least 1 KiB).
+    pub fn memtable_bytes(mut self, bytes: usize) -> Options {
+        self.config.memtable_bytes = bytes;
+        self
+    }
+
+    /// Bytes of a data block before compression (default: 4 KiB; 256 bytes to 16 MiB): the least
+    /// that is read from disk for one key. Larger blocks compress better and read more slowly.
+    pub fn block_bytes(mut self, bytes: usize) -> Options {
+        self.config.block_bytes = bytes;
+        self
+    }
+
+    /// Bytes at which compaction begins a new file (default: 64 MiB; at least 4 KiB).
+    pub fn file_bytes(mut self, bytes: u64) -> Options {
+        self.config.file_bytes = bytes;
+        self
+    }
+
+    /// Bytes that the write-ahead log may grow to before the memtables that hold it up are flushed
+    /// (default: 256 MiB; at least 16 KiB). Bounds the time to open after a crash.
+    pub fn wal_bytes(mut self, bytes: u64) -> Options {
+        self.config.wal_bytes = bytes;
+        self
+    }
+
+    /// How data blocks are compressed (default: [`Compression::Lz4`]).
+    pub fn compression(mut self, compression: Compression) -> Options {
+        self.config.compression = compression;
+        self
+    }
+
+    /// Bits per key of the filters that spare reads of absent keys (default: 10, about one false
+    /// alarm in a hundred; 0: no filters). Small levels get more at no cost worth counting.
+    pub fn filter_bits_per_key(mut self, bits: u32) -> Options {
+        self.config.filter_bits_per_key = bits;
+        self
+    }
+
+    /// Read files through memory mappings (default: true), or else by system calls. A mapping saves
+    /// a copy; but an I/O error on a mapped file, or its truncation by another program, ends the
+    /// process with SIGBUS instead of an error.
+    pub fn mmap(mut self, yes: bool) -> Options {
+        self.config.mmap = yes;
+        self
+    }
+
+    /// Threads that flush (one) and compact (the others, at least one), beside one that tends the
+    /// log (default: the number of cores, 2 to 8). With 0 there are no background threads at all:
+    /// flushes and compactions run when a writer needs their room or when [`Db::run_one_job`] is
+    /// called, and the sync of [`Durability::Interval`] is left to the next write; so a test run is
+    /// reproducible.
+    pub fn background_threads(mut self, threads: usize) -> Options {
+        self.config.background_threads = threads;
+        self
+    }
+
+    /// Age at which tombstones are driven to the bottom of the tree and dropped, with what they
+    /// delete, even if nothing else is written (default: one day).
+    pub fn tombstone_age(mut self, age: Duration) -> Options {
+        self.config.tombstone_age = age;
+        self
+    }
+
+    /// Longest time a write may wait for compaction to catch up; beyond it the write fails with
+    /// [`Error::Stalled`](crate::Error::Stalled) and changes nothing (default: none, it waits).
+    pub fn write_deadline(mut self, deadline: Option<Duration>) -> Options {
+        self.config.write_deadline = deadline;
+        self
+    }
+
+    /// The file system to use (default: the operating system's). For tests: see
+    /// [`fs`](crate::fs).
+    pub fn fs(mut self, fs: Arc<dyn Fs>) -> Options {
+        self.fs = fs;
+        self
+    }
+
+    /// The clock to use (default: the operating system's). For tests.
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Options {
+        self.clock = clock;
+        self
+    }
+
+    /// Opens the database in the directory `path`, recovering it if the last process crashed.
+    ///
+    /// # Errors
+    /// `InvalidOptions`; `Locked` if it is open already; `Corruption`; `UnsupportedFormat`;
+    /// `NotADatabase`; `Io`. A failed open changes nothing that a later open needs.
+    pub fn open(self, path: impl AsRef<Path>) -> Result<Db> {
+        self.config.validate()?;
+        Db::open_with(path.as_ref(), &self.config, &self.fs, self.clock)
+    }
+}

@@ -1,0 +1,187 @@
+//! Runs a plan: merges its inputs, keeps the survivors, writes the files, returns the edit.
+//!
+//! A large plan is split into disjoint key ranges that run side by side ([`split`]); each writes
+//! files of its own, and one edit installs them all.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
+
+use crate::base::error::Error;
+use crate::base::error::Result;
+use crate::base::internal_iter::InternalIter as _;
+use crate::base::key::KeyRef;
+use crate::base::seqno::SeqNo;
+use crate::compaction::output::Output;
+use crate::compaction::output::OutputContext;
+use crate::compaction::output::OutputSpec;
+use crate::compaction::output::remove_debris;
+use crate::compaction::plan::Plan;
+use crate::compaction::stream::Survivors;
+use crate::iter::Concat;
+use crate::iter::Merging;
+use crate::manifest::KeyspaceEdit;
+use crate::manifest::SstMeta;
+use crate::version::LEVELS;
+use crate::version::Version;
+use crate::version::source::Purpose;
+use crate::version::source::Run;
+use crate::version::source::Source;
+use crate::version::sst_file::SstFile;
+
+/// Entries between two looks at the cancel flag.
+const CANCEL_INTERVAL: u32 = 1024;
+
+/// User keys from `from` (inclusive) to `to` (exclusive); `None` is unbounded.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct KeyRange {
+    pub(crate) from: Option<Vec<u8>>,
+    pub(crate) to: Option<Vec<u8>>,
+}
+
+/// What a job needs besides its plan.
+#[derive(Clone, Debug)]
+pub(crate) struct JobContext<'a> {
+    pub(crate) output: &'a OutputContext,
+    pub(crate) spec: OutputSpec,
+    /// Live snapshots, ascending.
+    pub(crate) snapshots: Vec<SeqNo>,
+    /// Set when the database closes.
+    pub(crate) cancel: &'a AtomicBool,
+}
+
+/// Cuts the plan into at most `parts` ranges of about equal input, at borders of input files.
+pub(crate) fn split(plan: &Plan, parts: usize) -> Vec<KeyRange> {
+    let mut borders: Vec<(&[u8], u64)> =
+        plan.inputs().map(|file| (file.meta.smallest.user.as_slice(), file.meta.bytes)).collect();
+    borders.sort_unstable();
+    let share = plan.input_bytes() / parts.max(1) as u64 + 1;
+    let mut ranges = vec![KeyRange::default()];
+    let mut bytes = 0;
+    for (index, (smallest, file_bytes)) in borders.iter().enumerate() {
+        let is_border = index > 0 && borders[index - 1].0 < *smallest;
+        if is_border && bytes >= share && ranges.len() < parts {
+            bytes = 0;
+            if let Some(range) = ranges.last_mut() {
+                range.to = Some(smallest.to_vec());
+            }
+            ranges.push(KeyRange { from: Some(smallest.to_vec()), to: None });
+        }
+        bytes += file_bytes;
+    }
+    ranges
+}
+
+/// Merges the part of the plan's inputs that lies in `range` into new files, durable on return.
+pub(crate) fn run_range(
+    plan: &Plan,
+    range: &KeyRange,
+    context: &JobContext<'_>,
+) -> Result<Vec<SstMeta>> {
+    let mut sources = Vec::new();
+    if plan.upper_level == 0 {
+        for file in &plan.upper {
+            sources.push(Source::Sst(file.scan()?));
+        }
+    } else {
+        sources.push(run_source(&plan.upper));
+    }
+    if !plan.lower.is_empty() {
+        sources.push(run_source(&plan.lower));
+    }
+    let mut merged = Merging::new(sources);
+    match &range.from {
+        Some(from) => merged.seek(KeyRef::before_all(from))?,
+        None => merged.seek_to_first()?,
+    }
+    let beneath = Beneath::new(&plan.version, plan.output_level + 1);
+    write_survivors(merged, range.to.as_deref(), beneath, true, context)
+}
+
+fn run_source(files: &[Arc<SstFile>]) -> Source {
+    Source::Run(Concat::new(Run::new(files.to_vec(), Purpose::Compaction)))
+}
+
+/// Writes what survives of `merged` up to `to`.
+pub(crate) fn write_survivors(
+    merged: Merging<Source>,
+    to: Option<&[u8]>,
+    mut beneath: Beneath<'_>,
+    zero_seqnos: bool,
+    context: &JobContext<'_>,
+) -> Result<Vec<SstMeta>> {
+    let mut output = Output::new(context.output, context.spec.clone());
+    let is_bottom = |user: &[u8]| beneath.is_free_of(user);
+    let mut survivors = Survivors::new(merged, context.snapshots.clone(), is_bottom, zero_seqnos)?;
+    let mut until_look = CANCEL_INTERVAL;
+    while survivors.valid() {
+        let (key, value) = survivors.entry();
+        if to.is_some_and(|to| key.user >= to) {
+            break;
+        }
+        output.add(key, value)?;
+        survivors.next()?;
+        until_look -= 1;
+        if until_look == 0 {
+            until_look = CANCEL_INTERVAL;
+            if context.cancel.load(Relaxed) {
+                return Err(Error::Closed);
+            }
+        }
+    }
+    output.finish()
+}
+
+/// The edit that replaces the plan's inputs by `added`.
+pub(crate) fn edit(plan: &Plan, context: &JobContext<'_>, added: Vec<SstMeta>) -> KeyspaceEdit {
+    let mut edit = KeyspaceEdit::new(context.spec.keyspace);
+    let output_level = plan.output_level as u8;
+    edit.added = added.into_iter().map(|meta| (output_level, meta)).collect();
+    edit.removed = plan.upper.iter().map(|file| (plan.upper_level as u8, file.meta.id)).collect();
+    edit.removed.extend(plan.lower.iter().map(|file| (output_level, file.meta.id)));
+    edit
+}
+
+/// The edit of a trivial move: the same files, one level down.
+pub(crate) fn move_edit(plan: &Plan, context: &JobContext<'_>) -> KeyspaceEdit {
+    edit(plan, context, plan.upper.iter().map(|file| file.meta.clone()).collect())
+}
+
+/// Removes the files of ranges that finished when another range of the same job failed.
+pub(crate) fn discard(context: &JobContext<'_>, files: &[SstMeta]) {
+    for meta in files {
+        remove_debris(context.output, meta.id);
+    }
+}
+
+/// Tells, for ascending user keys, whether any file from some level on may hold one.
+pub(crate) struct Beneath<'a> {
+    /// Sorted files and how far the keys have come in them.
+    sorted: Vec<(&'a [Arc<SstFile>], usize)>,
+    unsorted: &'a [Arc<SstFile>],
+}
+
+impl<'a> Beneath<'a> {
+    /// Looks at the levels of `version` from `level` on.
+    pub(crate) fn new(version: &'a Version, level: usize) -> Beneath<'a> {
+        let unsorted: &[_] = if level == 0 { &version.level(0).files } else { &[] };
+        let sorted = (level.max(1)..LEVELS)
+            .map(|level| (version.level(level).files.as_slice(), 0))
+            .filter(|(files, _)| !files.is_empty())
+            .collect();
+        Beneath { sorted, unsorted }
+    }
+
+    /// Is no file's range around `user`? Requires: not before the user key of the last call.
+    fn is_free_of(&mut self, user: &[u8]) -> bool {
+        for (files, at) in &mut self.sorted {
+            while files.get(*at).is_some_and(|file| file.meta.largest.user.as_slice() < user) {
+                *at += 1;
+            }
+            if files.get(*at).is_some_and(|file| file.meta.smallest.user.as_slice() <= user) {
+                return false;
+            }
+        }
+        !self.unsorted.iter().any(|file| file.covers(user))
+    }
+}

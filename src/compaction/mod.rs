@@ -1,0 +1,13 @@
+//! Flush and compaction as functions: files and memtables in, files and an edit out. Nothing here
+//! takes a lock or changes a version; the engine installs what a job returns.
+//!
+//! *Overview of types.* The [`picker`] looks at a version and returns a [`plan::Plan`]. A
+//! [`job`] merges the plan's inputs, lets [`stream::Survivors`] decide which entries live, and
+//! gives them to [`output::Output`], which cuts files. [`flush`] does the same for memtables.
+
+pub(crate) mod flush;
+pub(crate) mod job;
+pub(crate) mod output;
+pub(crate) mod picker;
+pub(crate) mod plan;
+pub(crate) mod stream;

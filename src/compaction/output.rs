@@ -1,0 +1,198 @@
+//! Cuts a stream of entries into SSTs.
+//!
+//! A file is cut between two user keys, never between two versions of one, when it has reached its
+//! size; or earlier, where it would overlap too much of the level beneath the output (which would
+//! make its own compaction expensive); or, from half its size on, where a file of that level ends,
+//! so that the two levels' files line up and later compactions rewrite fewer bytes beside the ones
+//! they must.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+
+use crate::base::clock::Clock;
+use crate::base::error::Result;
+use crate::base::ids::FileId;
+use crate::base::ids::KeyspaceId;
+use crate::base::key::KeyRef;
+use crate::base::options::SstOptions;
+use crate::fs::Fs;
+use crate::fs::names::sst_path;
+use crate::manifest::SstMeta;
+use crate::sst::SstSummary;
+use crate::sst::SstWriter;
+use crate::version::sst_file::SstFile;
+
+/// A file may overlap this many times its own target size on the level beneath the output.
+const GRANDPARENT_OVERLAP_MAX: u64 = 10;
+
+/// Where files are created, and how.
+#[derive(Debug)]
+pub(crate) struct OutputContext {
+    pub(crate) fs: Arc<dyn Fs>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) dir: PathBuf,
+    pub(crate) next_file: Arc<AtomicU64>,
+}
+
+impl OutputContext {
+    /// The file number that will be given out next.
+    pub(crate) fn peek_file_id(&self) -> FileId {
+        FileId(self.next_file.load(Relaxed))
+    }
+
+    /// A file number that was never used before.
+    pub(crate) fn new_file_id(&self) -> FileId {
+        FileId(self.next_file.fetch_add(1, Relaxed))
+    }
+}
+
+/// How the files of one job look.
+#[derive(Clone, Debug)]
+pub(crate) struct OutputSpec {
+    pub(crate) keyspace: KeyspaceId,
+    pub(crate) sst: SstOptions,
+    pub(crate) file_bytes: u64,
+    /// Files of the level beneath the output, sorted; empty at the bottom and for flushes.
+    pub(crate) grandparents: Vec<Arc<SstFile>>,
+    /// Age of the oldest tombstone among the inputs; `None` if the job's own tombstones are new.
+    pub(crate) oldest_tombstone_ms: Option<u64>,
+}
+
+/// The files being written by one job. Unless it is finished, its files are removed on drop.
+pub(crate) struct Output<'a> {
+    context: &'a OutputContext,
+    spec: OutputSpec,
+    open: Option<(FileId, SstWriter)>,
+    done: Vec<SstMeta>,
+    /// First grandparent whose largest key is not before the last key added.
+    grandparent: usize,
+    /// Bytes of grandparents passed since the open file began.
+    overlap: u64,
+    last_user: Vec<u8>,
+    created: Vec<FileId>,
+}
+
+impl<'a> Output<'a> {
+    pub(crate) fn new(context: &'a OutputContext, spec: OutputSpec) -> Output<'a> {
+        Output {
+            context,
+            spec,
+            open: None,
+            done: Vec::new(),
+            grandparent: 0,
+            overlap: 0,
+            last_user: Vec::new(),
+            created: Vec::new(),
+        }
+    }
+
+    /// Appends an entry. Requires: internal keys ascend.
+    pub(crate) fn add(&mut self, key: KeyRef<'_>, value: &[u8]) -> Result<()> {
+        let new_user = self.open.is_none() || self.last_user != key.user;
+        if new_user {
+            let passed_border = self.pass_grandparents(key.user);
+            if self.should_cut(passed_border) {
+                self.finish_file()?;
+            }
+            self.last_user.clear();
+            self.last_user.extend_from_slice(key.user);
+        }
+        if self.open.is_none() {
+            self.open = Some(self.create_file()?);
+        }
+        if let Some((_, writer)) = &mut self.open {
+            writer.add(key, value)?;
+        }
+        Ok(())
+    }
+
+    /// Moves on to the grandparent that `user` lies in or before. True if a file's end was passed.
+    fn pass_grandparents(&mut self, user: &[u8]) -> bool {
+        let mut passed = false;
+        while let Some(file) = self.spec.grandparents.get(self.grandparent)
+            && file.meta.largest.user.as_slice() < user
+        {
+            self.overlap += file.meta.bytes;
+            self.grandparent += 1;
+            passed = true;
+        }
+        passed
+    }
+
+    fn should_cut(&self, passed_border: bool) -> bool {
+        let Some((_, writer)) = &self.open else { return false };
+        let bytes = writer.estimated_bytes();
+        bytes >= self.spec.file_bytes
+            || (passed_border && bytes >= self.spec.file_bytes / 2)
+            || self.overlap >= self.spec.file_bytes.saturating_mul(GRANDPARENT_OVERLAP_MAX)
+    }
+
+    fn create_file(&mut self) -> Result<(FileId, SstWriter)> {
+        let id = self.context.new_file_id();
+        let path = sst_path(&self.context.dir, id);
+        let file = self.context.fs.create(&path)?;
+        self.created.push(id);
+        self.overlap = 0;
+        let uid = self.context.clock.unique();
+        let now = self.context.clock.wall_ms();
+        let mut writer = SstWriter::new(file, uid, self.spec.keyspace, self.spec.sst, now);
+        if let Some(oldest) = self.spec.oldest_tombstone_ms {
+            writer.set_oldest_tombstone(oldest);
+        }
+        Ok((id, writer))
+    }
+
+    fn finish_file(&mut self) -> Result<()> {
+        if let Some((id, writer)) = self.open.take() {
+            let summary = writer.finish()?;
+            self.done.push(describe(id, summary));
+        }
+        Ok(())
+    }
+
+    /// Completes the last file. All files are durable, content and names, on return.
+    pub(crate) fn finish(mut self) -> Result<Vec<SstMeta>> {
+        self.finish_file()?;
+        if !self.done.is_empty() {
+            self.context.fs.sync_dir(&self.context.dir)?;
+        }
+        self.created.clear();
+        Ok(std::mem::take(&mut self.done))
+    }
+}
+
+impl Drop for Output<'_> {
+    fn drop(&mut self) {
+        self.open = None;
+        for id in &self.created {
+            remove_debris(self.context, *id);
+        }
+    }
+}
+
+/// What the manifest says of a finished file.
+fn describe(id: FileId, summary: SstSummary) -> SstMeta {
+    SstMeta {
+        id,
+        bytes: summary.bytes,
+        uid: summary.uid,
+        smallest: summary.smallest,
+        largest: summary.largest,
+        min_seqno: summary.min_seqno,
+        max_seqno: summary.max_seqno,
+        entries: summary.entries,
+        tombstones: summary.tombstones,
+        raw_bytes: summary.raw_bytes,
+        oldest_tombstone_ms: summary.oldest_tombstone_wall_ms,
+    }
+}
+
+/// Removes a file that no edit names. What cannot be removed now is swept at the next open.
+pub(crate) fn remove_debris(context: &OutputContext, id: FileId) {
+    let path = sst_path(&context.dir, id);
+    if let Err(error) = context.fs.remove(&path) {
+        tracing::warn!(%error, "an unfinished file stays until the next open");
+    }
+}

@@ -1,0 +1,208 @@
+//! Which compaction to run next: pure, from a version and the settings.
+//!
+//! Leveled, with dynamic level sizes: the deepest level is as large as it is, and each level above
+//! aims at a tenth of the one below, up to the first that fits `base_bytes`. Level 0 is compacted
+//! straight into that *base level*, and the levels between stay empty; so nine tenths of the data
+//! lie on the deepest level, whatever the size of the database. (RocksDB's
+//! `level_compaction_dynamic_level_bytes`.)
+//!
+//! From a level that is too large the file goes down whose overlap beneath is smallest for its
+//! size, which writes least.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use crate::base::ids::FileId;
+use crate::base::seqno::SeqNo;
+use crate::compaction::plan::Plan;
+use crate::compaction::plan::Reason;
+use crate::compaction::plan::hull;
+use crate::version::LEVELS;
+use crate::version::Level;
+use crate::version::Version;
+use crate::version::sst_file::SstFile;
+
+/// Each level aims at this many times the size of the one above.
+const FANOUT: u64 = 10;
+/// Level 0 is compacted from this many files on.
+pub(crate) const L0_TRIGGER: usize = 4;
+
+/// What the picker needs to know besides the version.
+#[derive(Clone, Debug)]
+pub(crate) struct PickContext<'a> {
+    /// Size up to which a level may be the base level.
+    pub(crate) base_bytes: u64,
+    /// Files that running compactions read.
+    pub(crate) busy: &'a HashSet<FileId>,
+    /// Tombstones written before this time (wall clock) should reach the bottom.
+    pub(crate) expire_before_ms: u64,
+    /// The oldest live snapshot: at the bottom, tombstones after it cannot be dropped.
+    pub(crate) oldest_snapshot: Option<SeqNo>,
+}
+
+/// Target sizes of the levels of a version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Targets {
+    /// Where level 0 is compacted to.
+    pub(crate) base_level: usize,
+    /// Target in bytes by level; meaningless above the base level.
+    pub(crate) bytes: [u64; LEVELS],
+}
+
+/// Derives the targets from the deepest level's size.
+pub(crate) fn targets(version: &Version, base_bytes: u64) -> Targets {
+    let sizes: Vec<u64> = version.levels().iter().map(Level::bytes).collect();
+    let largest = sizes[1..].iter().copied().max().unwrap_or(0);
+    let first_used = (1..LEVELS).find(|level| sizes[*level] > 0).unwrap_or(LEVELS - 1);
+    let mut base_level = LEVELS - 1;
+    let mut base_target = largest;
+    while base_level > 1 && (base_target > base_bytes || base_level > first_used) {
+        base_level -= 1;
+        base_target /= FANOUT;
+    }
+    // A target near zero would push every byte through a level that holds next to nothing.
+    base_target = base_target.clamp(base_bytes / FANOUT + 1, base_bytes.max(1));
+    let mut bytes = [u64::MAX; LEVELS];
+    let mut target = base_target;
+    for slot in &mut bytes[base_level..] {
+        *slot = target;
+        target = target.saturating_mul(FANOUT);
+    }
+    Targets { base_level, bytes }
+}
+
+/// Bytes that must still be moved down until every level is within its target.
+pub(crate) fn debt_bytes(version: &Version, base_bytes: u64) -> u64 {
+    let targets = targets(version, base_bytes);
+    let l0 = version.level(0);
+    let mut debt = if l0.files.len() > L0_TRIGGER { l0.bytes() } else { 0 };
+    let mut carried = 0;
+    for level in targets.base_level..LEVELS - 1 {
+        let size = version.level(level).bytes() + carried;
+        carried = size.saturating_sub(targets.bytes[level]);
+        debt += carried;
+    }
+    debt
+}
+
+/// The most urgent compaction that can run now.
+pub(crate) fn pick(version: &Arc<Version>, context: &PickContext<'_>) -> Option<Plan> {
+    let targets = targets(version, context.base_bytes);
+    let mut scores: Vec<(f64, usize)> = Vec::with_capacity(LEVELS);
+    let l0_files = version.level(0).files.len();
+    scores.push((l0_files as f64 / L0_TRIGGER as f64, 0));
+    for level in targets.base_level..LEVELS - 1 {
+        let idle = version.level(level).files.iter().filter(|file| is_idle(file, context));
+        let bytes: u64 = idle.map(|file| file.meta.bytes).sum();
+        scores.push((bytes as f64 / targets.bytes[level].max(1) as f64, level));
+    }
+    scores.retain(|(score, level)| if *level == 0 { *score >= 1.0 } else { *score > 1.0 });
+    scores.sort_by(|a, b| b.0.total_cmp(&a.0));
+    for (_, level) in scores {
+        let plan = if level == 0 {
+            plan_level0(version, targets.base_level, context, Reason::Level0)
+        } else {
+            pick_by_overlap(version, level, context)
+        };
+        if plan.is_some() {
+            return plan;
+        }
+    }
+    pick_by_tombstone_age(version, &targets, context)
+}
+
+/// The compaction of all of level 0 into the base level.
+pub(crate) fn plan_level0(
+    version: &Arc<Version>,
+    base_level: usize,
+    context: &PickContext<'_>,
+    reason: Reason,
+) -> Option<Plan> {
+    plan(version, 0, version.level(0).files.clone(), base_level, context, reason)
+}
+
+/// The compaction of `upper` into `output_level`, if none of its inputs is busy.
+pub(crate) fn plan(
+    version: &Arc<Version>,
+    upper_level: usize,
+    upper: Vec<Arc<SstFile>>,
+    output_level: usize,
+    context: &PickContext<'_>,
+    reason: Reason,
+) -> Option<Plan> {
+    let (from, to) = hull(upper.iter())?;
+    // The whole hull, not only what overlaps a file: an output may span the gap between two inputs.
+    let lower = if upper_level == output_level {
+        Vec::new()
+    } else {
+        version.level(output_level).overlapping(from, to).to_vec()
+    };
+    let idle = upper.iter().chain(&lower).all(|file| is_idle(file, context));
+    idle.then(|| Plan { reason, upper, upper_level, lower, output_level, version: version.clone() })
+}
+
+fn is_idle(file: &SstFile, context: &PickContext<'_>) -> bool {
+    !context.busy.contains(&file.meta.id)
+}
+
+fn pick_by_overlap(
+    version: &Arc<Version>,
+    level: usize,
+    context: &PickContext<'_>,
+) -> Option<Plan> {
+    let below = version.level(level + 1);
+    let mut candidates: Vec<(f64, &Arc<SstFile>)> = Vec::new();
+    for file in version.level(level).files.iter().filter(|file| is_idle(file, context)) {
+        let overlap = below.overlapping(&file.meta.smallest.user, &file.meta.largest.user);
+        if overlap.iter().all(|file| is_idle(file, context)) {
+            let bytes: u64 = overlap.iter().map(|file| file.meta.bytes).sum();
+            candidates.push((bytes as f64 / file.meta.bytes.max(1) as f64, file));
+        }
+    }
+    let (_, file) = candidates.into_iter().min_by(|a, b| a.0.total_cmp(&b.0))?;
+    plan(version, level, vec![file.clone()], level + 1, context, Reason::LevelSize)
+}
+
+/// A file whose tombstones are older than the user wants goes one level down, whatever the sizes;
+/// on the deepest level it is rewritten without them. So an idle database converges to its live
+/// data. (Lethe, SIGMOD 2020.) What a snapshot may still need stays on the deepest level until that
+/// is gone: a rewrite would change nothing, and be due again at once.
+fn pick_by_tombstone_age(
+    version: &Arc<Version>,
+    targets: &Targets,
+    context: &PickContext<'_>,
+) -> Option<Plan> {
+    let expired = |file: &&Arc<SstFile>| {
+        file.meta.tombstones > 0
+            && file.meta.oldest_tombstone_ms < context.expire_before_ms
+            && is_idle(file, context)
+    };
+    let reason = Reason::TombstoneAge;
+    if version.level(0).files.iter().any(|file| expired(&file)) {
+        let plan = plan_level0(version, targets.base_level, context, reason);
+        if plan.is_some() {
+            return plan;
+        }
+    }
+    for level in targets.base_level..LEVELS {
+        // At the bottom a file is rewritten only if that gets rid of all its tombstones; else the
+        // same would be picked again and again.
+        let pays = |file: &&Arc<SstFile>| {
+            let oldest = context.oldest_snapshot.unwrap_or(SeqNo::MAX);
+            level + 1 < LEVELS || file.is_older_than(oldest)
+        };
+        let file = version.level(level).files.iter().filter(expired).filter(pays);
+        let oldest = file.min_by_key(|file| file.meta.oldest_tombstone_ms);
+        if let Some(file) = oldest {
+            let output = (level + 1).min(LEVELS - 1);
+            let plan = plan(version, level, vec![file.clone()], output, context, reason);
+            if plan.is_some() {
+                return plan;
+            }
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests;

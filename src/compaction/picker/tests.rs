@@ -1,0 +1,215 @@
+//! Plans for random trees: what they may touch, and that they come to an end.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use crate::base::ids::FileId;
+use crate::base::key::InternalKey;
+use crate::base::key::Trailer;
+use crate::base::seqno::SeqNo;
+use crate::base::value::ValueKind;
+use crate::cache::BlockCache;
+use crate::compaction::picker::L0_TRIGGER;
+use crate::compaction::picker::PickContext;
+use crate::compaction::picker::debt_bytes;
+use crate::compaction::picker::pick;
+use crate::compaction::picker::targets;
+use crate::compaction::plan::Plan;
+use crate::compaction::plan::Reason;
+use crate::fs::MemFs;
+use crate::fs::ReadMode;
+use crate::manifest::KeyspaceEdit;
+use crate::manifest::SstMeta;
+use crate::version::LEVELS;
+use crate::version::Version;
+use crate::version::builder;
+use crate::version::invariants;
+use crate::version::sst_file::SstOpener;
+
+fn opener() -> Arc<SstOpener> {
+    Arc::new(SstOpener {
+        fs: Arc::new(MemFs::new()),
+        dir: PathBuf::from("/db"),
+        cache: Arc::new(BlockCache::new(0)),
+        mode: ReadMode::Pread,
+    })
+}
+
+/// A file with keys from `from` to `to`. Its numbers stand for a time: larger is newer.
+fn file(id: u64, from: u16, to: u16, bytes: u64) -> SstMeta {
+    let trailer = Trailer::new(SeqNo::new(id), ValueKind::Put);
+    SstMeta {
+        id: FileId(id),
+        bytes,
+        smallest: InternalKey::new(from.to_be_bytes(), trailer),
+        largest: InternalKey::new(to.to_be_bytes(), trailer),
+        min_seqno: SeqNo::new(id),
+        max_seqno: SeqNo::new(id),
+        oldest_tombstone_ms: u64::MAX,
+        ..SstMeta::default()
+    }
+}
+
+fn apply(base: &Version, edit: &KeyspaceEdit) -> Arc<Version> {
+    let next = builder::apply(base, edit, &opener()).unwrap();
+    assert_eq!(invariants::check(&next), Ok(()));
+    Arc::new(next)
+}
+
+/// Trees whose levels from some base level on are filled, as the picker leaves them.
+fn trees() -> impl Strategy<Value = Arc<Version>> {
+    let l0 = prop::collection::vec((0..200_u16, 0..200_u16, 1..3000_u64), 0..10);
+    // Borders of files, the size of each, and whether it has old tombstones.
+    let files = prop::collection::btree_map(0..200_u16, (1..3000_u64, any::<bool>()), 0..30);
+    let levels = prop::collection::vec(files, 0..4);
+    (l0, levels).prop_map(|(l0, levels)| {
+        let mut edit = KeyspaceEdit::default();
+        let mut id = 1;
+        for (depth, files) in levels.into_iter().enumerate() {
+            let level = (LEVELS - 1 - depth) as u8;
+            let borders: Vec<_> = files.into_iter().collect();
+            for pair in borders.chunks_exact(2) {
+                let mut meta = file(id, pair[0].0, pair[1].0, pair[0].1.0);
+                if pair[0].1.1 {
+                    meta.tombstones = 1;
+                    meta.oldest_tombstone_ms = id;
+                }
+                edit.added.push((level, meta));
+                id += 1;
+            }
+        }
+        for (a, b, bytes) in l0 {
+            edit.added.push((0, file(id, a.min(b), a.max(b), bytes)));
+            id += 1;
+        }
+        apply(&Version::default(), &edit)
+    })
+}
+
+fn context(busy: &HashSet<FileId>, expire_before_ms: u64) -> PickContext<'_> {
+    PickContext { base_bytes: 4000, busy, expire_before_ms, oldest_snapshot: None }
+}
+
+/// What every plan must satisfy.
+fn check_plan(plan: &Plan, version: &Version, busy: &HashSet<FileId>) {
+    assert!(!plan.upper.is_empty());
+    assert!(plan.input_ids().all(|id| !busy.contains(&id)), "a busy file is planned for");
+    let (from, to) = plan.hull().unwrap();
+    if plan.upper_level == plan.output_level {
+        assert!(plan.upper_level == LEVELS - 1 && plan.lower.is_empty());
+        return;
+    }
+    assert!(plan.output_level > plan.upper_level);
+    // No level is jumped over that holds anything in the range: newer lies above older.
+    for level in plan.upper_level.max(1)..plan.output_level {
+        let others = version.level(level).overlapping(from, to).iter();
+        let uninvolved = others.filter(|file| plan.input_ids().all(|id| id != file.meta.id));
+        assert!(level == plan.upper_level || uninvolved.count() == 0);
+    }
+    if plan.upper_level == 0 {
+        assert_eq!(plan.upper.len(), version.level(0).files.len(), "level 0 goes as a whole");
+    }
+    let (from, to) = super::hull(plan.upper.iter()).unwrap();
+    let lower: Vec<FileId> = plan.lower.iter().map(|file| file.meta.id).collect();
+    let overlapping = version.level(plan.output_level).overlapping(from, to);
+    assert_eq!(lower, overlapping.iter().map(|file| file.meta.id).collect::<Vec<_>>());
+}
+
+/// The edit of the plan, as if its inputs became files of about the same size.
+fn run(plan: &Plan, next_id: &mut u64) -> KeyspaceEdit {
+    let mut edit = KeyspaceEdit::default();
+    let files: Vec<_> = plan.inputs().collect();
+    edit.removed.extend(plan.upper.iter().map(|file| (plan.upper_level as u8, file.meta.id)));
+    edit.removed.extend(plan.lower.iter().map(|file| (plan.output_level as u8, file.meta.id)));
+    let (from, to) = plan.hull().unwrap();
+    let number = |key: &[u8]| u16::from_be_bytes(key.try_into().unwrap());
+    let (from, to) = (number(from), number(to));
+    let pieces = (files.len() as u16).min(to - from + 1);
+    let share = plan.input_bytes() / u64::from(pieces);
+    for piece in 0..pieces {
+        let border =
+            |n: u16| from + (u32::from(to - from + 1) * u32::from(n) / u32::from(pieces)) as u16;
+        let mut meta = file(*next_id, border(piece), border(piece + 1) - 1, share);
+        *next_id += 1;
+        let old = files.iter().map(|file| file.meta.oldest_tombstone_ms).min().unwrap();
+        if plan.output_level + 1 < LEVELS && old != u64::MAX {
+            (meta.tombstones, meta.oldest_tombstone_ms) = (1, old);
+        }
+        edit.added.push((plan.output_level as u8, meta));
+    }
+    edit
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn targets_grow_with_the_level(version in trees(), base in 1..100_000_u64) {
+        let targets = targets(&version, base);
+        let first_used = (1..LEVELS).find(|level| !version.level(*level).files.is_empty());
+        prop_assert!((1..=first_used.unwrap_or(LEVELS - 1)).contains(&targets.base_level));
+        let used = &targets.bytes[targets.base_level..];
+        prop_assert!(used.windows(2).all(|pair| pair[0] < pair[1]));
+        prop_assert!(used[0] <= base.max(1));
+    }
+
+    #[test]
+    fn plans_that_run_together_do_not_touch(version in trees(), expire in any::<bool>()) {
+        let mut busy = HashSet::new();
+        let mut plans: Vec<Plan> = Vec::new();
+        while let Some(plan) = pick(&version, &context(&busy, if expire { 20 } else { 0 })) {
+            check_plan(&plan, &version, &busy);
+            let (from, to) = plan.hull().unwrap();
+            for other in plans.iter().filter(|other| other.output_level == plan.output_level) {
+                let (other_from, other_to) = other.hull().unwrap();
+                prop_assert!(to < other_from || other_to < from, "outputs would overlap");
+            }
+            busy.extend(plan.input_ids());
+            plans.push(plan.clone());
+        }
+    }
+
+    #[test]
+    fn compaction_comes_to_an_end(tree in trees(), expire in any::<bool>()) {
+        let (mut version, mut next_id) = (tree, 1000);
+        let busy = HashSet::new();
+        let expire = if expire { 1000 } else { 0 };
+        let mut jobs = 0;
+        while let Some(plan) = pick(&version, &context(&busy, expire)) {
+            check_plan(&plan, &version, &busy);
+            version = apply(&version, &run(&plan, &mut next_id));
+            jobs += 1;
+            prop_assert!(jobs < 1000, "the jobs never end");
+        }
+        prop_assert!(version.level(0).files.len() < L0_TRIGGER);
+        prop_assert_eq!(debt_bytes(&version, 4000), 0);
+        let is_expired = |ms| ms < expire;
+        prop_assert!(!version.files().any(|file| is_expired(file.meta.oldest_tombstone_ms)));
+    }
+}
+
+#[test]
+fn tombstones_at_the_bottom_wait_for_the_snapshots_that_need_them() {
+    let mut meta = file(7, 0, 9, 100);
+    (meta.tombstones, meta.oldest_tombstone_ms) = (1, 50);
+    let bottom = LEVELS - 1;
+    let mut edit = KeyspaceEdit::default();
+    edit.added.push((bottom as u8, meta));
+    let version = apply(&Version::default(), &edit);
+    let busy = HashSet::new();
+    let at = |snapshot: Option<u64>, expire| {
+        let oldest_snapshot = snapshot.map(SeqNo::new);
+        pick(&version, &PickContext { oldest_snapshot, ..context(&busy, expire) })
+    };
+    let plan = at(None, 51).unwrap();
+    assert_eq!(
+        (plan.reason, plan.upper_level, plan.output_level),
+        (Reason::TombstoneAge, bottom, bottom)
+    );
+    assert!(at(None, 50).is_none(), "not old enough");
+    assert!(at(Some(6), 51).is_none(), "the snapshot is older than the tombstone may be");
+    assert!(at(Some(7), 51).is_some());
+}

@@ -1,0 +1,79 @@
+//! What one compaction will do, as data.
+
+use std::sync::Arc;
+
+use crate::base::ids::FileId;
+use crate::version::LEVELS;
+use crate::version::Version;
+use crate::version::sst_file::SstFile;
+
+/// Why a compaction was picked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Reason {
+    /// Level 0 has too many files.
+    Level0,
+    /// A level exceeds its target size.
+    LevelSize,
+    /// A file holds tombstones older than `tombstone_age`.
+    TombstoneAge,
+    /// The user asked.
+    Manual,
+}
+
+/// Inputs and output of one compaction.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) reason: Reason,
+    /// Files of the upper level (newest first if that is level 0).
+    pub(crate) upper: Vec<Arc<SstFile>>,
+    pub(crate) upper_level: usize,
+    /// Files of the output level that overlap them.
+    pub(crate) lower: Vec<Arc<SstFile>>,
+    pub(crate) output_level: usize,
+    /// The version the plan was made from: what lies beneath the output level is looked up in it.
+    pub(crate) version: Arc<Version>,
+}
+
+impl Plan {
+    pub(crate) fn inputs(&self) -> impl Iterator<Item = &Arc<SstFile>> + Clone {
+        self.upper.iter().chain(&self.lower)
+    }
+
+    pub(crate) fn input_ids(&self) -> impl Iterator<Item = FileId> {
+        self.inputs().map(|file| file.meta.id)
+    }
+
+    pub(crate) fn input_bytes(&self) -> u64 {
+        self.inputs().map(|file| file.meta.bytes).sum()
+    }
+
+    /// Can the files be moved down as they are? Not if there is something to merge with or to drop.
+    pub(crate) fn is_trivial_move(&self) -> bool {
+        let bottom = self.nothing_beneath();
+        self.lower.is_empty()
+            && self.upper_level != self.output_level
+            && (self.upper_level > 0 || self.upper.len() == 1)
+            && self.upper.iter().all(|file| !bottom || file.meta.tombstones == 0)
+    }
+
+    /// Is there no file at all below the output level in the range of the inputs?
+    pub(crate) fn nothing_beneath(&self) -> bool {
+        let Some((from, to)) = self.hull() else { return true };
+        (self.output_level + 1..LEVELS)
+            .all(|level| self.version.level(level).overlapping(from, to).is_empty())
+    }
+
+    /// Smallest and largest user key of the inputs.
+    pub(crate) fn hull(&self) -> Option<(&[u8], &[u8])> {
+        hull(self.inputs())
+    }
+}
+
+/// Smallest and largest user key of `files`.
+pub(crate) fn hull<'a>(
+    files: impl Iterator<Item = &'a Arc<SstFile>> + Clone,
+) -> Option<(&'a [u8], &'a [u8])> {
+    let from = files.clone().map(|file| file.meta.smallest.user.as_slice()).min()?;
+    let to = files.map(|file| file.meta.largest.user.as_slice()).max()?;
+    Some((from, to))
+}

@@ -1,0 +1,206 @@
+//! Running one flush or compaction from claim to installed edit, on whatever thread.
+
+use crate::base::compression::Compression;
+use crate::base::error::Error;
+use crate::base::error::Result;
+use crate::base::options::SstOptions;
+use crate::compaction::flush;
+use crate::compaction::job;
+use crate::compaction::job::JobContext;
+use crate::compaction::output::OutputSpec;
+use crate::engine::Core;
+use crate::engine::scheduler::CompactionJob;
+use crate::engine::scheduler::FlushJob;
+use crate::engine::scheduler::Lane;
+use crate::engine::version_set::Change;
+use crate::engine::workers::run_side_by_side;
+use crate::manifest::KeyspaceEdit;
+use crate::manifest::SstMeta;
+use crate::version::LEVELS;
+use crate::version::Version;
+
+/// A compaction is split if every part gets at least this many output files.
+const FILES_PER_PART_MIN: u64 = 2;
+/// Bits per key that a filter gets more for each level above the deepest: with a factor of ten
+/// between levels this makes each level's false alarms as rare as its share of the data, which
+/// minimises their sum (Monkey, SIGMOD 2017). Two levels up it is cheap enough to stop.
+const FILTER_BITS_PER_LEVEL: u32 = 5;
+
+impl Core {
+    /// Runs one flush, or else one compaction, if any is due. True if one ran.
+    pub(crate) fn run_one_job(&self) -> Result<bool> {
+        self.health.check_writable()?;
+        Ok(self.flush_next()? || self.compact_next()?)
+    }
+
+    /// Runs one flush, if any is due.
+    pub(crate) fn flush_next(&self) -> Result<bool> {
+        match self.next_flush() {
+            Some(job) => self.finish_job(Lane::Flush, self.run_flush(&job)).map(|()| true),
+            None => Ok(false),
+        }
+    }
+
+    /// Runs one compaction, if any is due.
+    pub(crate) fn compact_next(&self) -> Result<bool> {
+        match self.next_compaction() {
+            Some(job) => self.compact(job).map(|()| true),
+            None => Ok(false),
+        }
+    }
+
+    pub(crate) fn compact(&self, job: CompactionJob<'_>) -> Result<()> {
+        let result = self.finish_job(Lane::Compaction, self.run_compaction(&job));
+        // The plan holds the files that it has made obsolete.
+        drop(job);
+        self.sweep();
+        result
+    }
+
+    /// Notes how a job ended. A failed sync is for good; everything else is tried again.
+    pub(crate) fn finish_job(&self, lane: Lane, result: Result<()>) -> Result<()> {
+        match &result {
+            Ok(()) => self.jobs.set_error(lane, None),
+            Err(Error::Closed | Error::ReadOnly { .. }) => {}
+            Err(error) => {
+                self.metrics.failures.add(1);
+                tracing::warn!(%error, "a background job failed");
+                if is_for_good(error) {
+                    self.fail(error.clone());
+                }
+                self.jobs.set_error(lane, Some(error.clone()));
+            }
+        }
+        self.update_throttle();
+        result
+    }
+
+    /// Writes the job's memtables to level 0.
+    pub(crate) fn run_flush(&self, job: &FlushJob<'_>) -> Result<()> {
+        let Some(newest) = job.sealed.last() else { return Ok(()) };
+        let last = newest.last;
+        // What is flushed must be visible, so that the snapshots listed below are all that can need
+        // an older version; and durable in the log, so that a power cut cannot keep these writes
+        // and lose earlier ones of other keyspaces.
+        self.wait_visible(last)?;
+        self.sync_log(last)?;
+        let version = job.state.view_full().version.clone();
+        let memtables: Vec<_> = job.sealed.iter().map(|sealed| sealed.memtable.clone()).collect();
+        let spec = OutputSpec {
+            keyspace: job.state.id,
+            sst: self.sst_options(&version, 0),
+            file_bytes: u64::MAX,
+            grandparents: Vec::new(),
+            oldest_tombstone_ms: None,
+        };
+        let context = self.job_context(spec);
+        let added = flush::run(&memtables, &version, &context)?;
+        let bytes: u64 = added.iter().map(|meta| meta.bytes).sum();
+        let mut edit = KeyspaceEdit::new(job.state.id);
+        edit.added = added.iter().map(|meta| (0, meta.clone())).collect();
+        edit.flushed_seqno = Some(last);
+        if !self.install(Change { state: job.state.clone(), edit })? {
+            job::discard(&context, &added);
+        }
+        self.metrics.flushes.add(1);
+        self.metrics.flush_bytes.add(bytes);
+        self.update_throttle();
+        self.roll_manifest_over()?;
+        self.jobs.notify_compaction();
+        Ok(())
+    }
+
+    /// Runs the job's plan and installs what comes out.
+    pub(crate) fn run_compaction(&self, job: &CompactionJob<'_>) -> Result<()> {
+        let plan = &job.plan;
+        tracing::debug!(
+            reason = ?plan.reason,
+            from = plan.upper_level,
+            to = plan.output_level,
+            bytes = plan.input_bytes(),
+            "compacts"
+        );
+        let grandparents = match plan.hull() {
+            Some((from, to)) if plan.output_level + 1 < LEVELS => {
+                plan.version.level(plan.output_level + 1).overlapping(from, to).to_vec()
+            }
+            _ => Vec::new(),
+        };
+        let tombstones = plan.inputs().filter(|file| file.meta.tombstones > 0);
+        let spec = OutputSpec {
+            keyspace: job.state.id,
+            sst: self.sst_options(&plan.version, plan.output_level),
+            file_bytes: self.config.file_bytes,
+            grandparents,
+            oldest_tombstone_ms: tombstones.map(|file| file.meta.oldest_tombstone_ms).min(),
+        };
+        let context = self.job_context(spec);
+        if plan.is_trivial_move() {
+            let edit = job::move_edit(plan, &context);
+            self.install(Change { state: job.state.clone(), edit })?;
+            self.metrics.moves.add(plan.upper.len() as u64);
+        } else {
+            self.merge(job, &context)?;
+        }
+        self.roll_manifest_over()?;
+        self.jobs.notify_compaction();
+        Ok(())
+    }
+
+    fn merge(&self, job: &CompactionJob<'_>, context: &JobContext<'_>) -> Result<()> {
+        let plan = &job.plan;
+        let most = plan.input_bytes() / (FILES_PER_PART_MIN * self.config.file_bytes) + 1;
+        let free = self.compaction_threads().saturating_sub(self.jobs.running()) + 1;
+        let ranges = job::split(plan, free.min(most as usize));
+        let parts = run_side_by_side(&ranges, |range| job::run_range(plan, range, context));
+        let mut added: Vec<SstMeta> = Vec::new();
+        let mut failure = None;
+        for part in parts {
+            match part {
+                Ok(files) => added.extend(files),
+                Err(error) => failure = failure.or(Some(error)),
+            }
+        }
+        if let Some(error) = failure {
+            job::discard(context, &added);
+            return Err(error);
+        }
+        let written: u64 = added.iter().map(|meta| meta.bytes).sum();
+        let edit = job::edit(plan, context, added.clone());
+        if !self.install(Change { state: job.state.clone(), edit })? {
+            job::discard(context, &added);
+        }
+        self.metrics.compactions.add(1);
+        self.metrics.compaction_bytes_read.add(plan.input_bytes());
+        self.metrics.compaction_bytes_written.add(written);
+        Ok(())
+    }
+
+    fn job_context(&self, spec: OutputSpec) -> JobContext<'_> {
+        let snapshots = self.snapshots.list();
+        JobContext { output: &self.output, spec, snapshots, cancel: &self.cancel }
+    }
+
+    /// How files of `level` are written: what is rewritten soon stays uncompressed and is read in
+    /// place; the deepest level, nine tenths of the data, is compressed.
+    fn sst_options(&self, version: &Version, level: usize) -> SstOptions {
+        let deepest = version.deepest().unwrap_or(0).max(if level == 0 { 1 } else { level });
+        let above = (deepest - level).min(2) as u32;
+        let bits = match self.config.filter_bits_per_key {
+            0 => 0,
+            bits => bits + above * FILTER_BITS_PER_LEVEL,
+        };
+        let compression = if level < deepest { Compression::None } else { self.config.compression };
+        SstOptions { block_bytes: self.config.block_bytes, compression, filter_bits_per_key: bits }
+    }
+}
+
+/// May a job that failed with this not be tried again? After a failed sync, of a file or of the
+/// directory, nobody knows what is on disk.
+fn is_for_good(error: &Error) -> bool {
+    match error {
+        Error::Io { op, .. } => op.starts_with("sync"),
+        Error::Internal { .. } => true,
+        _ => false,
+    }
+}

@@ -1,0 +1,227 @@
+//! The keyspaces: which exist, and each one's memtables and current version.
+
+use std::collections::BTreeMap;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Acquire;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::Release;
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use parking_lot::RwLock;
+
+use crate::base::error::Error;
+use crate::base::error::Result;
+use crate::base::ids::DbId;
+use crate::base::ids::KeyspaceId;
+use crate::base::seqno::SeqNo;
+use crate::memtable::Memtable;
+use crate::version::Version;
+
+/// What a reader needs of one keyspace: swapped as a whole, never changed.
+#[derive(Debug)]
+pub(crate) struct ReadView {
+    pub(crate) active: Arc<Memtable>,
+    /// Newest first.
+    pub(crate) sealed: Vec<Arc<Memtable>>,
+    pub(crate) version: Arc<Version>,
+}
+
+/// A memtable that takes no more writes and waits for its flush.
+#[derive(Clone, Debug)]
+pub(crate) struct Sealed {
+    pub(crate) memtable: Arc<Memtable>,
+    /// The log is needed from here on while this is not flushed.
+    pub(crate) first: SeqNo,
+    /// Everything in it is visible once this is.
+    pub(crate) last: SeqNo,
+}
+
+/// One keyspace.
+#[derive(Debug)]
+pub(crate) struct KeyspaceState {
+    /// The database that it belongs to.
+    pub(crate) db: DbId,
+    pub(crate) id: KeyspaceId,
+    pub(crate) name: String,
+    view: ArcSwap<ReadView>,
+    /// Guards changes to `view`; holds what only writers and jobs need.
+    inner: Mutex<Inner>,
+    /// First sequence number given to the active memtable, `u64::MAX` if none was. Written under
+    /// the append lock, before the entry is in the memtable: so the log is never cut in between.
+    active_first: AtomicU64,
+    dropped: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Inner {
+    /// Oldest first.
+    sealed: VecDeque<Sealed>,
+    /// Everything up to here is in SSTs.
+    flushed: SeqNo,
+    next_memtable: u64,
+}
+
+impl KeyspaceState {
+    pub(crate) fn new(
+        db: DbId,
+        id: KeyspaceId,
+        name: String,
+        version: Version,
+        flushed: SeqNo,
+        memtable_bytes: usize,
+    ) -> KeyspaceState {
+        let active = Arc::new(Memtable::new(0, memtable_bytes));
+        let view = ReadView { active, sealed: Vec::new(), version: Arc::new(version) };
+        KeyspaceState {
+            db,
+            id,
+            name,
+            view: ArcSwap::from_pointee(view),
+            inner: Mutex::new(Inner { sealed: VecDeque::new(), flushed, next_memtable: 1 }),
+            active_first: AtomicU64::new(u64::MAX),
+            dropped: AtomicBool::new(false),
+        }
+    }
+
+    /// The current view, without touching a shared reference count.
+    pub(crate) fn view(&self) -> arc_swap::Guard<Arc<ReadView>> {
+        self.view.load()
+    }
+
+    /// The current view, to keep.
+    pub(crate) fn view_full(&self) -> Arc<ReadView> {
+        self.view.load_full()
+    }
+
+    pub(crate) fn is_dropped(&self) -> bool {
+        self.dropped.load(Acquire)
+    }
+
+    pub(crate) fn check_exists(&self) -> Result<()> {
+        if self.is_dropped() {
+            return Err(Error::NoSuchKeyspace { name: self.name.clone() });
+        }
+        Ok(())
+    }
+
+    /// Notes that the active memtable is about to receive `seqno`. Requires: the append lock.
+    pub(crate) fn note_append(&self, seqno: SeqNo) {
+        if self.active_first.load(Relaxed) == u64::MAX {
+            self.active_first.store(seqno.get(), Release);
+        }
+    }
+
+    /// Replaces the active memtable by an empty one, if it was given anything; `last` is the newest
+    /// sequence number given out. Requires: the append lock.
+    pub(crate) fn seal(&self, last: SeqNo, memtable_bytes: usize) -> bool {
+        let first = self.active_first.load(Acquire);
+        if first == u64::MAX {
+            return false;
+        }
+        let mut inner = self.inner.lock();
+        let id = inner.next_memtable;
+        inner.next_memtable += 1;
+        let old = self.view.load_full();
+        let memtable = old.active.clone();
+        inner.sealed.push_back(Sealed { memtable, first: SeqNo::new(first), last });
+        self.active_first.store(u64::MAX, Release);
+        let active = Arc::new(Memtable::new(id, memtable_bytes));
+        self.store_view(&inner, active, old.version.clone());
+        true
+    }
+
+    fn store_view(&self, inner: &Inner, active: Arc<Memtable>, version: Arc<Version>) {
+        let sealed = inner.sealed.iter().rev().map(|sealed| sealed.memtable.clone()).collect();
+        self.view.store(Arc::new(ReadView { active, sealed, version }));
+    }
+
+    /// Puts a new version in place; memtables whose last entry is at or before `flushed` leave the
+    /// view in the same instant.
+    pub(crate) fn install(&self, version: Version, flushed: Option<SeqNo>) {
+        let mut inner = self.inner.lock();
+        if let Some(flushed) = flushed {
+            inner.flushed = inner.flushed.max(flushed);
+            while inner.sealed.front().is_some_and(|sealed| sealed.last <= flushed) {
+                inner.sealed.pop_front();
+            }
+        }
+        let active = self.view.load().active.clone();
+        self.store_view(&inner, active, Arc::new(version));
+    }
+
+    /// Marks the keyspace as dropped. Its data leave the view, unless a snapshot may still read
+    /// them; then they go with the last handle. Requires: the append lock.
+    pub(crate) fn mark_dropped(&self, keep_for_snapshots: bool, memtable_bytes: usize) {
+        self.dropped.store(true, Release);
+        let mut inner = self.inner.lock();
+        inner.sealed.clear();
+        self.active_first.store(u64::MAX, Release);
+        if !keep_for_snapshots {
+            let active = Arc::new(Memtable::new(inner.next_memtable, memtable_bytes));
+            self.store_view(&inner, active, Arc::new(Version::default()));
+        }
+    }
+
+    /// The memtables that wait for their flush, oldest first.
+    pub(crate) fn sealed(&self) -> Vec<Sealed> {
+        self.inner.lock().sealed.iter().cloned().collect()
+    }
+
+    pub(crate) fn sealed_count(&self) -> usize {
+        self.view.load().sealed.len()
+    }
+
+    pub(crate) fn flushed(&self) -> SeqNo {
+        self.inner.lock().flushed
+    }
+
+    /// The log must be kept from this sequence number on for this keyspace, if memtables up to
+    /// `flushing` reach their SSTs; `None` if nothing is left in memory then.
+    pub(crate) fn first_unflushed(&self, flushing: SeqNo) -> Option<SeqNo> {
+        let inner = self.inner.lock();
+        if let Some(sealed) = inner.sealed.iter().find(|sealed| sealed.last > flushing) {
+            return Some(sealed.first);
+        }
+        let active = self.active_first.load(Acquire);
+        (active != u64::MAX).then(|| SeqNo::new(active))
+    }
+
+    /// Bytes of the active memtable and of all.
+    pub(crate) fn memtable_bytes(&self) -> (usize, usize) {
+        let view = self.view.load();
+        let active = view.active.bytes();
+        (active, active + view.sealed.iter().map(|memtable| memtable.bytes()).sum::<usize>())
+    }
+}
+
+/// All keyspaces by name.
+#[derive(Debug, Default)]
+pub(crate) struct Registry {
+    by_name: RwLock<BTreeMap<String, Arc<KeyspaceState>>>,
+}
+
+impl Registry {
+    pub(crate) fn get(&self, name: &str) -> Option<Arc<KeyspaceState>> {
+        self.by_name.read().get(name).cloned()
+    }
+
+    pub(crate) fn insert(&self, state: Arc<KeyspaceState>) {
+        self.by_name.write().insert(state.name.clone(), state);
+    }
+
+    pub(crate) fn remove(&self, name: &str) {
+        self.by_name.write().remove(name);
+    }
+
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.by_name.read().keys().cloned().collect()
+    }
+
+    pub(crate) fn all(&self) -> Vec<Arc<KeyspaceState>> {
+        self.by_name.read().values().cloned().collect()
+    }
+}

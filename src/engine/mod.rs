@@ -1,0 +1,135 @@
+//! The machine: all shared state, all locks, all threads.
+//!
+//! *Overview of types.* An [`Engine`] owns the threads and, with them, shares a [`Core`]. The core
+//! has the keyspaces ([`keyspaces`]), the write path ([`commit`], [`throttle`], [`health`]), the
+//! manifest ([`version_set`]), the jobs ([`scheduler`], [`jobs`], [`workers`]), live snapshots
+//! ([`snapshots`]) and files on their way out ([`obsolete`], [`log_files`]). [`open`] and
+//! [`recovery`] bring it to life. [`read_view`] reads.
+//!
+//! *Locks*, in the order in which they are taken. A thread that holds one may take only locks
+//! further down. Readers take none of them, but `Snapshots.live` and `Registry` for a moment.
+//!
+//! | lock | guards | I/O under it |
+//! |---|---|---|
+//! | `Engine.threads` | the close | all of it |
+//! | `Core.versions` | manifest, changes of versions, create and drop of keyspaces | manifest append, sync and rollover |
+//! | `CommitState.sync` | who syncs the log | sync |
+//! | `CommitState.write` | who writes the log | write |
+//! | `CommitState.append` | sequence numbers, log buffer, sealing | preparing a segment, if none is ready |
+//! | `Jobs.state` | what runs, what is busy | none |
+//! | `KeyspaceState.inner` | sealed memtables, changes of the view | none |
+//! | `CommitState.sync_queue`, `CommitState.publish` | what is written; what is visible | none |
+//! | `Snapshots.live`, `Registry.by_name`, `Obsolete.files` | their lists | none |
+
+use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU64;
+use std::thread::JoinHandle;
+
+use parking_lot::Mutex;
+
+use crate::base::clock::Clock;
+use crate::base::ids::DbId;
+use crate::base::options::Config;
+use crate::cache::BlockCache;
+use crate::compaction::output::OutputContext;
+use crate::engine::commit::CommitState;
+use crate::engine::health::Health;
+use crate::engine::keyspaces::KeyspaceState;
+use crate::engine::keyspaces::Registry;
+use crate::engine::obsolete::Obsolete;
+use crate::engine::scheduler::Jobs;
+use crate::engine::snapshots::SnapshotPin;
+use crate::engine::snapshots::Snapshots;
+use crate::engine::stats::Metrics;
+use crate::engine::throttle::Throttle;
+use crate::engine::version_set::VersionSet;
+use crate::fs::DirLock;
+use crate::version::sst_file::SstOpener;
+
+mod catalog;
+pub(crate) mod commit;
+mod health;
+mod jobs;
+pub(crate) mod keyspaces;
+mod log_files;
+mod manual;
+mod obsolete;
+mod open;
+pub(crate) mod read_view;
+mod recovery;
+mod report;
+mod scheduler;
+pub(crate) mod snapshots;
+pub(crate) mod stats;
+mod throttle;
+pub(crate) mod verify;
+mod version_set;
+mod workers;
+
+/// Name of the keyspace that `Db` itself reads and writes.
+pub(crate) const DEFAULT_KEYSPACE: &str = "default";
+
+/// What the threads and the handles of a database share.
+#[derive(Debug)]
+pub(crate) struct Core {
+    db_id: DbId,
+    config: Config,
+    clock: Arc<dyn Clock>,
+    output: OutputContext,
+    opener: Arc<SstOpener>,
+    cache: Arc<BlockCache>,
+    health: Health,
+    keyspaces: Registry,
+    default: Arc<KeyspaceState>,
+    commit: CommitState,
+    versions: Mutex<VersionSet>,
+    snapshots: Arc<Snapshots>,
+    jobs: Jobs,
+    throttle: Throttle,
+    obsolete: Obsolete,
+    metrics: Metrics,
+    cancel: AtomicBool,
+    /// While the log is replayed: nothing from this sequence number on may be cut off it.
+    replay_from: AtomicU64,
+    /// What a lenient recovery gave up.
+    given_up: Option<String>,
+}
+
+/// An open database. Handles share it; when the last one is dropped, it closes.
+#[derive(Debug)]
+pub(crate) struct Engine {
+    core: Arc<Core>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    lock: Mutex<Option<Box<dyn DirLock>>>,
+}
+
+impl Deref for Engine {
+    type Target = Core;
+
+    fn deref(&self) -> &Core {
+        &self.core
+    }
+}
+
+impl Core {
+    pub(crate) fn default_keyspace(&self) -> Arc<KeyspaceState> {
+        self.default.clone()
+    }
+
+    /// Pins what is visible now.
+    pub(crate) fn pin_snapshot(&self) -> Arc<SnapshotPin> {
+        self.snapshots.pin(self.commit.visible())
+    }
+
+    /// Are there no threads, so that callers run the jobs?
+    fn is_manual(&self) -> bool {
+        self.config.background_threads == 0
+    }
+
+    /// One of the background threads flushes, the others compact.
+    fn compaction_threads(&self) -> usize {
+        self.config.background_threads.saturating_sub(1).max(1)
+    }
+}

@@ -1,0 +1,258 @@
+//! Reading: a point read walks memtables and levels directly; an iterator merges them.
+//!
+//! Order of loads: first the view, then the visible sequence number. Everything in the view's SSTs
+//! was visible when the view was made, so the number is never too old for the view; and what was
+//! written after the view was loaded goes to its active memtable, or to a later memtable, of which
+//! the reader then sees nothing. Either way it sees a prefix of all writes. With a snapshot the
+//! number is older than the view, and the snapshot's pin has kept what it needs.
+
+use std::ops::Bound;
+use std::sync::Arc;
+
+use crate::base::error::Error;
+use crate::base::error::Result;
+use crate::base::key::KeyHash;
+use crate::base::key::Trailer;
+use crate::base::seqno::SeqNo;
+use crate::base::slice::Slice;
+use crate::base::value::ValueKind;
+use crate::engine::Core;
+use crate::engine::Engine;
+use crate::engine::keyspaces::KeyspaceState;
+use crate::engine::keyspaces::ReadView;
+use crate::engine::snapshots::SnapshotPin;
+use crate::iter::Concat;
+use crate::iter::Merging;
+use crate::iter::Visible;
+use crate::version::source::Purpose;
+use crate::version::source::Run;
+use crate::version::source::Source;
+
+impl Core {
+    /// The value of `key` for a reader with `pin`, or for one of the newest state.
+    pub(crate) fn get(
+        &self,
+        state: &KeyspaceState,
+        pin: Option<&SnapshotPin>,
+        key: &[u8],
+    ) -> Result<Option<Slice>> {
+        self.check_readable(state, pin)?;
+        let view = state.view();
+        let seqno = self.read_seqno(pin);
+        live_value(lookup(&view, key, seqno, true)?)
+    }
+
+    /// Is `key` there?
+    pub(crate) fn contains_key(
+        &self,
+        state: &KeyspaceState,
+        pin: Option<&SnapshotPin>,
+        key: &[u8],
+    ) -> Result<bool> {
+        self.check_readable(state, pin)?;
+        let view = state.view();
+        let seqno = self.read_seqno(pin);
+        Ok(live_value(lookup(&view, key, seqno, false)?)?.is_some())
+    }
+
+    /// The values of `keys`, in their order, all at one instant. Looks them up in key order, so
+    /// that neighbours find the same index and data blocks in the processor's caches.
+    pub(crate) fn multi_get(
+        &self,
+        state: &KeyspaceState,
+        pin: Option<&SnapshotPin>,
+        keys: &[&[u8]],
+    ) -> Result<Vec<Option<Slice>>> {
+        self.check_readable(state, pin)?;
+        let view = state.view();
+        let seqno = self.read_seqno(pin);
+        let mut order: Vec<usize> = (0..keys.len()).collect();
+        order.sort_unstable_by_key(|index| keys[*index]);
+        let mut values: Vec<Option<Slice>> = vec![None; keys.len()];
+        let mut last: Option<usize> = None;
+        for index in order {
+            values[index] = match last {
+                Some(last) if keys[last] == keys[index] => values[last].clone(),
+                _ => live_value(lookup(&view, keys[index], seqno, true)?)?,
+            };
+            last = Some(index);
+        }
+        Ok(values)
+    }
+
+    fn check_readable(&self, state: &KeyspaceState, pin: Option<&SnapshotPin>) -> Result<()> {
+        self.health.check_open()?;
+        self.check_own(state)?;
+        if pin.is_none() { state.check_exists() } else { Ok(()) }
+    }
+
+    fn read_seqno(&self, pin: Option<&SnapshotPin>) -> SeqNo {
+        pin.map_or_else(|| self.visible(), SnapshotPin::seqno)
+    }
+}
+
+impl Engine {
+    /// What an iterator or cursor reads from.
+    pub(crate) fn view(
+        self: &Arc<Self>,
+        state: &Arc<KeyspaceState>,
+        pin: Option<&Arc<SnapshotPin>>,
+    ) -> Result<TreeView> {
+        self.check_readable(state, pin.map(Arc::as_ref))?;
+        let view = state.view_full();
+        let seqno = self.read_seqno(pin.map(Arc::as_ref));
+        Ok(TreeView { engine: self.clone(), view, seqno, _pin: pin.cloned() })
+    }
+}
+
+/// The newest version of `key` at or before `seqno`, tombstones included.
+fn lookup(
+    view: &ReadView,
+    key: &[u8],
+    seqno: SeqNo,
+    want_value: bool,
+) -> Result<Option<(Trailer, Slice)>> {
+    let hash = KeyHash::of(key);
+    for memtable in std::iter::once(&view.active).chain(&view.sealed) {
+        let found = if want_value {
+            memtable.get_slice(key, hash, seqno)
+        } else {
+            memtable.get(key, hash, seqno).map(|(trailer, _)| (trailer, Slice::default()))
+        };
+        if found.is_some() {
+            return Ok(found);
+        }
+    }
+    view.version.get(key, hash, seqno, want_value)
+}
+
+/// The value, unless the entry is a tombstone.
+fn live_value(found: Option<(Trailer, Slice)>) -> Result<Option<Slice>> {
+    let Some((trailer, value)) = found else { return Ok(None) };
+    match trailer.kind() {
+        Some(ValueKind::Put) => Ok(Some(value)),
+        Some(ValueKind::Delete) => Ok(None),
+        _ => Err(Error::unknown_kind(trailer.kind_byte())),
+    }
+}
+
+/// A range of user keys.
+pub(crate) type Bounds = (Bound<Vec<u8>>, Bound<Vec<u8>>);
+
+/// One keyspace at one instant, for iterators. Keeps the database open.
+#[derive(Clone, Debug)]
+pub(crate) struct TreeView {
+    engine: Arc<Engine>,
+    view: Arc<ReadView>,
+    seqno: SeqNo,
+    _pin: Option<Arc<SnapshotPin>>,
+}
+
+impl TreeView {
+    /// A cursor over the entries within `bounds`.
+    pub(crate) fn open_iter(&self, bounds: Bounds) -> Result<TreeIter> {
+        self.engine.health.check_open()?;
+        let (lower, upper) = bounds;
+        let mut sources = Vec::new();
+        for memtable in std::iter::once(&self.view.active).chain(&self.view.sealed) {
+            if !memtable.is_empty() {
+                sources.push(Source::Memtable(memtable.iter()));
+            }
+        }
+        let version = &self.view.version;
+        let within = |smallest: &[u8], largest: &[u8]| {
+            !is_below(largest, lower.as_ref()) && !is_above(smallest, upper.as_ref())
+        };
+        for file in &version.level(0).files {
+            if within(&file.meta.smallest.user, &file.meta.largest.user) {
+                sources.push(Source::Sst(file.reader()?.iter()));
+            }
+        }
+        for level in &version.levels()[1..] {
+            let files = &level.files;
+            let from = files.partition_point(|f| is_below(&f.meta.largest.user, lower.as_ref()));
+            let rest = &files[from..];
+            let to = rest.partition_point(|f| !is_above(&f.meta.smallest.user, upper.as_ref()));
+            match &rest[..to] {
+                [] => {}
+                [file] => sources.push(Source::Sst(file.reader()?.iter())),
+                files => {
+                    let run = Run::new(files.to_vec(), Purpose::Read);
+                    sources.push(Source::Run(Concat::new(run)));
+                }
+            }
+        }
+        let tree = Visible::new(Merging::new(sources), self.seqno, lower, upper);
+        Ok(TreeIter { tree, _view: self.clone() })
+    }
+}
+
+fn is_below(key: &[u8], lower: Bound<&Vec<u8>>) -> bool {
+    match lower {
+        Bound::Included(lower) => key < lower.as_slice(),
+        Bound::Excluded(lower) => key <= lower.as_slice(),
+        Bound::Unbounded => false,
+    }
+}
+
+fn is_above(key: &[u8], upper: Bound<&Vec<u8>>) -> bool {
+    match upper {
+        Bound::Included(upper) => key > upper.as_slice(),
+        Bound::Excluded(upper) => key >= upper.as_slice(),
+        Bound::Unbounded => false,
+    }
+}
+
+/// A cursor over what a reader sees of one keyspace.
+pub(crate) struct TreeIter {
+    tree: Visible<Merging<Source>>,
+    _view: TreeView,
+}
+
+impl TreeIter {
+    pub(crate) fn seek(&mut self, key: &[u8]) -> Result<()> {
+        self.tree.seek(key)
+    }
+
+    pub(crate) fn seek_for_prev(&mut self, key: &[u8]) -> Result<()> {
+        self.tree.seek_for_prev(key)
+    }
+
+    pub(crate) fn seek_to_first(&mut self) -> Result<()> {
+        self.tree.seek_to_first()
+    }
+
+    pub(crate) fn seek_to_last(&mut self) -> Result<()> {
+        self.tree.seek_to_last()
+    }
+
+    /// Requires: valid.
+    pub(crate) fn next(&mut self) -> Result<()> {
+        self.tree.next()
+    }
+
+    /// Requires: valid.
+    pub(crate) fn prev(&mut self) -> Result<()> {
+        self.tree.prev()
+    }
+
+    pub(crate) fn valid(&self) -> bool {
+        self.tree.valid()
+    }
+
+    pub(crate) fn key(&self) -> &[u8] {
+        self.tree.user_key()
+    }
+
+    pub(crate) fn value(&self) -> &[u8] {
+        self.tree.value()
+    }
+
+    pub(crate) fn key_slice(&self) -> Slice {
+        self.tree.key_slice()
+    }
+
+    pub(crate) fn value_slice(&self) -> Slice {
+        self.tree.value_slice()
+    }
+}

@@ -1,0 +1,550 @@
+//! Opening after whatever happened, in phases:
+//!
+//! 1. Manifest: `CURRENT` names it; its edits make the versions of all keyspaces.
+//! 2. Files: every SST that a version names is there, with the size it should have.
+//! 3. Log: every batch above what its keyspace has flushed goes into the memtables again.
+//! 4. From here on the disk is changed, and nothing can be found wrong any more: a new log segment
+//!    takes over what nothing proves durable, so that all that was replayed is; a new manifest
+//!    states it all.
+//! 5. If the log is larger than the memtables may be, phase 3 only checked it, and it is replayed
+//!    now, with flushes in between.
+//! 6. Files that nothing names are removed.
+//!
+//! A crash anywhere leaves what the next recovery reads the same way: no phase removes what an
+//! earlier manifest needs before the new one is in force.
+
+use std::collections::BTreeMap;
+use std::collections::HashSet;
+use std::collections::VecDeque;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Release;
+
+use parking_lot::Mutex;
+
+use crate::base::batch::Ops;
+use crate::base::clock::Clock;
+use crate::base::error::Error;
+use crate::base::error::Result;
+use crate::base::ids::DbId;
+use crate::base::ids::FileId;
+use crate::base::ids::KeyspaceId;
+use crate::base::key::Trailer;
+use crate::base::options::Config;
+use crate::base::seqno::SeqNo;
+use crate::cache::BlockCache;
+use crate::compaction::output::OutputContext;
+use crate::engine::Core;
+use crate::engine::DEFAULT_KEYSPACE;
+use crate::engine::commit::CommitState;
+use crate::engine::commit::LogSegment;
+use crate::engine::health::Health;
+use crate::engine::keyspaces::KeyspaceState;
+use crate::engine::keyspaces::Registry;
+use crate::engine::log_files::segment_bytes_first;
+use crate::engine::obsolete::Obsolete;
+use crate::engine::open::FIRST_MANIFEST;
+use crate::engine::scheduler::Jobs;
+use crate::engine::stats::Metrics;
+use crate::engine::throttle::Throttle;
+use crate::engine::version_set::VersionSet;
+use crate::engine::version_set::snapshot_edit;
+use crate::engine::workers::run_side_by_side;
+use crate::fs::DirEntry;
+use crate::fs::Fs;
+use crate::fs::ReadMode;
+use crate::fs::names::FileKind;
+use crate::fs::names::manifest_path;
+use crate::fs::names::sst_path;
+use crate::fs::names::wal_path;
+use crate::manifest::KeyspaceEdit;
+use crate::manifest::ManifestWriter;
+use crate::manifest::VersionEdit;
+use crate::manifest::install_current;
+use crate::manifest::read_current;
+use crate::manifest::read_manifest;
+use crate::memtable::Memtable;
+use crate::version::Version;
+use crate::version::builder;
+use crate::version::invariants;
+use crate::version::sst_file::SstOpener;
+use crate::wal;
+use crate::wal::LogRecord;
+use crate::wal::LogSource;
+use crate::wal::RecoveredLog;
+use crate::wal::ReopenedLog;
+
+/// A segment is replayed by as many threads as there are cores, but not in smaller parts.
+const RECORDS_PER_PART_MIN: usize = 1024;
+
+/// The directory and what it is opened with.
+struct Site<'a> {
+    dir: &'a Path,
+    config: &'a Config,
+    fs: Arc<dyn Fs>,
+    opener: Arc<SstOpener>,
+    listing: &'a [DirEntry],
+}
+
+/// What the manifest says.
+struct Catalog {
+    db_id: DbId,
+    manifest: FileId,
+    next_file: FileId,
+    next_keyspace: u32,
+    last_seqno: SeqNo,
+    floor: FileId,
+    keyspaces: BTreeMap<KeyspaceId, KeyspaceEntry>,
+}
+
+#[derive(Default)]
+struct KeyspaceEntry {
+    name: String,
+    flushed: SeqNo,
+    version: Version,
+}
+
+/// Opens the database in `dir`, which is locked; creates it if it is `new`.
+pub(super) fn recover(
+    dir: &Path,
+    config: &Config,
+    fs: &Arc<dyn Fs>,
+    clock: Arc<dyn Clock>,
+    new: bool,
+    listing: &[DirEntry],
+) -> Result<Core> {
+    let cache = Arc::new(BlockCache::new(cache_bytes(config)));
+    let mode = if config.mmap { ReadMode::Mmap } else { ReadMode::Pread };
+    let opener =
+        Arc::new(SstOpener { fs: fs.clone(), dir: dir.to_owned(), cache: cache.clone(), mode });
+    let site = Site { dir, config, fs: fs.clone(), opener: opener.clone(), listing };
+    let catalog = if new { create(&site, clock.as_ref())? } else { read_catalog(&site)? };
+    check_files(&site, &catalog)?;
+    let keyspaces = make_keyspaces(&catalog, config);
+    let fits = log_bytes(listing) <= (config.memory_budget / 2) as u64;
+    let target = if fits { Replay::Apply(&keyspaces) } else { Replay::Check };
+    let log = replay(&site, &catalog, &target, &|_| Ok(()))?;
+
+    // Phase 4.
+    let used = listing.iter().filter_map(|entry| number_of(&entry.name)).max().unwrap_or_default();
+    let segment = catalog.next_file.max(used.next()).max(FIRST_MANIFEST.next());
+    let last = last_seqno(&catalog, &log);
+    let (reopened, next_file) = reopen_log(&site, &catalog, &log, segment, last)?;
+    let unused = reopened.unused.clone();
+    let given_up = log.given_up.as_ref().map(|given| {
+        format!("{} from offset {} on: {}", given.file.display(), given.offset, given.what)
+    });
+    let parts = Parts { site: &site, clock, cache, keyspaces, reopened, next_file, given_up };
+    let core = assemble(parts, &catalog)?;
+    core.begin_manifest(&catalog, new)?;
+
+    // Phases 5 and 6.
+    if !fits {
+        core.replay_in_parts(&site, &catalog, &log)?;
+    }
+    core.remove_leftovers(listing, &unused);
+    Ok(core)
+}
+
+/// Memory for decoded blocks: what memtables and running jobs leave of the budget.
+fn cache_bytes(config: &Config) -> u64 {
+    (config.memory_budget / 2 - config.memory_budget / 16) as u64
+}
+
+fn log_bytes(listing: &[DirEntry]) -> u64 {
+    let is_wal = |entry: &&DirEntry| matches!(FileKind::parse(&entry.name), Some(FileKind::Wal(_)));
+    listing.iter().filter(is_wal).map(|entry| entry.len).sum()
+}
+
+fn number_of(name: &str) -> Option<FileId> {
+    match FileKind::parse(name)? {
+        FileKind::Manifest(id) | FileKind::Wal(id) | FileKind::Sst(id) => Some(id),
+        FileKind::Current | FileKind::Lock | FileKind::Temporary => None,
+    }
+}
+
+/// The first open, up to a durable `CURRENT`.
+fn create(site: &Site<'_>, clock: &dyn Clock) -> Result<Catalog> {
+    let fs = site.fs.as_ref();
+    // What an interrupted creation left.
+    for entry in site.listing {
+        if let Some(FileKind::Manifest(_) | FileKind::Temporary) = FileKind::parse(&entry.name) {
+            fs.remove(&site.dir.join(&entry.name))?;
+        }
+    }
+    let db_id = DbId(clock.unique());
+    let mut default = KeyspaceEdit::new(KeyspaceId::DEFAULT);
+    default.name = Some(DEFAULT_KEYSPACE.to_owned());
+    let snapshot = VersionEdit {
+        next_file: Some(FIRST_MANIFEST.next()),
+        last_seqno: Some(SeqNo::ZERO),
+        next_keyspace: Some(KeyspaceId::DEFAULT.0 + 1),
+        keyspaces: vec![default],
+        ..VersionEdit::default()
+    };
+    ManifestWriter::create(fs, site.dir, FIRST_MANIFEST, db_id, &snapshot)?;
+    install_current(fs, site.dir, db_id, FIRST_MANIFEST)?;
+    read_catalog(site)
+}
+
+/// Phase 1.
+fn read_catalog(site: &Site<'_>) -> Result<Catalog> {
+    let fs = site.fs.as_ref();
+    let (db_id, manifest) = read_current(fs, site.dir)?;
+    let path = manifest_path(site.dir, manifest);
+    let mut catalog = Catalog {
+        db_id,
+        manifest,
+        next_file: manifest.next(),
+        next_keyspace: 0,
+        last_seqno: SeqNo::ZERO,
+        floor: FileId(0),
+        keyspaces: BTreeMap::new(),
+    };
+    for edit in read_manifest(fs, site.dir, manifest, db_id)? {
+        let applied = apply_edit(&mut catalog, edit, &site.opener);
+        applied.map_err(|what| Error::corruption(&path, 0, what))?;
+    }
+    if !catalog.keyspaces.contains_key(&KeyspaceId::DEFAULT) {
+        return Err(Error::corruption(&path, 0, "it has no default keyspace"));
+    }
+    for entry in catalog.keyspaces.values() {
+        invariants::check(&entry.version).map_err(|what| Error::corruption(&path, 0, what))?;
+    }
+    Ok(catalog)
+}
+
+fn apply_edit(
+    catalog: &mut Catalog,
+    edit: VersionEdit,
+    opener: &Arc<SstOpener>,
+) -> Result<(), String> {
+    catalog.next_file = catalog.next_file.max(edit.next_file.unwrap_or_default());
+    catalog.last_seqno = catalog.last_seqno.max(edit.last_seqno.unwrap_or_default());
+    catalog.floor = catalog.floor.max(edit.wal_floor.unwrap_or_default());
+    catalog.next_keyspace = catalog.next_keyspace.max(edit.next_keyspace.unwrap_or_default());
+    for change in edit.keyspaces {
+        if change.dropped {
+            if catalog.keyspaces.remove(&change.id).is_none() {
+                return Err(format!("an edit drops keyspace {}, which is not there", change.id.0));
+            }
+            continue;
+        }
+        if let Some(name) = &change.name {
+            let entry = KeyspaceEntry { name: name.clone(), ..KeyspaceEntry::default() };
+            if catalog.keyspaces.insert(change.id, entry).is_some() {
+                return Err(format!("an edit creates keyspace {} again", change.id.0));
+            }
+        }
+        let Some(entry) = catalog.keyspaces.get_mut(&change.id) else {
+            return Err(format!("an edit names keyspace {}, which is not there", change.id.0));
+        };
+        entry.flushed = entry.flushed.max(change.flushed_seqno.unwrap_or_default());
+        entry.version = builder::apply(&entry.version, &change, opener).map_err(|bad| bad.0)?;
+    }
+    Ok(())
+}
+
+/// Phase 2.
+fn check_files(site: &Site<'_>, catalog: &Catalog) -> Result<()> {
+    let sizes: BTreeMap<&str, &DirEntry> =
+        site.listing.iter().map(|entry| (entry.name.as_str(), entry)).collect();
+    for file in catalog.keyspaces.values().flat_map(|entry| entry.version.files()) {
+        let path = sst_path(site.dir, file.meta.id);
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let Some(entry) = sizes.get(name).filter(|entry| !entry.is_dir) else {
+            return Err(Error::corruption(&path, 0, "the file is missing"));
+        };
+        if entry.len != file.meta.bytes {
+            let what = format!("it has {} bytes, and should have {}", entry.len, file.meta.bytes);
+            return Err(Error::corruption(&path, entry.len.min(file.meta.bytes), what));
+        }
+    }
+    Ok(())
+}
+
+fn make_keyspaces(catalog: &Catalog, config: &Config) -> Keyspaces {
+    let make = |(id, entry): (&KeyspaceId, &KeyspaceEntry)| {
+        let (version, bytes) = (entry.version.clone(), config.memtable_bytes);
+        let state = KeyspaceState::new(
+            catalog.db_id,
+            *id,
+            entry.name.clone(),
+            version,
+            entry.flushed,
+            bytes,
+        );
+        (*id, Arc::new(state))
+    };
+    catalog.keyspaces.iter().map(make).collect()
+}
+
+type Keyspaces = BTreeMap<KeyspaceId, Arc<KeyspaceState>>;
+
+/// What becomes of the log's batches.
+enum Replay<'a> {
+    /// They are only looked at.
+    Check,
+    /// They go into the memtables.
+    Apply(&'a Keyspaces),
+}
+
+/// Phase 3. `after` is called behind each segment with its last sequence number.
+fn replay(
+    site: &Site<'_>,
+    catalog: &Catalog,
+    target: &Replay<'_>,
+    after: &dyn Fn(SeqNo) -> Result<()>,
+) -> Result<RecoveredLog> {
+    let source = log_source(site, catalog);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let log = wal::recover(&source, site.listing, |records| {
+        if let Replay::Apply(keyspaces) = target {
+            let part = records.len().div_ceil(threads).max(RECORDS_PER_PART_MIN);
+            let parts: Vec<&[LogRecord]> = records.chunks(part).collect();
+            let apply = |part: &&[LogRecord]| apply_records(part, keyspaces, catalog);
+            for result in run_side_by_side(&parts, apply) {
+                result?;
+            }
+            if let Some(first) = records.first() {
+                note_records(keyspaces, first.seqno);
+            }
+        }
+        match records.last() {
+            Some(last) => after(last_of(last)),
+            None => Ok(()),
+        }
+    })?;
+    Ok(log)
+}
+
+fn log_source<'a>(site: &'a Site<'_>, catalog: &Catalog) -> LogSource<'a> {
+    // A memtable is flushed only after the log was synced up to its end.
+    let flushed = catalog.keyspaces.values().map(|entry| entry.flushed).max().unwrap_or_default();
+    LogSource {
+        fs: site.fs.as_ref(),
+        dir: site.dir,
+        db: catalog.db_id,
+        floor: catalog.floor,
+        durable: flushed,
+        mode: site.config.recovery,
+    }
+}
+
+/// Begins segment `id` behind what was recovered, all of it durable; `last` is the last sequence
+/// number in use. Returns the next free file number as well.
+fn reopen_log(
+    site: &Site<'_>,
+    catalog: &Catalog,
+    log: &RecoveredLog,
+    id: FileId,
+    last: SeqNo,
+) -> Result<(ReopenedLog, FileId)> {
+    let bytes = segment_bytes_first(site.config);
+    let prepare = |id, bytes| wal::prepare_segment(site.fs.as_ref(), site.dir, id, bytes);
+    let prepared = prepare(id, log.segment_bytes_for_reopen(bytes))?;
+    let mut reopened = wal::reopen(&log_source(site, catalog), log, prepared, last.plus(1))?;
+    if !reopened.needs_segment() {
+        return Ok((reopened, id.next()));
+    }
+    reopened.begin_segment(prepare(id.next(), wal::segment_bytes_for(0, bytes))?)?;
+    Ok((reopened, id.next().next()))
+}
+
+fn last_of(record: &LogRecord) -> SeqNo {
+    let ops = Ops::new(&record.payload).count() as u64;
+    SeqNo::new(record.seqno.get() + ops.saturating_sub(1))
+}
+
+fn apply_records(records: &[LogRecord], keyspaces: &Keyspaces, catalog: &Catalog) -> Result<()> {
+    // Batches in a row mostly go to the same keyspace.
+    let mut cached: Option<(&Arc<KeyspaceState>, Arc<Memtable>, SeqNo)> = None;
+    for record in records {
+        for (seqno, op) in (record.seqno.get()..).zip(Ops::new(&record.payload)) {
+            let op = op.map_err(|bad| Error::internal(bad.0))?;
+            let seqno = SeqNo::new(seqno);
+            if cached.as_ref().is_none_or(|(state, ..)| state.id != op.keyspace) {
+                cached = keyspaces
+                    .get(&op.keyspace)
+                    .map(|state| (state, state.view_full().active.clone(), state.flushed()));
+            }
+            let Some((_, memtable, flushed)) = &cached else {
+                if op.keyspace.0 < catalog.next_keyspace {
+                    continue; // It was dropped.
+                }
+                return Err(Error::internal("the log names a keyspace that never was"));
+            };
+            if seqno > *flushed {
+                memtable.insert(op.key, Trailer::new(seqno, op.kind), op.value);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The log is needed from `first` on for every memtable that is not empty.
+fn note_records(keyspaces: &Keyspaces, first: SeqNo) {
+    for state in keyspaces.values() {
+        if !state.view().active.is_empty() {
+            state.note_append(first);
+        }
+    }
+}
+
+fn last_seqno(catalog: &Catalog, log: &RecoveredLog) -> SeqNo {
+    let files = catalog.keyspaces.values().flat_map(|entry| entry.version.files());
+    let in_files = files.map(|file| file.meta.max_seqno).max().unwrap_or_default();
+    let flushed = catalog.keyspaces.values().map(|entry| entry.flushed).max().unwrap_or_default();
+    catalog.last_seqno.max(log.last_seqno).max(in_files).max(flushed)
+}
+
+/// Everything that a core is made of.
+struct Parts<'a> {
+    site: &'a Site<'a>,
+    clock: Arc<dyn Clock>,
+    cache: Arc<BlockCache>,
+    keyspaces: Keyspaces,
+    reopened: ReopenedLog,
+    next_file: FileId,
+    given_up: Option<String>,
+}
+
+fn assemble(parts: Parts<'_>, catalog: &Catalog) -> Result<Core> {
+    let Parts { site, clock, cache, keyspaces, reopened, next_file, given_up } = parts;
+    let registry = Registry::default();
+    for state in keyspaces.values() {
+        registry.insert(state.clone());
+    }
+    let default = keyspaces
+        .get(&KeyspaceId::DEFAULT)
+        .ok_or_else(|| Error::internal("no default keyspace"))?
+        .clone();
+    let mut segments: VecDeque<LogSegment> = reopened
+        .segments
+        .iter()
+        .map(|segment| LogSegment {
+            id: segment.id,
+            first: segment.first_seqno,
+            last: Some(segment.last_seqno),
+            bytes: segment.bytes,
+        })
+        .collect();
+    if let Some(active) = segments.back_mut() {
+        active.last = None;
+    }
+    if let Some(what) = &given_up {
+        tracing::warn!("recovery gave up the log's end: {what}");
+    }
+    Ok(Core {
+        config: site.config.clone(),
+        output: OutputContext {
+            fs: site.fs.clone(),
+            clock: clock.clone(),
+            dir: site.dir.to_owned(),
+            next_file: Arc::new(AtomicU64::new(next_file.0)),
+        },
+        clock,
+        opener: site.opener.clone(),
+        cache,
+        health: Health::default(),
+        keyspaces: registry,
+        default,
+        commit: CommitState::new(reopened.buffer, reopened.end, segments),
+        db_id: catalog.db_id,
+        versions: Mutex::new(VersionSet::new(catalog.next_keyspace)),
+        snapshots: Arc::default(),
+        jobs: Jobs::default(),
+        throttle: Throttle::default(),
+        obsolete: Obsolete::default(),
+        metrics: Metrics::default(),
+        cancel: AtomicBool::new(false),
+        replay_from: AtomicU64::new(u64::MAX),
+        given_up,
+    })
+}
+
+impl Core {
+    /// Puts a manifest in force that states what was recovered.
+    fn begin_manifest(&self, catalog: &Catalog, new: bool) -> Result<()> {
+        let floor = self.commit.append_lock().segments().front().map(|segment| segment.id);
+        let fs = self.output.fs.as_ref();
+        let dir = &self.output.dir;
+        let id = self.output.new_file_id();
+        let keyspaces = self.keyspaces.all();
+        let snapshot = VersionEdit {
+            wal_floor: floor,
+            next_keyspace: Some(catalog.next_keyspace),
+            keyspaces: keyspaces
+                .iter()
+                .map(|state| snapshot_edit(state, &state.view_full().version))
+                .collect(),
+            ..self.stamp()
+        };
+        let manifest = ManifestWriter::create(fs, dir, id, catalog.db_id, &snapshot)?;
+        install_current(fs, dir, catalog.db_id, id)?;
+        self.versions.lock().put_in_force(manifest, id);
+        if new {
+            // Not in the listing from before the creation.
+            self.remove_leftover(&manifest_path(dir, catalog.manifest));
+        }
+        Ok(())
+    }
+
+    /// Phase 5.
+    fn replay_in_parts(
+        &self,
+        site: &Site<'_>,
+        catalog: &Catalog,
+        log: &RecoveredLog,
+    ) -> Result<()> {
+        let states = self.keyspaces.all();
+        let keyspaces: Keyspaces = states.into_iter().map(|state| (state.id, state)).collect();
+        let first = log.segments.first().map_or(SeqNo::ZERO, |segment| segment.first_seqno);
+        self.replay_from.store(first.get(), Release);
+        replay(site, catalog, &Replay::Apply(&keyspaces), &|last| {
+            for state in keyspaces.values() {
+                state.seal(last, self.config.memtable_bytes);
+            }
+            while self.flush_next()? {}
+            self.replay_from.store(last.get() + 1, Release);
+            Ok(())
+        })?;
+        self.replay_from.store(u64::MAX, Release);
+        Ok(())
+    }
+
+    /// Phase 6. Removes what is ours and named by nothing; unknown files are left alone.
+    fn remove_leftovers(&self, listing: &[DirEntry], unused: &[FileId]) {
+        let dir = &self.output.dir;
+        let states = self.keyspaces.all();
+        let live: HashSet<FileId> = states
+            .iter()
+            .flat_map(|state| {
+                let version = state.view_full().version.clone();
+                version.files().map(|file| file.meta.id).collect::<Vec<_>>()
+            })
+            .collect();
+        for entry in listing.iter().filter(|entry| !entry.is_dir) {
+            let gone = match FileKind::parse(&entry.name) {
+                Some(FileKind::Sst(id)) => !live.contains(&id),
+                Some(FileKind::Manifest(id)) => id != self.versions.lock().manifest_id(),
+                Some(FileKind::Temporary) => true,
+                Some(FileKind::Wal(_) | FileKind::Current | FileKind::Lock) | None => false,
+            };
+            if gone {
+                self.remove_leftover(&dir.join(&entry.name));
+            }
+        }
+        for id in unused {
+            self.remove_leftover(&wal_path(dir, *id));
+        }
+    }
+
+    fn remove_leftover(&self, path: &Path) {
+        if let Err(error) = self.output.fs.remove(path) {
+            tracing::warn!(%error, "a leftover file stays until the next open");
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! Statistics: gathers what the database tells of itself.
+
+use std::sync::Arc;
+
+use crate::base::error::Error;
+use crate::compaction::picker;
+use crate::engine::Core;
+use crate::engine::keyspaces::KeyspaceState;
+use crate::engine::stats::BackgroundStats;
+use crate::engine::stats::FileStats;
+use crate::engine::stats::KeyspaceStats;
+use crate::engine::stats::LevelStats;
+use crate::engine::stats::MemoryStats;
+use crate::engine::stats::StallStats;
+use crate::engine::stats::Stats;
+use crate::engine::stats::WalStats;
+use crate::engine::stats::WriteStats;
+use crate::manifest::SstMeta;
+use crate::version::Level;
+
+/// What a running flush or compaction holds in buffers, about: a read-ahead buffer per input and a
+/// write buffer, an index and a filter per output.
+const JOB_BYTES: u64 = 4 << 20;
+
+impl Core {
+    /// What [`crate::Db::stats`] returns.
+    pub(crate) fn stats(&self) -> Stats {
+        let keyspaces: Vec<KeyspaceStats> =
+            self.keyspaces.all().iter().map(|state| self.keyspace_stats(state)).collect();
+        let (segments, wal_bytes) = {
+            let append = self.commit.append_lock();
+            (append.segments().len(), append.wal_bytes())
+        };
+        let running = self.jobs.running();
+        let pinned = |state: &Arc<KeyspaceState>| {
+            let version = state.view_full().version.clone();
+            version.files().map(|file| file.pinned_bytes()).sum::<u64>()
+        };
+        let metrics = &self.metrics;
+        Stats {
+            seqno: self.visible(),
+            memory: MemoryStats {
+                budget: self.config.memory_budget as u64,
+                memtables: keyspaces.iter().map(|keyspace| keyspace.memtable_bytes).sum(),
+                block_cache: self.cache.used_bytes(),
+                files: self.keyspaces.all().iter().map(pinned).sum(),
+                jobs: running as u64 * JOB_BYTES,
+                wal_buffers: self.commit.buffered_bytes(),
+            },
+            wal: WalStats {
+                segments,
+                bytes: wal_bytes,
+                bytes_written: metrics.wal_bytes.get(),
+                syncs: metrics.syncs.get(),
+            },
+            writes: WriteStats {
+                batches: metrics.batches.get(),
+                bytes: metrics.batch_bytes.get(),
+                sync_latency: metrics.sync_latency.summary(),
+            },
+            background: BackgroundStats {
+                flushes: metrics.flushes.get(),
+                flush_bytes: metrics.flush_bytes.get(),
+                compactions: metrics.compactions.get(),
+                moves: metrics.moves.get(),
+                compaction_bytes_read: metrics.compaction_bytes_read.get(),
+                compaction_bytes_written: metrics.compaction_bytes_written.get(),
+                running,
+                failures: metrics.failures.get(),
+            },
+            stalls: StallStats {
+                slowdown: metrics.slowdown.get(),
+                memtables: metrics.stall_memtables.get(),
+                level0: metrics.stall_level0.get(),
+            },
+            snapshots: self.snapshots.count(),
+            obsolete_files: self.obsolete.len(),
+            read_only: self.health.failure().map(Error::to_string),
+            given_up: self.given_up.clone(),
+            keyspaces,
+        }
+    }
+
+    fn keyspace_stats(&self, state: &KeyspaceState) -> KeyspaceStats {
+        let view = state.view_full();
+        let targets = picker::targets(&view.version, self.base_bytes());
+        let memtables = || std::iter::once(&view.active).chain(&view.sealed);
+        let levels = view.version.levels().iter().enumerate().map(|(number, level)| {
+            let is_used = number >= targets.base_level;
+            level_stats(level, if is_used { targets.bytes[number] } else { 0 })
+        });
+        KeyspaceStats {
+            name: state.name.clone(),
+            memtable_bytes: memtables().map(|memtable| memtable.bytes() as u64).sum(),
+            memtable_entries: memtables().map(|memtable| memtable.len() as u64).sum(),
+            sealed_memtables: view.sealed.len(),
+            levels: levels.collect(),
+            base_level: targets.base_level,
+            debt_bytes: picker::debt_bytes(&view.version, self.base_bytes()),
+        }
+    }
+}
+
+fn level_stats(level: &Level, target_bytes: u64) -> LevelStats {
+    let sum = |what: fn(&SstMeta) -> u64| level.files.iter().map(|file| what(&file.meta)).sum();
+    LevelStats {
+        bytes: level.bytes(),
+        target_bytes,
+        entries: sum(|meta| meta.entries),
+        tombstones: sum(|meta| meta.tombstones),
+        raw_bytes: sum(|meta| meta.raw_bytes),
+        files: level
+            .files
+            .iter()
+            .map(|file| FileStats {
+                number: file.meta.id.0,
+                bytes: file.meta.bytes,
+                entries: file.meta.entries,
+                smallest: file.meta.smallest.user.clone(),
+                largest: file.meta.largest.user.clone(),
+            })
+            .collect(),
+    }
+}

@@ -1,0 +1,291 @@
+//! Which job runs next, and what is running.
+//!
+//! Three lanes, so that none can starve another: the log lane prepares segments and syncs at
+//! intervals; the flush lane writes memtables; the compaction lane has the other threads. A
+//! manual request goes before what the picker would choose.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Condvar;
+use parking_lot::Mutex;
+
+use crate::base::error::Error;
+use crate::base::ids::FileId;
+use crate::base::ids::KeyspaceId;
+use crate::compaction::picker;
+use crate::compaction::picker::PickContext;
+use crate::compaction::plan::Plan;
+use crate::engine::Core;
+use crate::engine::keyspaces::KeyspaceState;
+use crate::engine::keyspaces::Sealed;
+
+/// What is running and what was asked for.
+#[derive(Debug, Default)]
+pub(crate) struct Jobs {
+    state: Mutex<JobState>,
+    flush_wanted: Condvar,
+    compaction_wanted: Condvar,
+    log_wanted: Condvar,
+    /// Signalled whenever a job ends.
+    progress: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct JobState {
+    busy: HashSet<FileId>,
+    flushing: HashSet<KeyspaceId>,
+    running: usize,
+    closing: bool,
+    /// Bumped whenever there may be new work, so that a lane never sleeps over it.
+    epoch: u64,
+    /// How the last job of each lane ended, and how many failed.
+    outcomes: [Outcome; 3],
+    /// When the interval sync is due, on the monotonic clock.
+    sync_due: Option<Duration>,
+}
+
+#[derive(Debug, Default)]
+struct Outcome {
+    /// The last job failed with this, and is tried again.
+    error: Option<Error>,
+    failures: u64,
+}
+
+/// A lane of the scheduler.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lane {
+    Log,
+    Flush,
+    Compaction,
+}
+
+/// A flush that may run; its keyspace is marked until this is dropped.
+pub(crate) struct FlushJob<'a> {
+    pub(crate) state: Arc<KeyspaceState>,
+    /// Oldest first.
+    pub(crate) sealed: Vec<Sealed>,
+    jobs: &'a Jobs,
+}
+
+/// A compaction that may run; its inputs are marked until this is dropped.
+pub(crate) struct CompactionJob<'a> {
+    pub(crate) state: Arc<KeyspaceState>,
+    pub(crate) plan: Plan,
+    jobs: &'a Jobs,
+}
+
+impl Drop for FlushJob<'_> {
+    fn drop(&mut self) {
+        let mut state = self.jobs.state.lock();
+        state.flushing.remove(&self.state.id);
+        self.jobs.ended(&mut state);
+    }
+}
+
+impl Drop for CompactionJob<'_> {
+    fn drop(&mut self) {
+        let mut state = self.jobs.state.lock();
+        for id in self.plan.input_ids() {
+            state.busy.remove(&id);
+        }
+        self.jobs.ended(&mut state);
+    }
+}
+
+impl Jobs {
+    fn ended(&self, state: &mut JobState) {
+        state.running -= 1;
+        state.epoch += 1;
+        self.flush_wanted.notify_all();
+        self.compaction_wanted.notify_all();
+        self.progress.notify_all();
+    }
+
+    fn condvar(&self, lane: Lane) -> &Condvar {
+        match lane {
+            Lane::Log => &self.log_wanted,
+            Lane::Flush => &self.flush_wanted,
+            Lane::Compaction => &self.compaction_wanted,
+        }
+    }
+
+    fn notify(&self, lane: Lane) {
+        self.state.lock().epoch += 1;
+        self.condvar(lane).notify_all();
+    }
+
+    pub(crate) fn notify_flush(&self) {
+        self.notify(Lane::Flush);
+    }
+
+    pub(crate) fn notify_compaction(&self) {
+        self.notify(Lane::Compaction);
+    }
+
+    pub(crate) fn notify_log(&self) {
+        self.notify(Lane::Log);
+    }
+
+    pub(crate) fn notify_all(&self) {
+        self.state.lock().epoch += 1;
+        for lane in [Lane::Log, Lane::Flush, Lane::Compaction] {
+            self.condvar(lane).notify_all();
+        }
+        self.progress.notify_all();
+    }
+
+    pub(crate) fn close(&self) {
+        self.state.lock().closing = true;
+        self.notify_all();
+    }
+
+    pub(crate) fn is_closing(&self) -> bool {
+        self.state.lock().closing
+    }
+
+    pub(crate) fn epoch(&self) -> u64 {
+        self.state.lock().epoch
+    }
+
+    /// Sleeps until there may be work that was not there at `epoch`, at most `limit`. False when
+    /// the database closes.
+    pub(crate) fn wait_for_work(&self, lane: Lane, epoch: u64, limit: Duration) -> bool {
+        let mut state = self.state.lock();
+        if state.epoch == epoch && !state.closing {
+            self.condvar(lane).wait_for(&mut state, limit);
+        }
+        !state.closing
+    }
+
+    /// Sleeps until a job has ended, at most `limit`.
+    pub(crate) fn wait_for_progress(&self, limit: Duration) {
+        let mut state = self.state.lock();
+        self.progress.wait_for(&mut state, limit);
+    }
+
+    /// Returns when no job runs, on threads of ours or of callers.
+    pub(crate) fn wait_until_idle(&self) {
+        let mut state = self.state.lock();
+        while state.running > 0 {
+            self.progress.wait(&mut state);
+        }
+    }
+
+    pub(crate) fn running(&self) -> usize {
+        self.state.lock().running
+    }
+
+    /// What the last job of the lane failed with, if it did.
+    pub(crate) fn error(&self, lane: Lane) -> Option<Error> {
+        self.state.lock().outcomes[lane as usize].error.clone()
+    }
+
+    /// What the last job of the lane failed with, if more than `failures` have.
+    pub(crate) fn error_since(&self, lane: Lane, failures: u64) -> Option<Error> {
+        let state = self.state.lock();
+        let outcome = &state.outcomes[lane as usize];
+        if outcome.failures > failures { outcome.error.clone() } else { None }
+    }
+
+    /// How many jobs of the lane have failed so far.
+    pub(crate) fn failures(&self, lane: Lane) -> u64 {
+        self.state.lock().outcomes[lane as usize].failures
+    }
+
+    /// Notes how a job of the lane ended.
+    pub(crate) fn set_error(&self, lane: Lane, error: Option<Error>) {
+        let outcome = &mut self.state.lock().outcomes[lane as usize];
+        outcome.failures += u64::from(error.is_some());
+        outcome.error = error;
+        self.progress.notify_all();
+    }
+
+    /// Moves the next interval sync forward to `due`, if it is later or not planned.
+    pub(crate) fn plan_sync(&self, due: Duration) {
+        let mut state = self.state.lock();
+        if state.sync_due.is_none_or(|planned| planned > due) {
+            state.sync_due = Some(due);
+            state.epoch += 1;
+            self.log_wanted.notify_all();
+        }
+    }
+
+    pub(crate) fn sync_due(&self) -> Option<Duration> {
+        self.state.lock().sync_due
+    }
+
+    /// Takes the planned sync if it is due.
+    pub(crate) fn take_due_sync(&self, now: Duration) -> bool {
+        self.state.lock().sync_due.take_if(|due| *due <= now).is_some()
+    }
+}
+
+impl Core {
+    /// The next flush, if any memtable waits: of the keyspace whose oldest one began first, since
+    /// that holds up the log.
+    pub(crate) fn next_flush(&self) -> Option<FlushJob<'_>> {
+        let mut jobs = self.jobs.state.lock();
+        let mut best: Option<(Arc<KeyspaceState>, Vec<Sealed>)> = None;
+        for state in self.keyspaces.all() {
+            if jobs.flushing.contains(&state.id) {
+                continue;
+            }
+            let sealed = state.sealed();
+            let Some(first) = sealed.first().map(|sealed| sealed.first) else { continue };
+            if best.as_ref().is_none_or(|(_, best)| best.first().is_some_and(|b| first < b.first)) {
+                best = Some((state, sealed));
+            }
+        }
+        let (state, sealed) = best?;
+        jobs.flushing.insert(state.id);
+        jobs.running += 1;
+        drop(jobs);
+        Some(FlushJob { state, sealed, jobs: &self.jobs })
+    }
+
+    /// The next compaction, if any is due and none of its inputs is busy.
+    pub(crate) fn next_compaction(&self) -> Option<CompactionJob<'_>> {
+        self.claim(|context| {
+            let mut best: Option<(u64, Arc<KeyspaceState>, Plan)> = None;
+            for state in self.keyspaces.all() {
+                let version = state.view_full().version.clone();
+                if let Some(plan) = picker::pick(&version, context) {
+                    let debt = picker::debt_bytes(&version, context.base_bytes);
+                    if best.as_ref().is_none_or(|(most, ..)| debt > *most) {
+                        best = Some((debt, state, plan));
+                    }
+                }
+            }
+            best.map(|(_, state, plan)| (state, plan))
+        })
+    }
+
+    /// Lets `choose` pick a plan while nobody else can, and marks its inputs.
+    pub(crate) fn claim(
+        &self,
+        choose: impl FnOnce(&PickContext<'_>) -> Option<(Arc<KeyspaceState>, Plan)>,
+    ) -> Option<CompactionJob<'_>> {
+        let mut jobs = self.jobs.state.lock();
+        let age_ms = u64::try_from(self.config.tombstone_age.as_millis()).unwrap_or(u64::MAX);
+        let context = PickContext {
+            base_bytes: self.base_bytes(),
+            busy: &jobs.busy,
+            expire_before_ms: self.clock.wall_ms().saturating_sub(age_ms),
+            oldest_snapshot: self.snapshots.oldest(),
+        };
+        let (state, plan) = choose(&context)?;
+        let ids: Vec<FileId> = plan.input_ids().collect();
+        jobs.busy.extend(ids);
+        jobs.running += 1;
+        drop(jobs);
+        Some(CompactionJob { state, plan, jobs: &self.jobs })
+    }
+
+    /// The size up to which a level may be where level 0 is compacted to: what level 0 holds when
+    /// it is due, so that the two are merged about one to one.
+    pub(crate) fn base_bytes(&self) -> u64 {
+        (self.config.memtable_bytes * picker::L0_TRIGGER) as u64
+    }
+}

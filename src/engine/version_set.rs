@@ -1,0 +1,215 @@
+//! The only place where a version changes: manifest first, then memory.
+//!
+//! An edit is appended to the manifest and synced; then the new versions are swapped in. If the
+//! append or its sync fails, it is unknown whether the edit is on disk: the database turns
+//! read-only, no file that the edit names is removed, and no file number is used again.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Acquire;
+
+use parking_lot::MutexGuard;
+
+use crate::base::error::Error;
+use crate::base::error::Result;
+use crate::base::ids::FileId;
+use crate::base::seqno::SeqNo;
+use crate::engine::Core;
+use crate::engine::keyspaces::KeyspaceState;
+use crate::fs::names::manifest_path;
+use crate::manifest::KeyspaceEdit;
+use crate::manifest::ManifestWriter;
+use crate::manifest::VersionEdit;
+use crate::manifest::install_current;
+use crate::version::Version;
+use crate::version::builder;
+use crate::version::invariants;
+
+/// A manifest is replaced by a fresh one once its edits take this many times its first record…
+const ROLLOVER_FACTOR: u64 = 4;
+/// …but not before it has this many bytes.
+const ROLLOVER_BYTES_MIN: u64 = 1 << 20;
+
+/// The manifest in force. Its lock orders all changes of versions and of the set of keyspaces.
+#[derive(Debug)]
+pub(crate) struct VersionSet {
+    /// `None` only during recovery.
+    manifest: Option<ManifestWriter>,
+    manifest_id: FileId,
+    /// Size of the manifest when it held nothing but a snapshot.
+    snapshot_bytes: u64,
+    pub(crate) next_keyspace: u32,
+}
+
+impl VersionSet {
+    pub(crate) fn new(next_keyspace: u32) -> VersionSet {
+        let manifest_id = FileId::default();
+        VersionSet { manifest: None, manifest_id, snapshot_bytes: 0, next_keyspace }
+    }
+
+    /// Appends to `manifest` from now on, which `CURRENT` names.
+    pub(crate) fn put_in_force(&mut self, manifest: ManifestWriter, id: FileId) {
+        self.snapshot_bytes = manifest.bytes();
+        self.manifest = Some(manifest);
+        self.manifest_id = id;
+    }
+
+    pub(crate) fn manifest_id(&self) -> FileId {
+        self.manifest_id
+    }
+}
+
+/// A change of one keyspace's tree.
+#[derive(Debug)]
+pub(crate) struct Change {
+    pub(crate) state: Arc<KeyspaceState>,
+    pub(crate) edit: KeyspaceEdit,
+}
+
+impl Core {
+    /// Installs a change, durably. Nothing is changed if the keyspace was dropped meanwhile; then
+    /// the files of the edit are debris, and the result is false.
+    pub(crate) fn install(&self, change: Change) -> Result<bool> {
+        let mut set = self.versions.lock();
+        self.health.check_writable()?;
+        let Change { state, edit } = change;
+        if state.is_dropped() {
+            return Ok(false);
+        }
+        let base = state.view_full().version.clone();
+        let next = match builder::apply(&base, &edit, &self.opener) {
+            Ok(next) => next,
+            Err(bad) => return Err(self.fail(Error::internal(bad.0))),
+        };
+        if cfg!(debug_assertions)
+            && let Err(violated) = invariants::check(&next)
+        {
+            return Err(self.fail(Error::internal(violated)));
+        }
+        let flushed = edit.flushed_seqno;
+        let added: Vec<FileId> = edit.added.iter().map(|(_, meta)| meta.id).collect();
+        let removed: Vec<FileId> = edit.removed.iter().map(|(_, id)| *id).collect();
+        let floor = flushed.map(|flushed| self.wal_floor(&state, flushed));
+        let edit = VersionEdit { wal_floor: floor, keyspaces: vec![edit], ..self.stamp() };
+        self.append_edit(&mut set, &edit)?;
+        state.install(next, flushed);
+        let gone = base
+            .files()
+            .filter(|file| removed.contains(&file.meta.id) && !added.contains(&file.meta.id));
+        self.obsolete.add(gone.cloned());
+        drop(base);
+        // Under the lock: a manifest that is made now must not name a segment that goes.
+        let cut = floor.map(|floor| self.commit.append_lock().cut(floor));
+        drop(set);
+        for segment in cut.into_iter().flatten() {
+            self.retire_segment(&segment);
+        }
+        Ok(true)
+    }
+
+    /// Appends an edit to the manifest, or turns the database read-only.
+    pub(crate) fn append_edit(
+        &self,
+        set: &mut MutexGuard<'_, VersionSet>,
+        edit: &VersionEdit,
+    ) -> Result<()> {
+        let Some(manifest) = &mut set.manifest else {
+            return Err(Error::internal("there is no manifest yet"));
+        };
+        manifest.append(edit).map_err(|error| self.fail(error))
+    }
+
+    /// An edit that states which numbers are in use.
+    pub(crate) fn stamp(&self) -> VersionEdit {
+        VersionEdit {
+            next_file: Some(self.output.peek_file_id()),
+            last_seqno: Some(self.visible()),
+            ..VersionEdit::default()
+        }
+    }
+
+    /// The oldest log segment that is needed once `state` is flushed up to `flushed`. Requires: the
+    /// lock of the version set, so that the floor never goes back.
+    fn wal_floor(&self, state: &KeyspaceState, flushed: SeqNo) -> FileId {
+        let append = self.commit.append_lock();
+        let unflushed = self.keyspaces.all().into_iter().filter_map(|other| {
+            other.first_unflushed(if other.id == state.id { flushed } else { SeqNo::ZERO })
+        });
+        let replaying = SeqNo::new(self.replay_from.load(Acquire));
+        let needed = unflushed.min().unwrap_or(SeqNo::MAX).min(replaying);
+        // A segment may become the floor once its header is durable, as its first record proves.
+        let synced = self.synced();
+        let mut segments = append.segments().iter();
+        let mut floor = segments.next();
+        for next in segments {
+            let passed = floor.and_then(|floor| floor.last).is_some_and(|last| last < needed);
+            if !passed || next.first > synced {
+                break;
+            }
+            floor = Some(next);
+        }
+        floor.map_or(FileId(0), |segment| segment.id)
+    }
+
+    /// Replaces the manifest by a fresh one once it has grown too long.
+    pub(crate) fn roll_manifest_over(&self) -> Result<()> {
+        let mut set = self.versions.lock();
+        let limit = (ROLLOVER_FACTOR * set.snapshot_bytes).max(ROLLOVER_BYTES_MIN);
+        let bytes = set.manifest.as_ref().map_or(0, ManifestWriter::bytes);
+        if bytes < limit || self.health.check_writable().is_err() {
+            return Ok(());
+        }
+        let floor = self.commit.append_lock().segments().front().map(|segment| segment.id);
+        let states = self.keyspaces.all();
+        let snapshot = VersionEdit {
+            wal_floor: floor,
+            next_keyspace: Some(set.next_keyspace),
+            keyspaces: states.iter().map(|state| snapshot_of(state)).collect(),
+            ..self.stamp()
+        };
+        let id = self.output.new_file_id();
+        let snapshot = VersionEdit { next_file: Some(self.output.peek_file_id()), ..snapshot };
+        let fs = self.output.fs.as_ref();
+        let dir = &self.output.dir;
+        let manifest = ManifestWriter::create(fs, dir, id, self.db_id, &snapshot)?;
+        // From here on it is unknown which of the two is in force until both names are durable.
+        install_current(fs, dir, self.db_id, id).map_err(|error| self.fail(error))?;
+        let old = set.manifest_id;
+        set.put_in_force(manifest, id);
+        drop(set);
+        if let Err(error) = fs.remove(&manifest_path(dir, old)) {
+            tracing::warn!(%error, "an old manifest stays until the next open");
+        }
+        Ok(())
+    }
+}
+
+/// The whole state of one keyspace as an edit.
+fn snapshot_of(state: &KeyspaceState) -> KeyspaceEdit {
+    let version = state.view_full().version.clone();
+    snapshot_edit(state, &version)
+}
+
+/// The edit that makes `version` from nothing.
+pub(crate) fn snapshot_edit(state: &KeyspaceState, version: &Version) -> KeyspaceEdit {
+    let mut edit = KeyspaceEdit::new(state.id);
+    edit.name = Some(state.name.clone());
+    edit.flushed_seqno = Some(state.flushed());
+    for (level, files) in version.levels().iter().enumerate() {
+        edit.added.extend(files.files.iter().map(|file| (level as u8, file.meta.clone())));
+    }
+    edit
+}
+
+impl Core {
+    /// Removes files that no version names any more, once no reader holds them either.
+    pub(crate) fn sweep(&self) {
+        if self.health.failure().is_some() {
+            return;
+        }
+        for path in self.obsolete.take_unused() {
+            if let Err(error) = self.output.fs.remove(&path) {
+                tracing::warn!(%error, "an obsolete file stays until the next open");
+            }
+        }
+    }
+}

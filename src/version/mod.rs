@@ -1,0 +1,137 @@
+//! The immutable shape of one keyspace's tree: which SSTs it consists of, on which level.
+//!
+//! *Overview of types.* A [`Version`] has [`LEVELS`] levels of [`SstFile`]s. A
+//! [`builder`] turns a version and an edit into the next version; [`invariants`] checks one.
+//! Versions are never changed: readers keep the one they started with.
+//!
+//! *Invariants.*
+//! - I1: files of level 0 may overlap; sorted newest first, and their sequence numbers do not
+//!   interleave: each file is newer than every file behind it.
+//! - I2: files of a level from 1 on are sorted by key and no user key is in two of them.
+//! - I3: of two versions of one user key, the newer one lies on the lower-numbered level, or in the
+//!   newer file of level 0.
+//! - I4: no file is on two levels.
+
+use std::sync::Arc;
+
+use crate::base::error::Result;
+use crate::base::key::KeyHash;
+use crate::base::key::Trailer;
+use crate::base::key::head16;
+pub(crate) use crate::base::options::LEVELS;
+use crate::base::seqno::SeqNo;
+use crate::base::slice::Slice;
+use crate::version::sst_file::SstFile;
+
+pub(crate) mod builder;
+pub(crate) mod invariants;
+pub(crate) mod source;
+pub(crate) mod sst_file;
+
+/// One level: its files, and for levels from 1 on the heads of their largest keys side by side, so
+/// that finding a key's file touches few cache lines.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Level {
+    pub(crate) files: Vec<Arc<SstFile>>,
+    largest_heads: Vec<u128>,
+}
+
+impl Level {
+    fn new(files: Vec<Arc<SstFile>>) -> Level {
+        let largest_heads = files.iter().map(|file| head16(&file.meta.largest.user)).collect();
+        Level { files, largest_heads }
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        self.files.iter().map(|file| file.meta.bytes).sum()
+    }
+
+    /// The one file that may hold `key`. Requires: a level from 1 on.
+    pub(crate) fn file_for(&self, key: &[u8]) -> Option<&Arc<SstFile>> {
+        let head = head16(key);
+        let mut at = self.largest_heads.partition_point(|largest| *largest < head);
+        // Equal heads say nothing: compare whole keys.
+        while self.largest_heads.get(at) == Some(&head)
+            && self.files[at].meta.largest.user.as_slice() < key
+        {
+            at += 1;
+        }
+        self.files.get(at).filter(|file| file.meta.smallest.user.as_slice() <= key)
+    }
+
+    /// The files that may hold a key of the closed range `from..=to`. Requires: a level from 1 on.
+    pub(crate) fn overlapping(&self, from: &[u8], to: &[u8]) -> &[Arc<SstFile>] {
+        let start = self.files.partition_point(|file| file.meta.largest.user.as_slice() < from);
+        let rest = &self.files[start..];
+        &rest[..rest.partition_point(|file| file.meta.smallest.user.as_slice() <= to)]
+    }
+}
+
+fn get_from(
+    file: &SstFile,
+    key: &[u8],
+    hash: KeyHash,
+    seqno: SeqNo,
+    want_value: bool,
+) -> Result<Option<(Trailer, Slice)>> {
+    file.reader()?.get(key, hash, seqno, |trailer, value| {
+        (trailer, if want_value { value.to_slice() } else { Slice::default() })
+    })
+}
+
+/// One keyspace's files at one moment.
+#[derive(Debug, Clone)]
+pub(crate) struct Version {
+    levels: Vec<Level>,
+}
+
+impl Default for Version {
+    fn default() -> Version {
+        Version { levels: vec![Level::default(); LEVELS] }
+    }
+}
+
+impl Version {
+    pub(crate) fn levels(&self) -> &[Level] {
+        &self.levels
+    }
+
+    pub(crate) fn level(&self, level: usize) -> &Level {
+        &self.levels[level]
+    }
+
+    pub(crate) fn files(&self) -> impl Iterator<Item = &Arc<SstFile>> {
+        self.levels.iter().flat_map(|level| &level.files)
+    }
+
+    /// The newest version of `key` that a reader at `seqno` may see, tombstones included. An
+    /// absent value was not asked for.
+    pub(crate) fn get(
+        &self,
+        key: &[u8],
+        hash: KeyHash,
+        seqno: SeqNo,
+        want_value: bool,
+    ) -> Result<Option<(Trailer, Slice)>> {
+        for file in &self.levels[0].files {
+            if file.covers(key)
+                && let Some(found) = get_from(file, key, hash, seqno, want_value)?
+            {
+                return Ok(Some(found));
+            }
+        }
+        for level in &self.levels[1..] {
+            if let Some(file) = level.file_for(key)
+                && let Some(found) = get_from(file, key, hash, seqno, want_value)?
+            {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The deepest level that holds a file, if any does.
+    pub(crate) fn deepest(&self) -> Option<usize> {
+        self.levels.iter().rposition(|level| !level.files.is_empty())
+    }
+}

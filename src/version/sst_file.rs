@@ -1,0 +1,83 @@
+//! A file of a version: what the manifest says of it, and its reader, opened when first needed.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::OnceLock;
+
+use crate::base::error::Result;
+use crate::base::seqno::SeqNo;
+use crate::cache::BlockCache;
+use crate::fs::Fs;
+use crate::fs::ReadMode;
+use crate::fs::names::sst_path;
+use crate::manifest::SstMeta;
+use crate::sst::SstExpectation;
+use crate::sst::SstIter;
+use crate::sst::SstReader;
+
+/// How the files of a database are opened.
+#[derive(Debug)]
+pub(crate) struct SstOpener {
+    pub(crate) fs: Arc<dyn Fs>,
+    pub(crate) dir: PathBuf,
+    pub(crate) cache: Arc<BlockCache>,
+    pub(crate) mode: ReadMode,
+}
+
+/// An SST that a version names. Shared by all versions that do.
+#[derive(Debug)]
+pub(crate) struct SstFile {
+    pub(crate) meta: SstMeta,
+    opener: Arc<SstOpener>,
+    reader: OnceLock<Arc<SstReader>>,
+}
+
+impl SstFile {
+    pub(crate) fn new(meta: SstMeta, opener: Arc<SstOpener>) -> SstFile {
+        SstFile { meta, opener, reader: OnceLock::new() }
+    }
+
+    pub(crate) fn path(&self) -> PathBuf {
+        sst_path(&self.opener.dir, self.meta.id)
+    }
+
+    /// The reader, opened at the first call. Two first callers may both open the file; one of the
+    /// two readers is kept.
+    pub(crate) fn reader(&self) -> Result<&Arc<SstReader>> {
+        if let Some(reader) = self.reader.get() {
+            return Ok(reader);
+        }
+        let path = self.path();
+        let file = self.opener.fs.open(&path, self.opener.mode)?;
+        let expected = SstExpectation { bytes: self.meta.bytes, uid: self.meta.uid };
+        let cache = self.opener.cache.clone();
+        let reader = SstReader::open(file, path, self.meta.id, Some(expected), cache)?;
+        Ok(self.reader.get_or_init(|| Arc::new(reader)))
+    }
+
+    /// An iterator for compaction: reads from front to back past all caches, checks every block.
+    pub(crate) fn scan(&self) -> Result<SstIter> {
+        let file = self.opener.fs.open(&self.path(), ReadMode::Sequential)?;
+        Ok(self.reader()?.scan_iter(file))
+    }
+
+    /// Memory that the open reader holds outside the block cache.
+    pub(crate) fn pinned_bytes(&self) -> u64 {
+        self.reader.get().map_or(0, |reader| reader.pinned_bytes())
+    }
+
+    /// May the file hold `key`, by its range?
+    pub(crate) fn covers(&self, key: &[u8]) -> bool {
+        self.overlaps(key, key)
+    }
+
+    /// May the file hold a key of the closed range `from..=to`?
+    pub(crate) fn overlaps(&self, from: &[u8], to: &[u8]) -> bool {
+        self.meta.smallest.user.as_slice() <= to && self.meta.largest.user.as_slice() >= from
+    }
+
+    /// Does every entry precede `seqno` or equal it?
+    pub(crate) fn is_older_than(&self, seqno: SeqNo) -> bool {
+        self.meta.max_seqno <= seqno
+    }
+}

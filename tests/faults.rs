@@ -1,0 +1,316 @@
+//! The n-th call of each kind fails, for n = 0, 1, 2, … until none is left to fail: once or for
+//! good, before or after it has done its work. Never a panic, a hang, a wrong answer or a lost
+//! acknowledgement; and when the cause is mended, the database opens and works again.
+//!
+//! Of the reads of a workload only each fifth is tried, unless `ESKER_FAULT_ALL` is set.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use esker::Db;
+use esker::Durability;
+use esker::Options;
+use esker::WriteBatch;
+use esker::fs::CrashMode;
+use esker::fs::FaultEffect;
+use esker::fs::FaultError;
+use esker::fs::FaultFs;
+use esker::fs::FaultOp;
+use esker::fs::FaultRule;
+use esker::fs::MemFs;
+
+const DIR: &str = "/db";
+
+type State = BTreeMap<Vec<u8>, Vec<u8>>;
+
+fn options() -> Options {
+    Options::new()
+        .memtable_bytes(1 << 10)
+        .block_bytes(256)
+        .file_bytes(4 << 10)
+        .wal_bytes(16 << 10)
+        .memory_budget(32 << 10)
+        .durability(Durability::Os)
+        .mmap(false)
+        .background_threads(0)
+}
+
+fn contents(db: &Db) -> esker::Result<State> {
+    let mut state = State::new();
+    for name in db.keyspaces() {
+        for entry in db.keyspace(&name)?.iter() {
+            let (key, value) = entry?;
+            state.insert([name.as_bytes(), b"/", &key[..]].concat(), value.to_vec());
+        }
+    }
+    Ok(state)
+}
+
+/// What was acknowledged, and what may be there besides.
+#[derive(Default)]
+struct Model {
+    /// After each acknowledged write, from none on.
+    states: Vec<State>,
+    /// The first write that failed and turned the database read-only: in or out.
+    doubtful: Option<State>,
+    durable: usize,
+}
+
+impl Model {
+    fn last(&self) -> &State {
+        self.states.last().unwrap()
+    }
+
+    fn check(&self, found: &State, low: usize, what: &str) {
+        let allowed = self.states[low..].iter().chain(&self.doubtful).any(|state| state == found);
+        assert!(
+            allowed,
+            "{what}: found {} entries; acknowledged {}, from {low} of {} on",
+            found.len(),
+            self.last().len(),
+            self.states.len() - 1
+        );
+    }
+}
+
+/// Writes, flushes, compacts, creates and drops keyspaces. Goes on after errors.
+fn work(db: &Db, model: &mut Model, reads_fail: bool, what: &str) {
+    for step in 0..36_usize {
+        let read_only = db.stats().read_only.is_some();
+        let result = match step % 12 {
+            5 => db.flush().inspect(|()| model.durable = model.states.len() - 1),
+            7 => db.sync().inspect(|()| model.durable = model.states.len() - 1),
+            9 => db.run_one_job().map(drop),
+            10 if step > 20 => db.compact_range::<&[u8], _>(..),
+            11 => drop_side(db, model),
+            _ => write(db, model, step),
+        };
+        if read_only && !matches!(step % 12, 10) {
+            assert!(result.is_err(), "{what}: step {step} of a read-only database succeeded");
+        }
+        match contents(db) {
+            Ok(found) => assert!(found == *model.last(), "{what}: wrong answers after {step}"),
+            Err(error) => assert!(reads_fail, "{what}: reads end after {step}: {error}"),
+        }
+    }
+}
+
+fn drop_side(db: &Db, model: &mut Model) -> esker::Result<()> {
+    let mut after = model.last().clone();
+    after.retain(|key, _| !key.starts_with(b"side"));
+    let result = match db.drop_keyspace("side") {
+        Err(esker::Error::NoSuchKeyspace { .. }) => return db.sync(),
+        other => other,
+    };
+    acknowledge(db, model, after, &result);
+    if result.is_ok() {
+        model.durable = model.states.len() - 1;
+    }
+    result
+}
+
+fn write(db: &Db, model: &mut Model, step: usize) -> esker::Result<()> {
+    let side = db.keyspace("side")?;
+    let mut batch = WriteBatch::new();
+    let mut after = model.last().clone();
+    for n in 0..3 {
+        let key = format!("{:02}", (step * 7 + n * 5) % 20);
+        let value = format!("{step}.{n} {}", "x".repeat(step * 37 % 300));
+        batch.put(db, &key, &value).put(&side, &key, &value);
+        after.insert(format!("default/{key}").into_bytes(), value.clone().into_bytes());
+        after.insert(format!("side/{key}").into_bytes(), value.into_bytes());
+    }
+    let gone = format!("{:02}", step * 3 % 20);
+    batch.delete(db, &gone);
+    after.remove(format!("default/{gone}").as_bytes());
+    let durable = step.is_multiple_of(3);
+    if durable {
+        batch.durability(Durability::Sync);
+    }
+    let result = db.write(batch);
+    acknowledge(db, model, after, &result);
+    if durable && result.is_ok() {
+        model.durable = model.states.len() - 1;
+    }
+    result
+}
+
+fn acknowledge(db: &Db, model: &mut Model, after: State, result: &esker::Result<()>) {
+    match result {
+        Ok(()) => model.states.push(after),
+        Err(_) if db.stats().read_only.is_some() && model.doubtful.is_none() => {
+            model.doubtful = Some(after);
+        }
+        Err(_) => {}
+    }
+}
+
+/// The cause is mended: the database opens, holds what it must, and takes writes.
+fn check_after(fs: &MemFs, model: &Model, low: usize, what: &str) {
+    let db = options().fs(Arc::new(fs.clone())).open(DIR);
+    let db = db.unwrap_or_else(|error| panic!("{what}: {error}"));
+    let mut state = contents(&db).unwrap();
+    model.check(&state, low, what);
+    db.verify(&mut |_, _| {}).unwrap_or_else(|error| panic!("{what}: {error}"));
+    let mut batch = WriteBatch::new();
+    batch.put(&db, "after", "it").durability(Durability::Sync);
+    db.write(batch).unwrap_or_else(|error| panic!("{what}: {error}"));
+    state.insert(b"default/after".to_vec(), b"it".to_vec());
+    db.flush().unwrap();
+    let after = options().fs(Arc::new(fs.crash_clone(CrashMode::Strict, 0))).open(DIR);
+    let after = after.unwrap_or_else(|error| panic!("{what}, and again: {error}"));
+    assert!(contents(&after).unwrap() == state, "{what}: lost after it was mended");
+}
+
+/// Opens with `rule` in force, works, closes, mends, looks. False if the rule met no call.
+fn run(before: Option<&MemFs>, start: &State, rule: FaultRule, in_open: bool, what: &str) -> bool {
+    let mem = before.map_or_else(MemFs::new, |fs| fs.crash_clone(CrashMode::KeepAll, 0));
+    let fs = FaultFs::new(Arc::new(mem.clone()));
+    let reads_fail = matches!(rule.op, FaultOp::Read | FaultOp::Open);
+    let mut model = Model { states: vec![start.clone()], ..Model::default() };
+    fs.inject(rule);
+    let opened = options().fs(Arc::new(fs.clone())).open(DIR);
+    if let (Ok(db), false) = (&opened, in_open) {
+        work(db, &mut model, reads_fail, what);
+    }
+    for mode in [CrashMode::KeepAll, CrashMode::Strict, CrashMode::Subset] {
+        let low = if mode == CrashMode::KeepAll { model.states.len() - 1 } else { model.durable };
+        let crash = mem.crash_clone(mode, model.states.len() as u64);
+        check_after(&crash, &model, low, &format!("{what}, {mode:?}"));
+    }
+    drop(opened);
+    let met = fs.injected() > 0;
+    fs.clear();
+    check_after(&mem, &model, model.states.len() - 1, &format!("{what}, closed"));
+    met
+}
+
+fn sweep(before: Option<&MemFs>, start: &State, in_open: bool) {
+    let all = in_open || std::env::var("ESKER_FAULT_ALL").is_ok();
+    let mut ways = 0;
+    let mut runs = 0;
+    for op in FaultOp::ALL {
+        let stride = if op == FaultOp::Read && !all { 5 } else { 1 };
+        let effects: &[FaultEffect] = match op {
+            FaultOp::Write => &[FaultEffect::Fail, FaultEffect::ShortWriteThenFail],
+            FaultOp::SyncData => &[FaultEffect::Fail, FaultEffect::SyncFailsAndDropsPages],
+            FaultOp::Rename | FaultOp::Create | FaultOp::SyncDir | FaultOp::Remove => {
+                &[FaultEffect::Fail, FaultEffect::FailAfterDoing]
+            }
+            _ => &[FaultEffect::Fail],
+        };
+        for effect in effects {
+            for forever in [false, true] {
+                ways += 1;
+                let mut n = 0;
+                loop {
+                    let error = if ways % 2 == 0 { FaultError::EIO } else { FaultError::ENOSPC };
+                    let rule = FaultRule::new(op, error).nth(n).effect(*effect);
+                    let rule = if forever { rule.forever() } else { rule };
+                    let what = format!("{op:?} {n} {effect:?} forever={forever}");
+                    if !run(before, start, rule, in_open, &what) {
+                        break;
+                    }
+                    n += stride;
+                    runs += 1;
+                }
+            }
+        }
+    }
+    assert!(runs > 80, "only {runs} calls failed");
+}
+
+#[test]
+fn any_call_of_a_workload_may_fail() {
+    sweep(None, &State::new(), false);
+}
+
+#[test]
+fn any_call_of_an_open_may_fail() {
+    let mem = MemFs::new();
+    let db = options().fs(Arc::new(mem.clone())).open(DIR).unwrap();
+    let mut model = Model { states: vec![State::new()], ..Model::default() };
+    work(&db, &mut model, false, "before");
+    // Not closed: there is a log to replay.
+    let crashed = mem.crash_clone(CrashMode::KeepAll, 0);
+    sweep(Some(&crashed), model.last(), true);
+}
+
+/// With threads, and calls that fail now and then: no hang, no panic, nothing acknowledged is lost.
+#[test]
+fn threads_survive_failing_calls() {
+    for round in 0..24_u64 {
+        let mem = MemFs::new();
+        let fs = FaultFs::new(Arc::new(mem.clone()));
+        let options = options().background_threads(2).write_deadline(Some(Duration::from_secs(20)));
+        let db = options.fs(Arc::new(fs.clone())).open(DIR).unwrap();
+        let op = [FaultOp::Write, FaultOp::SyncData, FaultOp::Create, FaultOp::SyncDir];
+        let rule = FaultRule::new(op[round as usize % 4], FaultError::EIO).nth(5 + round * 3);
+        fs.inject(if round % 8 < 4 { rule } else { rule.forever() });
+        let acknowledged: Vec<Vec<u8>> = std::thread::scope(|scope| {
+            let writers: Vec<_> = (0..3_u8)
+                .map(|writer| {
+                    let db = &db;
+                    scope.spawn(move || {
+                        let mut acknowledged = Vec::new();
+                        for n in 0..60_u8 {
+                            let mut batch = WriteBatch::new();
+                            batch.put(db, [writer, n], vec![n; 100]);
+                            batch.durability(if n % 4 == 0 {
+                                Durability::Sync
+                            } else {
+                                Durability::Os
+                            });
+                            if db.write(batch).is_ok() {
+                                acknowledged.push(vec![writer, n]);
+                            }
+                        }
+                        acknowledged
+                    })
+                })
+                .collect();
+            writers.into_iter().flat_map(|writer| writer.join().unwrap()).collect()
+        });
+        drop(db);
+        fs.clear();
+        let db = self::options().fs(Arc::new(mem)).open(DIR).unwrap();
+        for key in acknowledged {
+            assert!(db.contains_key(&key).unwrap(), "round {round}: {key:?}");
+        }
+    }
+}
+
+/// A full disk stops the writers with an error that says so; once there is space, they go on.
+#[test]
+fn writes_resume_when_there_is_space_again() {
+    for (threads, part) in [(0, ".sst"), (2, ".sst"), (0, ".wal"), (2, ".wal")] {
+        let mem = MemFs::new();
+        let fs = FaultFs::new(Arc::new(mem));
+        let options = options().background_threads(threads).fs(Arc::new(fs.clone()));
+        let db = options.open(DIR).unwrap();
+        let rule = FaultRule::new(FaultOp::Create, FaultError::ENOSPC).path_contains(part);
+        fs.inject(rule.forever());
+        let what = format!("{part} with {threads} threads");
+        let mut acknowledged = 0_u32;
+        let error = loop {
+            match db.put(acknowledged.to_be_bytes(), [7; 100]) {
+                Ok(()) => acknowledged += 1,
+                Err(error) => break error,
+            }
+            assert!(acknowledged < 10_000, "{what}: the memory is bounded");
+        };
+        assert_eq!(error.kind(), esker::ErrorKind::Io, "{what}: {error}");
+        assert_eq!(db.iter().count(), acknowledged as usize, "{what}: reads go on");
+        fs.clear();
+        let mut tries = 0;
+        while db.put("mended", "x").is_err() {
+            tries += 1;
+            assert!(tries < 500, "{what}: writes do not go on");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        db.flush().unwrap();
+        assert_eq!(db.iter().count(), acknowledged as usize + 1, "{what}");
+    }
+}

@@ -1,0 +1,133 @@
+//! Levels: they form, they hold what they should, and garbage leaves them.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use esker::Clock;
+
+use crate::support::TestDb;
+use crate::support::key;
+use crate::support::tiny;
+use crate::support::value;
+
+#[test]
+fn two_hundred_operations_reach_the_third_level() {
+    let db = TestDb::new();
+    for i in 0..200 {
+        db.put(key(i * 7919 % 200), value(i, 0).repeat(8)).unwrap();
+        db.settle();
+    }
+    let levels = &db.stats().keyspaces[0].levels;
+    let used = levels.iter().filter(|level| !level.files.is_empty()).count();
+    assert!(used >= 3, "levels in use: {used}");
+}
+
+#[test]
+fn overwritten_data_does_not_pile_up() {
+    // Larger blocks than elsewhere, or their fixed parts would outweigh the data.
+    let db = TestDb::with(tiny().block_bytes(1024));
+    for generation in 0..30 {
+        for i in 0..200 {
+            db.put(key(i), value(i, generation)).unwrap();
+        }
+        db.settle();
+    }
+    let live: usize = db.dump().iter().map(|(key, value)| key.len() + value.len()).sum();
+    let stored = db.stats().sst_bytes() as usize;
+    assert!(stored < 4 * live, "{stored} bytes for {live} live ones");
+    db.compact_range::<&[u8], _>(..).unwrap();
+    let stats = db.stats();
+    let entries: u64 = stats.keyspaces[0].levels.iter().map(|level| level.entries).sum();
+    assert_eq!(entries, 200);
+}
+
+#[test]
+fn deleting_everything_and_compacting_leaves_no_file() {
+    let mut db = TestDb::new();
+    for i in 0..500 {
+        db.put(key(i), value(i, 0)).unwrap();
+    }
+    db.flush().unwrap();
+    for i in 0..500 {
+        db.delete(key(i)).unwrap();
+    }
+    db.compact_range::<&[u8], _>(..).unwrap();
+    assert!(!db.files().iter().any(|name| name.ends_with(".sst")), "{:?}", db.files());
+    db.reopen();
+    assert_eq!(db.iter().count(), 0);
+}
+
+#[test]
+fn compacting_a_range_leaves_the_rest_alone() {
+    let db = TestDb::new();
+    for i in 0..600 {
+        db.put(key(i), value(i, 0)).unwrap();
+    }
+    db.compact_range::<&[u8], _>(..).unwrap();
+    for i in 0..600 {
+        db.delete(key(i)).unwrap();
+    }
+    db.flush().unwrap();
+    db.compact_range(key(0)..key(100)).unwrap();
+    assert_eq!(db.iter().count(), 0);
+}
+
+/// A clock that stands still until it is moved.
+#[derive(Debug, Default)]
+struct TestClock {
+    ms: AtomicU64,
+    unique: AtomicU64,
+}
+
+impl Clock for TestClock {
+    fn monotonic(&self) -> Duration {
+        Duration::from_millis(self.ms.load(Relaxed))
+    }
+
+    fn wall_ms(&self) -> u64 {
+        self.ms.load(Relaxed)
+    }
+
+    fn unique(&self) -> u64 {
+        self.unique.fetch_add(1, Relaxed)
+    }
+}
+
+#[test]
+fn an_idle_database_converges_once_its_tombstones_are_old() {
+    let clock = Arc::new(TestClock::default());
+    let age = Duration::from_secs(60);
+    let db = TestDb::with(tiny().clock(clock.clone()).tombstone_age(age));
+    for i in 0..500 {
+        db.put(key(i), value(i, 0)).unwrap();
+    }
+    db.flush().unwrap();
+    db.settle();
+    for i in 0..500 {
+        db.delete(key(i)).unwrap();
+    }
+    db.flush().unwrap();
+    db.settle();
+    assert!(db.stats().sst_bytes() > 0);
+    clock.ms.store(61_000, Relaxed);
+    db.settle();
+    assert_eq!(db.stats().sst_bytes(), 0);
+}
+
+#[test]
+fn background_threads_do_the_same_work() {
+    let db = TestDb::with(tiny().background_threads(3));
+    for generation in 0..20 {
+        for i in 0..500 {
+            db.put(key(i), value(i, generation)).unwrap();
+        }
+    }
+    db.flush().unwrap();
+    for i in 0..500 {
+        assert_eq!(db.get(key(i)).unwrap().unwrap(), value(i, 19));
+    }
+    assert!(db.stats().background.flushes > 0);
+    assert!(db.stats().background.compactions > 0);
+}

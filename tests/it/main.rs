@@ -1,0 +1,18 @@
+//! Tests of the public interface, one module per feature.
+#![allow(
+    clippy::unwrap_used,
+    clippy::case_sensitive_file_extension_comparisons,
+    reason = "a test fails by panicking, and names its own files"
+)]
+
+mod basics;
+mod batches;
+mod compaction;
+mod concurrency;
+mod keyspaces;
+mod options;
+mod ranges;
+mod recovery;
+mod regressions;
+mod snapshots;
+mod support;

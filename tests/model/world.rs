@@ -1,0 +1,479 @@
+//! A database beside its model: each operation is done to both, each answer compared.
+
+use std::collections::BTreeMap;
+use std::collections::VecDeque;
+use std::ops::Bound;
+use std::ops::RangeBounds;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use esker::Cursor;
+use esker::Db;
+use esker::Durability;
+use esker::Error;
+use esker::Iter;
+use esker::Keyspace;
+use esker::Options;
+use esker::Reader;
+use esker::Snapshot;
+use esker::WriteBatch;
+use esker::fs::CrashMode;
+use esker::fs::MemFs;
+use parking_lot::Mutex;
+
+use crate::ops::From;
+use crate::ops::KEYSPACES;
+use crate::ops::Key;
+use crate::ops::KeyRange;
+use crate::ops::Move;
+use crate::ops::Op;
+use crate::ops::SLOTS;
+use crate::ops::Settings;
+use crate::ops::Value;
+use crate::ops::Write;
+
+const DIR: &str = "/db";
+const NAMES: [&str; KEYSPACES] = ["default", "one", "two"];
+
+type Map = BTreeMap<Vec<u8>, Rc<Vec<u8>>>;
+/// What all keyspaces hold. One that does not exist is empty.
+type State = [Map; KEYSPACES];
+/// What was left by the crash that [`Op::CrashAtEvent`] asked for, once it has happened.
+type Wreck = Arc<Mutex<Option<MemFs>>>;
+
+struct HeldSnapshot {
+    snapshot: Snapshot,
+    state: State,
+    /// The keyspaces of its time; they may have been dropped since.
+    keyspaces: [Option<Keyspace>; KEYSPACES],
+}
+
+struct HeldIter {
+    iter: Iter,
+    left: VecDeque<(Vec<u8>, Rc<Vec<u8>>)>,
+}
+
+struct HeldCursor {
+    cursor: Cursor,
+    map: Map,
+    at: Option<Vec<u8>>,
+}
+
+/// What keeps the database open.
+#[derive(Default)]
+struct Held {
+    keyspaces: [Option<Keyspace>; KEYSPACES],
+    snapshots: [Option<HeldSnapshot>; SLOTS],
+    iters: [Option<HeldIter>; SLOTS],
+    cursors: [Option<HeldCursor>; SLOTS],
+}
+
+pub(crate) struct World {
+    options: Options,
+    fs: MemFs,
+    db: Option<Db>,
+    held: Held,
+    state: State,
+    /// Earlier states that a crash of the system may fall back to, oldest first.
+    older: Vec<State>,
+    armed: Option<(CrashMode, Wreck)>,
+}
+
+impl World {
+    pub(crate) fn new(settings: &Settings) -> World {
+        let (fs, options) = (MemFs::new(), settings.options());
+        let db = options.clone().fs(Arc::new(fs.clone())).open(DIR).unwrap();
+        World {
+            options,
+            fs,
+            db: Some(db),
+            held: Held::default(),
+            state: State::default(),
+            older: Vec::new(),
+            armed: None,
+        }
+    }
+
+    fn db(&self) -> &Db {
+        self.db.as_ref().unwrap()
+    }
+
+    /// The keyspace, created if it is not there.
+    fn keyspace(&mut self, index: usize) -> Keyspace {
+        if self.held.keyspaces[index].is_none() {
+            let keyspace = match index {
+                0 => Keyspace::clone(self.db()),
+                _ => self.db().keyspace(NAMES[index]).unwrap(),
+            };
+            self.held.keyspaces[index] = Some(keyspace);
+        }
+        self.held.keyspaces[index].clone().unwrap()
+    }
+
+    /// Does `op`; if a crash was to happen meanwhile and did, goes on from there.
+    pub(crate) fn run(&mut self, op: &Op) {
+        if let Op::Fill(keyspace, first, count, value) = op {
+            for n in 0..*count {
+                let key = Key(first.0.wrapping_add(n));
+                let value = Value { seed: value.seed.wrapping_add(n), ..*value };
+                self.run(&Op::Put(*keyspace, key, value));
+            }
+            return;
+        }
+        let before = self.armed.is_some().then(|| (self.state.clone(), self.older.clone()));
+        self.step(op);
+        let Some((mode, wreck)) = self.armed.clone() else { return };
+        let Some((state, older)) = before else { return };
+        let Some(fs) = wreck.lock().take() else { return };
+        // Before the operation, after it, and what either may fall back to.
+        let mut allowed = vec![self.state.clone(), state];
+        if mode != CrashMode::KeepAll {
+            allowed.extend(self.older.iter().rev().cloned());
+            allowed.extend(older.into_iter().rev());
+        }
+        self.go_on_from(fs, &allowed);
+    }
+
+    fn step(&mut self, op: &Op) {
+        match op {
+            Op::Put(keyspace, key, value) => self.put(*keyspace, *key, *value),
+            Op::Delete(keyspace, key) => {
+                self.keyspace(*keyspace).delete(key.bytes()).unwrap();
+                self.state[*keyspace].remove(&key.bytes());
+                self.older.clear();
+            }
+            Op::Batch { writes, unsynced } => self.batch(writes, *unsynced),
+            Op::Sync => {
+                self.db().sync().unwrap();
+                self.older.clear();
+            }
+            Op::Flush => {
+                self.db().flush().unwrap();
+                self.older.clear();
+            }
+            Op::CompactRange(keyspace, range) => {
+                let keyspace = self.keyspace(*keyspace);
+                keyspace.compact_range(bytes_of(*range)).unwrap();
+            }
+            Op::RunOneJob => {
+                self.db().run_one_job().unwrap();
+            }
+            Op::Settle => {
+                let mut jobs = 0;
+                while self.db().run_one_job().unwrap() {
+                    jobs += 1;
+                    assert!(jobs < 2000, "the jobs never end");
+                }
+            }
+            Op::TakeSnapshot(slot) => {
+                let snapshot = self.db().snapshot();
+                let (state, keyspaces) = (self.state.clone(), self.held.keyspaces.clone());
+                self.held.snapshots[*slot] = Some(HeldSnapshot { snapshot, state, keyspaces });
+            }
+            Op::DropSnapshot(slot) => self.held.snapshots[*slot] = None,
+            Op::Reopen => self.reopen(),
+            Op::Crash { mode, seed } => {
+                let mut allowed = vec![self.state.clone()];
+                if *mode != CrashMode::KeepAll {
+                    allowed.extend(self.older.iter().rev().cloned());
+                }
+                self.go_on_from(self.fs.crash_clone(*mode, *seed), &allowed);
+            }
+            Op::CrashAtEvent { n, mode, seed } => self.arm(*n, *mode, *seed),
+            Op::DropKeyspace(keyspace) => self.drop_keyspace(*keyspace),
+            Op::Verify => {
+                self.db().verify(&mut |_, _| {}).unwrap();
+            }
+            _ => self.read(op),
+        }
+    }
+
+    fn read(&mut self, op: &Op) {
+        match op {
+            Op::Get(from, key) => {
+                let (reader, map) = self.reader(*from);
+                let (found, expected) = (reader.get(key.bytes()).unwrap(), map.get(&key.bytes()));
+                assert_eq!(found.as_deref(), expected.map(|value| value.as_slice()));
+                assert_eq!(reader.contains_key(key.bytes()).unwrap(), expected.is_some());
+            }
+            Op::MultiGet(from, keys) => {
+                let (reader, map) = self.reader(*from);
+                let found = reader.multi_get(keys.iter().map(|key| key.bytes())).unwrap();
+                assert_eq!(found.len(), keys.len());
+                for (key, found) in keys.iter().zip(found) {
+                    let expected = map.get(&key.bytes());
+                    assert_eq!(found.as_deref(), expected.map(|value| value.as_slice()), "{key:?}");
+                }
+            }
+            Op::Scan { from, range, ends } => {
+                let mut held = self.held_iter(*from, *range);
+                while !step_iter(&mut held, ends) {}
+            }
+            Op::Prefix { from, prefix, len, reverse } => {
+                let (reader, map) = self.reader(*from);
+                let mut prefix = prefix.bytes();
+                prefix.truncate(usize::from(*len));
+                let entries = map.iter().filter(|(key, _)| key.starts_with(&prefix));
+                let left = entries.map(|(key, value)| (key.clone(), value.clone())).collect();
+                let mut held = HeldIter { iter: reader.prefix(&prefix), left };
+                while !step_iter(&mut held, &[*reverse]) {}
+            }
+            Op::Walk(from, moves) => {
+                let (reader, map) = self.reader(*from);
+                let mut held = HeldCursor { cursor: reader.cursor(), map, at: None };
+                move_cursor(&mut held, moves);
+            }
+            Op::HoldIter { slot, from, range } => {
+                self.held.iters[*slot] = Some(self.held_iter(*from, *range));
+            }
+            Op::StepIter { slot, ends } => {
+                if let Some(held) = &mut self.held.iters[*slot] {
+                    step_iter(held, ends);
+                }
+            }
+            Op::HoldCursor { slot, from } => {
+                let (reader, map) = self.reader(*from);
+                let cursor = reader.cursor();
+                self.held.cursors[*slot] = Some(HeldCursor { cursor, map, at: None });
+            }
+            Op::MoveCursor { slot, moves } => {
+                if let Some(held) = &mut self.held.cursors[*slot] {
+                    move_cursor(held, moves);
+                }
+            }
+            _ => unreachable!("{op:?} reads nothing"),
+        }
+    }
+
+    fn put(&mut self, keyspace: usize, key: Key, value: Value) {
+        let (key, value) = (key.bytes(), value.bytes());
+        self.keyspace(keyspace).put(&key, &value).unwrap();
+        self.state[keyspace].insert(key, Rc::new(value));
+        self.older.clear();
+    }
+
+    fn batch(&mut self, writes: &[Write], unsynced: bool) {
+        let before = self.state.clone();
+        let mut batch = WriteBatch::new();
+        for write in writes {
+            let keyspace = self.keyspace(write.keyspace);
+            let key = write.key.bytes();
+            if let Some(value) = write.value {
+                batch.put(&keyspace, &key, value.bytes());
+                self.state[write.keyspace].insert(key, Rc::new(value.bytes()));
+            } else {
+                batch.delete(&keyspace, &key);
+                self.state[write.keyspace].remove(&key);
+            }
+        }
+        if unsynced {
+            batch.durability(Durability::Os);
+            self.older.push(before);
+        } else if !writes.is_empty() {
+            self.older.clear();
+        }
+        self.db().write(batch).unwrap();
+    }
+
+    /// A reader and what it should see.
+    fn reader(&mut self, from: From) -> (Reader, Map) {
+        let keyspace = self.keyspace(from.keyspace);
+        let held = from.snapshot.and_then(|slot| self.held.snapshots[slot].as_ref());
+        let Some(held) = held else {
+            return (Reader::clone(&keyspace), self.state[from.keyspace].clone());
+        };
+        let Some(then) = &held.keyspaces[from.keyspace] else {
+            return (held.snapshot.keyspace(&keyspace), Map::new());
+        };
+        (held.snapshot.keyspace(then), held.state[from.keyspace].clone())
+    }
+
+    fn held_iter(&mut self, from: From, range: KeyRange) -> HeldIter {
+        let (reader, map) = self.reader(from);
+        let range = bytes_of(range);
+        let within = map.into_iter().filter(|(key, _)| range.contains(key));
+        HeldIter { left: within.collect(), iter: reader.range(range.clone()) }
+    }
+
+    fn drop_keyspace(&mut self, index: usize) {
+        let handle = self.keyspace(index);
+        self.db().drop_keyspace(NAMES[index]).unwrap();
+        self.held.keyspaces[index] = None;
+        let error = handle.put("key", "value").unwrap_err();
+        assert!(matches!(error, Error::NoSuchKeyspace { .. }), "{error}");
+        assert!(handle.get("key").is_err());
+        // Durable even if earlier writes are not.
+        for state in self.older.iter_mut().chain([&mut self.state]) {
+            state[index].clear();
+        }
+    }
+
+    /// Closes and opens, while old handles are still around.
+    fn reopen(&mut self) {
+        let old = std::mem::take(&mut self.held);
+        self.db.take().unwrap().close().unwrap();
+        self.older.clear();
+        for held in old.snapshots.iter().flatten() {
+            assert!(matches!(held.snapshot.get("key"), Err(Error::Closed)));
+        }
+        self.open();
+        drop(old);
+        self.check_state(std::slice::from_ref(&self.state));
+    }
+
+    fn open(&mut self) {
+        let options = self.options.clone().fs(Arc::new(self.fs.clone()));
+        self.db = Some(options.open(DIR).unwrap());
+        for name in self.db().keyspaces() {
+            let index = NAMES.iter().position(|known| **known == name).unwrap();
+            self.keyspace(index);
+        }
+    }
+
+    /// Has a crash taken at the `n`-th event from now.
+    fn arm(&mut self, n: u8, mode: CrashMode, seed: u64) {
+        let at = self.fs.events() + u64::from(n);
+        let wreck = Wreck::default();
+        self.armed = Some((mode, wreck.clone()));
+        self.fs.on_event(Some(Arc::new(move |index, fs| {
+            if index == at {
+                // Locked first: the next operation must not slip in between.
+                let mut wreck = wreck.lock();
+                *wreck = Some(fs.crash_clone(mode, seed));
+            }
+        })));
+    }
+
+    /// The machine comes up with `fs`, whose content must be one of `allowed`.
+    fn go_on_from(&mut self, fs: MemFs, allowed: &[State]) {
+        self.armed = None;
+        self.fs.on_event(None);
+        self.held = Held::default();
+        self.db = None;
+        self.fs = fs;
+        self.open();
+        self.state = self.check_state(allowed);
+        // What an open database shows is durable.
+        self.older.clear();
+    }
+
+    /// Reads everything; it must be one of `allowed`.
+    fn check_state(&self, allowed: &[State]) -> State {
+        let read = |keyspace: &Option<Keyspace>| -> Map {
+            let Some(keyspace) = keyspace else { return Map::new() };
+            let entry = |entry: esker::Result<(esker::Key, esker::Value)>| {
+                let (key, value) = entry.unwrap();
+                (key.to_vec(), Rc::new(value.to_vec()))
+            };
+            let forward: Vec<_> = keyspace.iter().map(entry).collect();
+            let mut backward: Vec<_> = keyspace.iter().rev().map(entry).collect();
+            backward.reverse();
+            assert_eq!(keys_of(&forward), keys_of(&backward));
+            forward.into_iter().collect()
+        };
+        let found = [0, 1, 2].map(|index| read(&self.held.keyspaces[index]));
+        if !allowed.contains(&found) {
+            let lens = |state: &State| state.each_ref().map(summary);
+            let allowed: Vec<_> = allowed.iter().map(lens).collect();
+            panic!("found {:?}, allowed {allowed:#?}", lens(&found));
+        }
+        found
+    }
+
+    /// Checks everything once more, before and after the last opening.
+    pub(crate) fn end(&mut self) {
+        self.armed = None;
+        self.fs.on_event(None);
+        self.check_state(std::slice::from_ref(&self.state));
+        for slot in 0..SLOTS {
+            for keyspace in 0..KEYSPACES {
+                let from = From { snapshot: Some(slot), keyspace };
+                let mut held = self.held_iter(from, (Bound::Unbounded, Bound::Unbounded));
+                while !step_iter(&mut held, &[false]) {}
+            }
+        }
+        self.db().verify(&mut |_, _| {}).unwrap();
+        self.reopen();
+        self.db().verify(&mut |_, _| {}).unwrap();
+    }
+}
+
+fn keys_of(entries: &[(Vec<u8>, Rc<Vec<u8>>)]) -> Vec<&[u8]> {
+    entries.iter().map(|(key, _)| key.as_slice()).collect()
+}
+
+/// Keys (cut short) and lengths of values.
+fn summary(map: &Map) -> Vec<String> {
+    let show = |key: &[u8]| key[..key.len().min(20)].escape_ascii().to_string();
+    map.iter().map(|(key, value)| format!("{}: {}", show(key), value.len())).collect()
+}
+
+fn bytes_of(range: KeyRange) -> (Bound<Vec<u8>>, Bound<Vec<u8>>) {
+    (range.0.map(Key::bytes), range.1.map(Key::bytes))
+}
+
+/// One step at each of `ends`. True if it is over.
+fn step_iter(held: &mut HeldIter, ends: &[bool]) -> bool {
+    for back in ends {
+        let (found, expected) = if *back {
+            (held.iter.next_back(), held.left.pop_back())
+        } else {
+            (held.iter.next(), held.left.pop_front())
+        };
+        let found = found.transpose().unwrap();
+        let found = found.as_ref().map(|(key, value)| (&key[..], &value[..]));
+        let expected = expected.as_ref().map(|(key, value)| (&key[..], &value[..]));
+        assert_eq!(found, expected, "back: {back}");
+        if expected.is_none() {
+            assert!(held.iter.next().is_none() && held.iter.next_back().is_none());
+            return true;
+        }
+    }
+    false
+}
+
+fn move_cursor(held: &mut HeldCursor, moves: &[Move]) {
+    let HeldCursor { cursor, map, at } = held;
+    for step in moves {
+        let first_from = |bound: Bound<Vec<u8>>| {
+            map.range((bound, Bound::Unbounded)).next().map(|(key, _)| key.clone())
+        };
+        let last_to = |bound: Bound<Vec<u8>>| {
+            map.range((Bound::Unbounded, bound)).next_back().map(|(key, _)| key.clone())
+        };
+        let moved = match step {
+            Move::Seek(key) => {
+                *at = first_from(Bound::Included(key.bytes()));
+                cursor.seek(key.bytes())
+            }
+            Move::SeekForPrev(key) => {
+                *at = last_to(Bound::Included(key.bytes()));
+                cursor.seek_for_prev(key.bytes())
+            }
+            Move::First => {
+                *at = first_from(Bound::Unbounded);
+                cursor.seek_to_first()
+            }
+            Move::Last => {
+                *at = last_to(Bound::Unbounded);
+                cursor.seek_to_last()
+            }
+            Move::Next => {
+                *at = at.take().and_then(|key| first_from(Bound::Excluded(key)));
+                cursor.next()
+            }
+            Move::Prev => {
+                *at = at.take().and_then(|key| last_to(Bound::Excluded(key)));
+                cursor.prev()
+            }
+        };
+        assert_eq!(moved.unwrap(), at.is_some(), "{step:?}");
+        assert_eq!(cursor.valid(), at.is_some(), "{step:?}");
+        assert_eq!(cursor.key(), at.as_deref(), "{step:?}");
+        let value = at.as_ref().map(|key| map[key].as_slice());
+        assert_eq!(cursor.value(), value, "{step:?}");
+        if let Some((key, kept)) = cursor.entry() {
+            assert_eq!((Some(&key[..]), Some(&kept[..])), (at.as_deref(), value));
+        }
+    }
+}
