@@ -1,0 +1,95 @@
+//! `get`, `put` and `delete`: commands on one key.
+
+use std::io;
+use std::io::Read as _;
+use std::io::Write as _;
+use std::path::Path;
+
+use esker::Durability;
+use esker::WriteBatch;
+
+use crate::cli::Global;
+use crate::failure::Failure;
+use crate::failure::Result;
+use crate::text;
+
+pub(crate) fn get(global: &Global, path: &Path, key: &[u8], raw: bool) -> Result<()> {
+    let (db, keyspace) = global.open_keyspace(path)?;
+    let value = keyspace.get(key)?;
+    let Some(value) = value else {
+        return Err(Failure::new(format!("there is no key {}", text::quote(key))));
+    };
+    let mut out = io::stdout().lock();
+    if raw {
+        out.write_all(&value)?;
+    } else if global.json {
+        let mut object = serde_json::Map::new();
+        text::put_json(&mut object, "key", key);
+        text::put_json(&mut object, "value", &value);
+        serde_json::to_writer(&mut out, &object)?;
+        writeln!(out)?;
+    } else {
+        let mut line = Vec::new();
+        text::escape_into(&value, &mut line);
+        line.push(b'\n');
+        out.write_all(&line)?;
+    }
+    out.flush()?;
+    db.close()?;
+    Ok(())
+}
+
+pub(crate) fn put(
+    global: &Global,
+    path: &Path,
+    key: &[u8],
+    value: Option<Vec<u8>>,
+    durability: Durability,
+) -> Result<()> {
+    let value = match value {
+        Some(value) => value,
+        None => read_value()?,
+    };
+    let (db, keyspace) = global.create_keyspace(path)?;
+    let mut batch = WriteBatch::new();
+    batch.put(&keyspace, key, value).durability(durability);
+    db.write(batch)?;
+    db.close()?;
+    done(global)
+}
+
+/// All of standard input, but not endlessly.
+fn read_value() -> Result<Vec<u8>> {
+    const LIMIT: u64 = 1 << 30;
+    let mut value = Vec::new();
+    io::stdin()
+        .lock()
+        .take(LIMIT + 1)
+        .read_to_end(&mut value)
+        .map_err(|error| Failure::io("read", "standard input", &error))?;
+    if value.len() as u64 > LIMIT {
+        return Err(Failure::new("standard input is longer than a value may be (1 GiB)"));
+    }
+    Ok(value)
+}
+
+pub(crate) fn delete(
+    global: &Global,
+    path: &Path,
+    key: &[u8],
+    durability: Durability,
+) -> Result<()> {
+    let (db, keyspace) = global.open_keyspace(path)?;
+    let mut batch = WriteBatch::new();
+    batch.delete(&keyspace, key).durability(durability);
+    db.write(batch)?;
+    db.close()?;
+    done(global)
+}
+
+fn done(global: &Global) -> Result<()> {
+    if global.json {
+        writeln!(io::stdout(), "{{\"ok\":true}}")?;
+    }
+    Ok(())
+}

@@ -1,0 +1,492 @@
+//! The command-line tool as its users meet it: the built example, run in a shell of its own.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fmt::Write as _;
+use std::io::BufRead as _;
+use std::io::BufReader;
+use std::io::Write as _;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Command;
+use std::process::Output;
+use std::process::Stdio;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use serde_json::Value;
+
+/// The example's binary, built with the profile of this test.
+fn binary() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| {
+        // …/target/debug/deps/cli-0123456789abcdef
+        let test = std::env::current_exe().unwrap();
+        let profile_dir = test.parent().unwrap().parent().unwrap();
+        let profile = match profile_dir.file_name().unwrap().to_str().unwrap() {
+            "debug" => "dev",
+            name => name,
+        };
+        // `cargo test --test cli` would not have built it, or not anew.
+        let status = Command::new(env!("CARGO"))
+            .args(["build", "--quiet", "--example", "esker", "--profile", profile])
+            .arg("--target-dir")
+            .arg(profile_dir.parent().unwrap())
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .status()
+            .unwrap();
+        assert!(status.success());
+        profile_dir.join("examples").join(format!("esker{}", std::env::consts::EXE_SUFFIX))
+    })
+}
+
+/// A directory in which commands run, with a database called `db`.
+struct Shell(tempfile::TempDir);
+
+impl Shell {
+    fn new() -> Shell {
+        Shell(tempfile::tempdir().unwrap())
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(binary());
+        command.args(args).current_dir(self.0.path()).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a command with `input` on its standard input.
+    fn feed(&self, args: &[&str], input: &[u8]) -> Output {
+        let mut child = self
+            .command(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        std::thread::scope(|scope| {
+            // A command that fails early reads no further.
+            scope.spawn(move || drop(stdin.write_all(input)));
+            child.wait_with_output().unwrap()
+        })
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        self.feed(args, b"")
+    }
+
+    /// Runs a command that must succeed; returns its standard output.
+    fn ok(&self, args: &[&str]) -> Vec<u8> {
+        succeeded(args, self.run(args))
+    }
+
+    fn text(&self, args: &[&str]) -> String {
+        String::from_utf8(self.ok(args)).unwrap()
+    }
+
+    fn json(&self, args: &[&str]) -> Value {
+        serde_json::from_slice(&self.ok(args)).unwrap()
+    }
+
+    /// Runs a command that must fail with one line on stderr, and nothing on stdout; returns the
+    /// line.
+    fn fails(&self, args: &[&str]) -> String {
+        let output = self.run(args);
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {output:?}");
+        assert!(output.stdout.is_empty(), "{args:?}: {output:?}");
+        let line = String::from_utf8(output.stderr).unwrap();
+        assert!(line.starts_with("error: ") && line.lines().count() == 1, "{args:?}: {line}");
+        line
+    }
+
+    fn write(&self, name: &str, contents: &[u8]) {
+        std::fs::write(self.0.path().join(name), contents).unwrap();
+    }
+
+    fn read(&self, name: &str) -> Vec<u8> {
+        std::fs::read(self.0.path().join(name)).unwrap()
+    }
+
+    fn exists(&self, name: &str) -> bool {
+        self.0.path().join(name).exists()
+    }
+}
+
+fn succeeded(args: &[&str], output: Output) -> Vec<u8> {
+    assert!(output.status.success(), "{args:?}: {output:?}");
+    output.stdout
+}
+
+/// Every byte in keys and values, in the order of the keys, as tab-separated text.
+fn nasty() -> String {
+    let escape = |byte: u8| match byte {
+        b'\t' => "\\t".to_owned(),
+        b'\n' => "\\n".to_owned(),
+        b'\r' => "\\r".to_owned(),
+        b'\\' => "\\\\".to_owned(),
+        b' '..=b'~' => char::from(byte).to_string(),
+        _ => format!("\\x{byte:02x}"),
+    };
+    let mut lines = String::from("\tthe empty key\n");
+    for byte in 0..=255 {
+        writeln!(lines, "{}\t{}", escape(byte), escape(255 - byte).repeat(3)).unwrap();
+    }
+    lines.push_str("\\xffgr\u{fc}n, \u{65e5}\u{672c}\t\n");
+    lines
+}
+
+/// A line for each number.
+fn numbered(lines: u32, line: impl Fn(u32) -> String) -> String {
+    (0..lines).map(line).collect::<Vec<_>>().concat()
+}
+
+#[test]
+fn what_is_put_is_got_and_what_is_deleted_is_gone() {
+    let shell = Shell::new();
+    shell.ok(&["put", "db", "k", "v"]);
+    shell.ok(&["put", "db", r"a\xff", r"\t\\"]);
+    assert_eq!(shell.text(&["get", "db", "k"]), "v\n");
+    assert_eq!(shell.text(&["get", "db", r"a\xff"]), "\\t\\\\\n");
+    assert_eq!(shell.ok(&["get", "db", "--raw", r"a\xff"]), b"\t\\");
+    succeeded(&["put"], shell.feed(&["put", "db", "piped"], b"\0any\nbytes\xff"));
+    assert_eq!(shell.ok(&["get", "db", "piped", "--raw"]), b"\0any\nbytes\xff");
+    shell.ok(&["delete", "db", "k"]);
+    assert!(shell.fails(&["get", "db", "k"]).contains("there is no key \"k\""));
+    assert_eq!(shell.text(&["count", "db"]), "2\n");
+}
+
+#[test]
+fn every_format_brings_back_every_byte() {
+    let shell = Shell::new();
+    shell.write("in.tsv", nasty().as_bytes());
+    shell.ok(&["load", "db", "in.tsv"]);
+    assert_eq!(shell.text(&["scan", "db"]), nasty());
+    for format in ["tsv", "csv", "jsonl"] {
+        let (file, copy) = (format!("out.{format}"), format!("copy-{format}"));
+        shell.ok(&["export", "db", &file]);
+        shell.ok(&["load", &copy, &file]);
+        assert_eq!(shell.text(&["export", &copy]), nasty(), "{format}");
+        // And through a pipe.
+        let piped = shell.ok(&["export", "db", "-f", format]);
+        assert_eq!(piped, shell.read(&file), "{format}");
+        let copy = format!("piped-{format}");
+        succeeded(&["load"], shell.feed(&["load", &copy, "-", "-f", format], &piped));
+        assert_eq!(shell.text(&["scan", &copy]), nasty(), "{format}");
+    }
+}
+
+#[test]
+fn raw_pairs_come_back_unless_they_hold_zeros() {
+    let shell = Shell::new();
+    let raw = b"\0empty key\0a\t\n\0\xff\\\0b\0\0";
+    succeeded(&["load"], shell.feed(&["load", "db", "-", "-f", "raw"], raw));
+    assert_eq!(shell.ok(&["export", "db", "-f", "raw"]), raw);
+    shell.ok(&["put", "db", r"a\x00", ""]);
+    let line = shell.fails(&["export", "db", "out.raw"]);
+    assert!(line.contains(r"a\x00"), "{line}");
+    assert!(!shell.exists("out.raw") && !shell.exists("out.raw.partial"));
+}
+
+#[test]
+fn json_lines_are_keyed_by_a_field() {
+    let shell = Shell::new();
+    let lines = "{\"id\": \"a\", \"n\": [1, 2]}\n{\"id\":\"b\",\"n\":null}\n";
+    succeeded(
+        &["load"],
+        shell.feed(&["load", "db", "-", "-f", "jsonl", "--key", "id"], lines.as_bytes()),
+    );
+    assert_eq!(shell.text(&["get", "db", "b"]), "{\"id\":\"b\",\"n\":null}\n");
+    assert_eq!(shell.text(&["export", "db", "-f", "jsonl", "--key", "id"]), lines);
+}
+
+#[test]
+fn columns_are_chosen_by_number_or_name() {
+    let shell = Shell::new();
+    shell.write("people.csv", b"id,name,born\r\n1,\"Lovelace, Ada\",1815\r\n2,Grace,1906\r\n");
+    shell.ok(&["load", "db", "people.csv", "--key", "name"]);
+    assert_eq!(shell.text(&["scan", "db"]), "Grace\t2,1906\nLovelace, Ada\t1,1815\n");
+    shell.ok(&["load", "db", "people.csv", "--key", "3", "--header", "-k", "born"]);
+    assert_eq!(
+        shell.text(&["scan", "db", "-k", "born", "--limit", "1"]),
+        "1815\t1,\"Lovelace, Ada\"\n"
+    );
+    assert_eq!(shell.text(&["keyspaces", "db"]), "born\ndefault\nesker.load\n");
+}
+
+#[test]
+fn scans_have_bounds_direction_and_limit() {
+    let shell = Shell::new();
+    succeeded(&["load"], shell.feed(&["load", "db"], b"a\t1\nb1\t2\nb2\t3\nc\t4\n"));
+    let keys = |args: &[&str]| {
+        let args = [&["scan", "db", "--keys-only"], args].concat();
+        shell.text(&args).replace('\n', " ")
+    };
+    assert_eq!(keys(&[]), "a b1 b2 c ");
+    assert_eq!(keys(&["--from", "b1", "--to", "c"]), "b1 b2 ");
+    assert_eq!(keys(&["--prefix", "b"]), "b1 b2 ");
+    assert_eq!(keys(&["--prefix", "b", "--reverse"]), "b2 b1 ");
+    assert_eq!(keys(&["--reverse", "--limit", "2"]), "c b2 ");
+    assert_eq!(keys(&["--limit", "0"]), "");
+    assert_eq!(keys(&["--from", "z"]), "");
+    assert_eq!(keys(&["--from", "c", "--to", "a"]), "");
+    assert_eq!(shell.text(&["scan", "db", "--limit", "1"]), "a\t1\n");
+    assert_eq!(shell.text(&["count", "db", "--prefix", "b"]), "2\n");
+    assert_eq!(shell.text(&["count", "db", "--from", "b2"]), "2\n");
+    assert_eq!(shell.text(&["count", "db", "--from", "c", "--to", "a"]), "0\n");
+    assert_eq!(shell.text(&["export", "db", "--to", "b2"]), "a\t1\nb1\t2\n");
+}
+
+#[test]
+fn programs_get_json() {
+    let shell = Shell::new();
+    succeeded(&["load"], shell.feed(&["load", "db", "--quiet"], b"a\t1\n\\xff\tx\\ny\n"));
+    assert_eq!(shell.json(&["get", "db", "a", "--json"])["value"], "1");
+    assert_eq!(shell.json(&["count", "db", "--json"])["count"], 2);
+    assert_eq!(shell.json(&["keyspaces", "db", "--json"])[0], "default");
+    assert_eq!(shell.json(&["put", "db", "b", "2", "--json"])["ok"], true);
+    assert_eq!(shell.json(&["delete", "db", "b", "--json"])["ok"], true);
+    let scan = shell.text(&["scan", "db", "--json"]);
+    let rows: Vec<Value> = scan.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(rows[0]["key"], "a");
+    assert_eq!(rows[1]["key_hex"], "ff");
+    assert_eq!(rows[1]["value"], "x\ny");
+    let stats = shell.json(&["stats", "db", "--json"]);
+    assert!(stats["memory"]["budget"].as_u64().unwrap() > 0);
+    let levels = shell.json(&["levels", "db", "--files", "--json"]);
+    assert_eq!(levels[0]["name"], "default");
+    assert!(shell.json(&["compact", "db", "--json"])["bytes_after"].is_u64());
+    assert_eq!(shell.json(&["verify", "db", "--json"])["ok"], true);
+    let export = shell.json(&["export", "db", "out.tsv", "--json"]);
+    assert_eq!(export["entries"], 2);
+    let load = shell.json(&["load", "copy", "out.tsv", "--json"]);
+    assert_eq!(load["records"], 2);
+    let bench = shell.json(&["bench", "--num", "1000", "--json"]);
+    assert_eq!(bench["workloads"].as_array().unwrap().len(), 13);
+}
+
+#[test]
+fn people_get_pictures() {
+    let shell = Shell::new();
+    succeeded(&["load"], shell.feed(&["load", "db"], nasty().as_bytes()));
+    shell.ok(&["compact", "db"]);
+    let levels = shell.text(&["levels", "db", "--files"]);
+    assert!(levels.contains("258 entries") && levels.contains(".sst"), "{levels}");
+    assert!(shell.text(&["stats", "db"]).contains("memory"));
+    assert!(shell.text(&["verify", "db"]).starts_with("all is well"));
+    let mut dumped = 0;
+    for entry in std::fs::read_dir(shell.0.path().join("db")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "sst") {
+            assert!(!shell.ok(&["dump", path.to_str().unwrap()]).is_empty());
+            dumped += 1;
+        }
+    }
+    assert!(dumped > 0);
+}
+
+#[test]
+fn bad_input_is_one_line_and_changes_nothing() {
+    let shell = Shell::new();
+    assert!(shell.fails(&["count", "missing"]).contains("missing"));
+    assert!(shell.fails(&["delete", "missing", "k"]).contains("missing"));
+    assert!(shell.fails(&["load", "db", "missing.tsv"]).contains("missing.tsv"));
+    assert!(shell.fails(&["load", "db", "."]).contains("directory"));
+    assert!(shell.fails(&["dump", "missing"]).contains("missing"));
+    shell.write("broken.tsv", b"no tab\na\t1\n");
+    assert!(shell.fails(&["load", "db", "broken.tsv"]).contains("broken.tsv, line 1"));
+    assert!(!shell.exists("missing") && !shell.exists("db"));
+
+    std::fs::create_dir(shell.0.path().join("other")).unwrap();
+    shell.write("other/file", b"not ours");
+    for command in ["count", "stats", "verify", "scan"] {
+        assert!(shell.fails(&[command, "other"]).contains("other"));
+        assert!(shell.fails(&[command, "broken.tsv"]).contains("broken.tsv"));
+    }
+    assert_eq!(std::fs::read_dir(shell.0.path().join("other")).unwrap().count(), 1);
+    assert!(shell.fails(&["dump", "broken.tsv"]).contains("broken.tsv"));
+
+    shell.ok(&["put", "db", "k", "v"]);
+    assert!(shell.fails(&["load", "db", "broken.tsv"]).contains("nothing was loaded"));
+    assert!(shell.fails(&["count", "db", "-k", "none"]).contains("there is no keyspace \"none\""));
+    assert_eq!(shell.text(&["export", "db"]), "k\tv\n");
+    assert_eq!(shell.text(&["keyspaces", "db"]), "default\n");
+}
+
+#[test]
+fn what_lies_before_a_broken_line_is_loaded() {
+    let shell = Shell::new();
+    let lines = numbered(25, |line| format!("{line:02}\tx\n"));
+    shell.write("in.tsv", format!("{lines}broken\n99\tx\n").as_bytes());
+    let line = shell.fails(&["load", "db", "in.tsv", "--batch", "10"]);
+    assert!(line.contains("in.tsv, line 26: there is no tab"), "{line}");
+    assert!(line.contains("the 25 records before it are loaded"), "{line}");
+    assert_eq!(shell.text(&["export", "db"]), lines);
+    // Mended, it goes on there.
+    shell.write("in.tsv", format!("{lines}mended\tx\n99\tx\n").as_bytes());
+    let resumed = shell.json(&["load", "db", "in.tsv", "--resume", "--json"]);
+    assert_eq!((&resumed["records"], &resumed["records_before"]), (&2.into(), &25.into()));
+    assert_eq!(shell.text(&["count", "db"]), "27\n");
+}
+
+#[test]
+fn a_load_that_was_killed_resumes() {
+    let shell = Shell::new();
+    let lines = numbered(200_000, |line| format!("{line:06}\tvalue of {line}\n"));
+    shell.write("in.tsv", lines.as_bytes());
+    let load =
+        ["load", "db", "in.tsv", "--batch", "50", "--durability", "os", "--resume", "--json"];
+    let mut before = 0;
+    let mut killed = 0;
+    let mut delay = Duration::from_millis(40);
+    for _ in 0..8 {
+        let mut child = shell.command(&load).stdout(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(delay);
+        let running = child.try_wait().unwrap().is_none();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        killed += u32::from(running);
+        let marks = shell.run(&["scan", "db", "-k", "esker.load"]);
+        let marks = String::from_utf8(marks.stdout).unwrap();
+        let records = marks.split("records=").nth(1).and_then(|rest| rest.split("\\n").next());
+        let records: u64 = records.map_or(0, |records| records.parse().unwrap());
+        let found: u64 = match shell.run(&["count", "db"]) {
+            output if output.status.success() => {
+                String::from_utf8(output.stdout).unwrap().trim().parse().unwrap()
+            }
+            // Killed before the database was there.
+            _ => 0,
+        };
+        assert_eq!(found, records, "what is there and what the mark says");
+        assert!(found >= before);
+        if found == before {
+            delay *= 2;
+        }
+        before = found;
+    }
+    assert!(killed > 0 && before > 0);
+    let last = shell.json(&load);
+    assert_eq!(last["records_before"], before);
+    assert_eq!(last["records"], 200_000 - before);
+    assert!(shell.text(&["export", "db"]) == lines);
+    assert_eq!(shell.json(&["verify", "db", "--json"])["ok"], true);
+}
+
+#[test]
+fn an_input_that_grew_is_resumed_and_one_that_changed_is_not() {
+    let shell = Shell::new();
+    shell.write("in.tsv", b"a\t1\nb\t2");
+    shell.ok(&["load", "db", "in.tsv"]);
+    assert_eq!(shell.json(&["load", "db", "in.tsv", "--resume", "--json"])["records"], 0);
+    shell.write("in.tsv", b"a\t1\nb\t2\nc\t3\n");
+    assert_eq!(shell.json(&["load", "db", "in.tsv", "--resume", "--json"])["records"], 1);
+    assert_eq!(shell.text(&["scan", "db"]), "a\t1\nb\t2\nc\t3\n");
+    shell.write("in.tsv", b"A\t1\nb\t2\nc\t3\nd\t4\n");
+    assert!(shell.fails(&["load", "db", "in.tsv", "--resume"]).contains("first bytes differ"));
+    shell.write("in.tsv", b"a\t1\n");
+    assert!(shell.fails(&["load", "db", "in.tsv", "--resume"]).contains("shorter"));
+    let other = shell.fails(&["load", "db", "in.tsv", "--resume", "--no-escapes"]);
+    assert!(other.contains("other settings"), "{other}");
+    assert_eq!(shell.text(&["count", "db"]), "3\n");
+}
+
+#[test]
+fn a_reader_that_has_enough_ends_a_scan_quietly() {
+    let shell = Shell::new();
+    let lines = numbered(50_000, |line| format!("{line:06}\tvalue of {line}\n"));
+    succeeded(&["load"], shell.feed(&["load", "db"], lines.as_bytes()));
+    for command in ["scan", "export"] {
+        let mut child = shell
+            .command(&[command, "db"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(line, "000000\tvalue of 0\n");
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    }
+}
+
+#[test]
+fn a_database_in_use_is_told() {
+    let shell = Shell::new();
+    let db = esker::Db::open(shell.0.path().join("db")).unwrap();
+    db.put("k", "v").unwrap();
+    for args in [&["count", "db"][..], &["put", "db", "k", "w"], &["verify", "db"]] {
+        assert!(shell.fails(args).contains("in use"));
+    }
+    assert_eq!(db.get("k").unwrap().unwrap(), "v");
+    db.close().unwrap();
+    assert_eq!(shell.text(&["count", "db"]), "1\n");
+}
+
+/// The files of the database with their contents.
+fn contents(shell: &Shell) -> Vec<(PathBuf, Vec<u8>)> {
+    let entries = std::fs::read_dir(shell.0.path().join("db")).unwrap();
+    let mut files: Vec<_> = entries
+        .map(|entry| entry.unwrap().path())
+        .map(|path| (path.clone(), std::fs::read(path).unwrap()))
+        .collect();
+    files.sort();
+    files
+}
+
+#[test]
+fn a_newer_format_is_refused_and_left_alone() {
+    let shell = Shell::new();
+    shell.ok(&["put", "db", "k", "v"]);
+    let mut current = shell.read("db/CURRENT");
+    // The version, and the checksum of the header, bound to the file number in it.
+    current[8..12].copy_from_slice(&7u32.to_le_bytes());
+    let mut crc = crc32fast::Hasher::new();
+    for part in [&current[24..32], &[0; 8], &current[..12], &current[16..]] {
+        crc.update(part);
+    }
+    current[12..16].copy_from_slice(&crc.finalize().to_le_bytes());
+    shell.write("db/CURRENT", &current);
+    let before = contents(&shell);
+    for args in [&["count", "db"][..], &["put", "db", "a", "b"], &["load", "db", "/dev/null"]] {
+        let line = shell.fails(args);
+        assert!(line.contains("format version 7"), "{line}");
+    }
+    assert!(shell.fails(&["dump", "db/CURRENT"]).contains("format version 7"));
+    assert!(contents(&shell) == before);
+}
+
+#[test]
+fn damage_is_named_and_left_alone() {
+    let shell = Shell::new();
+    succeeded(&["load"], shell.feed(&["load", "db"], nasty().as_bytes()));
+    shell.ok(&["compact", "db"]);
+    let files = contents(&shell)
+        .into_iter()
+        .filter(|(path, _)| path.extension().is_some_and(|extension| extension == "sst"));
+    for (path, mut bytes) in files {
+        let middle = bytes.len() / 4;
+        bytes[middle] ^= 1;
+        std::fs::write(&path, &bytes).unwrap();
+    }
+    let line = shell.fails(&["verify", "db"]);
+    assert!(line.contains(".sst is damaged at offset"), "{line}");
+    let mut current = shell.read("db/CURRENT");
+    current[20] ^= 1;
+    shell.write("db/CURRENT", &current);
+    let before = contents(&shell);
+    assert!(shell.fails(&["count", "db"]).contains("CURRENT is damaged"));
+    assert!(shell.fails(&["put", "db", "k", "v"]).contains("CURRENT is damaged"));
+    assert!(contents(&shell) == before);
+}
+
+#[test]
+fn a_small_tour_passes() {
+    let shell = Shell::new();
+    let dir = shell.0.path().to_str().unwrap();
+    let text = shell.text(&["tour", "--records", "2000", "--seed", "7", "--dir", dir]);
+    assert!(text.contains("All 12 checks passed"), "{text}");
+    let json = shell.json(&["tour", "--records", "2000", "--json", "--dir", dir]);
+    assert_eq!(json["ok"], true);
+    assert_eq!(json["crashes"]["batches_lost"], 0);
+    assert!(json["crashes"]["batches_acknowledged"].as_u64().unwrap() > 0);
+    assert_eq!(std::fs::read_dir(dir).unwrap().count(), 0, "nothing is left behind");
+}
