@@ -8,9 +8,9 @@ use std::ops::RangeBounds;
 use crate::api::reader::Reader;
 use crate::base::error::Error;
 use crate::base::error::Result;
+use crate::base::range::Bounds;
 use crate::base::slice::Key;
 use crate::base::slice::Value;
-use crate::engine::read_view::Bounds;
 use crate::engine::read_view::TreeIter;
 use crate::engine::read_view::TreeView;
 

@@ -6,13 +6,15 @@
 //! the reader then sees nothing. Either way it sees a prefix of all writes. With a snapshot the
 //! number is older than the view, and the snapshot's pin has kept what it needs.
 
-use std::ops::Bound;
 use std::sync::Arc;
 
 use crate::base::error::Error;
 use crate::base::error::Result;
 use crate::base::key::KeyHash;
 use crate::base::key::Trailer;
+use crate::base::range::Bounds;
+use crate::base::range::is_above;
+use crate::base::range::is_below;
 use crate::base::seqno::SeqNo;
 use crate::base::slice::Slice;
 use crate::base::value::ValueKind;
@@ -136,9 +138,6 @@ fn live_value(found: Option<(Trailer, Slice)>) -> Result<Option<Slice>> {
     }
 }
 
-/// A range of user keys.
-pub(crate) type Bounds = (Bound<Vec<u8>>, Bound<Vec<u8>>);
-
 /// One keyspace at one instant, for iterators. Keeps the database open.
 #[derive(Clone, Debug)]
 pub(crate) struct TreeView {
@@ -161,7 +160,7 @@ impl TreeView {
         }
         let version = &self.view.version;
         let within = |smallest: &[u8], largest: &[u8]| {
-            !is_below(largest, lower.as_ref()) && !is_above(smallest, upper.as_ref())
+            !is_below(largest, &lower) && !is_above(smallest, &upper)
         };
         for file in &version.level(0).files {
             if within(&file.meta.smallest.user, &file.meta.largest.user) {
@@ -170,9 +169,9 @@ impl TreeView {
         }
         for level in &version.levels()[1..] {
             let files = &level.files;
-            let from = files.partition_point(|f| is_below(&f.meta.largest.user, lower.as_ref()));
+            let from = files.partition_point(|f| is_below(&f.meta.largest.user, &lower));
             let rest = &files[from..];
-            let to = rest.partition_point(|f| !is_above(&f.meta.smallest.user, upper.as_ref()));
+            let to = rest.partition_point(|f| !is_above(&f.meta.smallest.user, &upper));
             match &rest[..to] {
                 [] => {}
                 [file] => sources.push(Source::Sst(file.reader()?.iter())),
@@ -184,22 +183,6 @@ impl TreeView {
         }
         let tree = Visible::new(Merging::new(sources), self.seqno, lower, upper);
         Ok(TreeIter { tree, _view: self.clone() })
-    }
-}
-
-fn is_below(key: &[u8], lower: Bound<&Vec<u8>>) -> bool {
-    match lower {
-        Bound::Included(lower) => key < lower.as_slice(),
-        Bound::Excluded(lower) => key <= lower.as_slice(),
-        Bound::Unbounded => false,
-    }
-}
-
-fn is_above(key: &[u8], upper: Bound<&Vec<u8>>) -> bool {
-    match upper {
-        Bound::Included(upper) => key > upper.as_slice(),
-        Bound::Excluded(upper) => key >= upper.as_slice(),
-        Bound::Unbounded => false,
     }
 }
 

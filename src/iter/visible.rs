@@ -15,6 +15,8 @@ use crate::base::error::Result;
 use crate::base::internal_iter::InternalIter;
 use crate::base::key::KeyRef;
 use crate::base::key::Trailer;
+use crate::base::range::is_above;
+use crate::base::range::is_below;
 use crate::base::seqno::SeqNo;
 use crate::base::slice::COPY_LEN_MAX;
 use crate::base::slice::Slice;
@@ -294,21 +296,5 @@ fn is_live(trailer: Trailer) -> Result<bool> {
         Some(ValueKind::Put) => Ok(true),
         Some(ValueKind::Delete) => Ok(false),
         _ => Err(Error::unknown_kind(trailer.kind_byte())),
-    }
-}
-
-fn is_below(key: &[u8], lower: &Bound<Vec<u8>>) -> bool {
-    match lower {
-        Bound::Included(lower) => key < lower.as_slice(),
-        Bound::Excluded(lower) => key <= lower.as_slice(),
-        Bound::Unbounded => false,
-    }
-}
-
-fn is_above(key: &[u8], upper: &Bound<Vec<u8>>) -> bool {
-    match upper {
-        Bound::Included(upper) => key > upper.as_slice(),
-        Bound::Excluded(upper) => key >= upper.as_slice(),
-        Bound::Unbounded => false,
     }
 }
