@@ -443,17 +443,25 @@ impl Core {
             return Ok(());
         }
         publish.ready.insert(first, last);
+        let result = self.wait_until_visible(&mut publish, last);
+        if result.is_err() {
+            // It is not acknowledged, so no slower writer may make it visible.
+            publish.ready.remove(&first);
+        }
+        result
+    }
+
+    /// Waits until everything up to `last` is visible, or never will be.
+    fn wait_until_visible(&self, publish: &mut MutexGuard<'_, Publish>, last: u64) -> Result<()> {
         publish.waiting += 1;
         let result = loop {
-            if commit.visible.load(Acquire) >= last {
+            if self.commit.visible.load(Acquire) >= last {
                 break Ok(());
             }
             if let Err(error) = self.health.check_writable() {
-                // It is not acknowledged, so no slower writer may make it visible.
-                publish.ready.remove(&first);
                 break Err(error);
             }
-            commit.published.wait(&mut publish);
+            self.commit.published.wait(publish);
         };
         publish.waiting -= 1;
         result
@@ -467,26 +475,12 @@ impl Core {
     /// Makes everything that is visible now durable.
     pub(crate) fn sync(&self) -> Result<()> {
         self.health.check_writable()?;
-        let last = self.visible().get();
-        self.write_up_to(last)?;
-        self.sync_up_to(last)
+        self.sync_log(self.visible())
     }
 
     /// Waits until everything up to `last` is visible: then it is applied as well.
     pub(crate) fn wait_visible(&self, last: SeqNo) -> Result<()> {
-        let mut publish = self.commit.publish.lock();
-        publish.waiting += 1;
-        let result = loop {
-            if self.visible() >= last {
-                break Ok(());
-            }
-            if let Err(error) = self.health.check_writable() {
-                break Err(error);
-            }
-            self.commit.published.wait(&mut publish);
-        };
-        publish.waiting -= 1;
-        result
+        self.wait_until_visible(&mut self.commit.publish.lock(), last.get())
     }
 
     /// Makes the log durable up to `last`, which is visible.

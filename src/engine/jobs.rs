@@ -104,7 +104,6 @@ impl Core {
         }
         self.metrics.flushes.add(1);
         self.metrics.flush_bytes.add(bytes);
-        self.update_throttle();
         self.roll_manifest_over()?;
         self.jobs.notify_compaction();
         Ok(())
