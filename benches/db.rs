@@ -7,6 +7,8 @@
 //!
 //! `TMPDIR` says which disk is measured.
 
+mod numbers;
+
 use std::hint::black_box;
 use std::time::Duration;
 
@@ -21,24 +23,12 @@ use esker::Durability;
 use esker::Options;
 use esker::WriteBatch;
 
+use numbers::Numbers;
+
 const OPS_PER_BATCH: u64 = 100;
 const ENTRIES_PER_SCAN: u64 = 10;
 
-/// A sequence of numbers that looks random and is the same each time.
-struct Numbers(u64);
-
 impl Numbers {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
-    }
-
     fn value(&mut self) -> [u8; 100] {
         let mut value = [b'v'; 100];
         for eight in value[..48].chunks_exact_mut(8) {

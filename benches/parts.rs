@@ -3,6 +3,8 @@
 //! Keys have 16 bytes, values 100. Everything is in memory: the figures are processor time and
 //! cache misses, of which there are more the larger the structure is.
 
+mod numbers;
+
 use std::hint::black_box;
 
 use criterion::BatchSize;
@@ -16,25 +18,11 @@ use esker::bench_api::Cursor;
 use esker::bench_api::Memtable;
 use esker::bench_api::Sst;
 
+use numbers::Numbers;
+
 const VALUE: [u8; 100] = [b'v'; 100];
 const FILTER_BITS: u32 = 10;
 const BLOCK_BYTES: usize = 4096;
-
-/// A sequence of numbers that looks random and is the same each time.
-struct Numbers(u64);
-
-impl Numbers {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
-    }
-}
 
 /// Key number `n`: 16 decimal digits. Odd ones are never stored.
 fn key(n: u64) -> [u8; 16] {
