@@ -21,4 +21,5 @@ pub(crate) mod range;
 pub(crate) mod seqno;
 pub(crate) mod slice;
 pub(crate) mod stats;
+pub(crate) mod sync;
 pub(crate) mod value;

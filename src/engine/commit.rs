@@ -27,15 +27,11 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Acquire;
 use std::sync::atomic::Ordering::Release;
 use std::time::Duration;
 
 use arc_swap::Guard;
-use parking_lot::Condvar;
-use parking_lot::Mutex;
-use parking_lot::MutexGuard;
 
 use crate::base::batch::Batch;
 use crate::base::batch::Op;
@@ -46,6 +42,10 @@ use crate::base::ids::FileId;
 use crate::base::key::Trailer;
 use crate::base::options::Durability;
 use crate::base::seqno::SeqNo;
+use crate::base::sync::Condvar;
+use crate::base::sync::Mutex;
+use crate::base::sync::MutexGuard;
+use crate::base::sync::atomic::AtomicU64;
 use crate::base::value::ValueKind;
 use crate::engine::Core;
 use crate::engine::keyspaces::KeyspaceState;

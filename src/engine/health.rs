@@ -6,12 +6,12 @@
 //! database turns read-only until it is reopened and recovery has looked at what is really there.
 
 use std::sync::OnceLock;
-use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Acquire;
 use std::sync::atomic::Ordering::Release;
 
 use crate::base::error::Error;
 use crate::base::error::Result;
+use crate::base::sync::atomic::AtomicBool;
 
 /// Whether the database may still acknowledge writes.
 #[derive(Debug, Default)]

@@ -3,21 +3,21 @@
 use std::collections::BTreeMap;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Acquire;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::Ordering::Release;
 
 use arc_swap::ArcSwap;
-use parking_lot::Mutex;
-use parking_lot::RwLock;
 
 use crate::base::error::Error;
 use crate::base::error::Result;
 use crate::base::ids::DbId;
 use crate::base::ids::KeyspaceId;
 use crate::base::seqno::SeqNo;
+use crate::base::sync::Mutex;
+use crate::base::sync::RwLock;
+use crate::base::sync::atomic::AtomicBool;
+use crate::base::sync::atomic::AtomicU64;
 use crate::memtable::Memtable;
 use crate::version::Version;
 

@@ -23,15 +23,14 @@
 
 use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::AtomicU64;
 use std::thread::JoinHandle;
-
-use parking_lot::Mutex;
 
 use crate::base::clock::Clock;
 use crate::base::ids::DbId;
 use crate::base::options::Config;
+use crate::base::sync::Mutex;
+use crate::base::sync::atomic::AtomicBool;
+use crate::base::sync::atomic::AtomicU64;
 use crate::cache::BlockCache;
 use crate::compaction::output::OutputContext;
 use crate::engine::commit::CommitState;

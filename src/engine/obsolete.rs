@@ -5,8 +5,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
+use crate::base::sync::Mutex;
 use crate::version::sst_file::SstFile;
 
 /// Obsolete SSTs. The list holds one reference to each; readers' views hold the others.

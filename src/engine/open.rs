@@ -10,13 +10,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use parking_lot::Mutex;
-
 use crate::base::clock::Clock;
 use crate::base::error::Error;
 use crate::base::error::Result;
 use crate::base::ids::FileId;
 use crate::base::options::Config;
+use crate::base::sync::Mutex;
 use crate::engine::Engine;
 use crate::engine::recovery;
 use crate::engine::workers;

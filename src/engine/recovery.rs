@@ -18,11 +18,7 @@ use std::collections::HashSet;
 use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Release;
-
-use parking_lot::Mutex;
 
 use crate::base::batch::Ops;
 use crate::base::clock::Clock;
@@ -34,6 +30,9 @@ use crate::base::ids::KeyspaceId;
 use crate::base::key::Trailer;
 use crate::base::options::Config;
 use crate::base::seqno::SeqNo;
+use crate::base::sync::Mutex;
+use crate::base::sync::atomic::AtomicBool;
+use crate::base::sync::atomic::AtomicU64;
 use crate::cache::BlockCache;
 use crate::compaction::output::OutputContext;
 use crate::engine::Core;

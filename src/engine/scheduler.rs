@@ -8,12 +8,11 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Condvar;
-use parking_lot::Mutex;
-
 use crate::base::error::Error;
 use crate::base::ids::FileId;
 use crate::base::ids::KeyspaceId;
+use crate::base::sync::Condvar;
+use crate::base::sync::Mutex;
 use crate::compaction::picker;
 use crate::compaction::picker::PickContext;
 use crate::compaction::plan::Plan;

@@ -2,12 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Acquire;
 
-use parking_lot::Mutex;
-
 use crate::base::seqno::SeqNo;
+use crate::base::sync::Mutex;
+use crate::base::sync::atomic::AtomicU64;
 
 /// The sequence numbers of all live snapshots, with how many hold each.
 #[derive(Debug, Default)]

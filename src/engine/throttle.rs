@@ -12,13 +12,13 @@
 //! first, the speed of a slow disk towards the end. The time is taken from one leaky bucket that
 //! all writers share, so the total rate is what falls, whoever writes.
 
-use std::sync::atomic::AtomicU32;
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use crate::base::error::Error;
 use crate::base::error::Result;
+use crate::base::sync::atomic::AtomicU32;
+use crate::base::sync::atomic::AtomicU64;
 use crate::compaction::picker;
 use crate::engine::Core;
 use crate::engine::scheduler::Lane;

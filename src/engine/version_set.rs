@@ -7,12 +7,11 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Acquire;
 
-use parking_lot::MutexGuard;
-
 use crate::base::error::Error;
 use crate::base::error::Result;
 use crate::base::ids::FileId;
 use crate::base::seqno::SeqNo;
+use crate::base::sync::MutexGuard;
 use crate::engine::Core;
 use crate::engine::keyspaces::KeyspaceState;
 use crate::fs::names::manifest_path;

@@ -24,10 +24,10 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use parking_lot::Mutex;
 
 use crate::base::error::Error;
 use crate::base::error::Result;
+use crate::base::sync::Mutex;
 use crate::fs::DirEntry;
 use crate::fs::DirLock;
 use crate::fs::Fs;

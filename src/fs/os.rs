@@ -12,10 +12,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use parking_lot::Mutex;
 
 use crate::base::error::Error;
 use crate::base::error::Result;
+use crate::base::sync::Mutex;
 use crate::fs::DirEntry;
 use crate::fs::DirLock;
 use crate::fs::Fs;

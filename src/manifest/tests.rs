@@ -4,7 +4,6 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
 use proptest::prelude::*;
 
 use super::*;
@@ -15,6 +14,7 @@ use crate::base::ids::KeyspaceId;
 use crate::base::key::InternalKey;
 use crate::base::key::Trailer;
 use crate::base::seqno::SeqNo;
+use crate::base::sync::Mutex;
 use crate::fs::CrashMode;
 use crate::fs::Fs;
 use crate::fs::MemFs;

@@ -17,7 +17,7 @@ use std::sync::atomic::AtomicPtr;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 
-use parking_lot::Mutex;
+use crate::base::sync::Mutex;
 
 const CHUNK_LEN_MIN: usize = 4 << 10;
 const CHUNK_LEN_MAX: usize = 1 << 20;

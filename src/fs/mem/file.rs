@@ -4,8 +4,8 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use parking_lot::Mutex;
 
+use crate::base::sync::Mutex;
 use crate::fs::mem::CrashMode;
 use crate::fs::mem::rng::Rng;
 

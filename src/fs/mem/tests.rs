@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
+use crate::base::sync::Mutex;
 use crate::fs::CrashMode;
 use crate::fs::Fs;
 use crate::fs::MemFs;

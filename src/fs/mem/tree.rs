@@ -13,6 +13,7 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::base::sync::Mutex;
 use crate::fs::DirEntry;
 use crate::fs::mem::CrashMode;
 use crate::fs::mem::file::File;
@@ -372,7 +373,7 @@ struct Copier<'a> {
     mode: CrashMode,
     rng: &'a mut Rng,
     stale: &'a [Arc<Vec<u8>>],
-    copied: HashMap<*const parking_lot::Mutex<File>, FileRef>,
+    copied: HashMap<*const Mutex<File>, FileRef>,
 }
 
 impl Copier<'_> {
@@ -383,7 +384,7 @@ impl Copier<'_> {
                 let copied = self.copied.entry(Arc::as_ptr(file));
                 let copy = copied.or_insert_with(|| {
                     let crashed = file.lock().crash(self.mode, self.rng, self.stale);
-                    Arc::new(parking_lot::Mutex::new(crashed))
+                    Arc::new(Mutex::new(crashed))
                 });
                 Node::File(Arc::clone(copy))
             }

@@ -7,7 +7,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use parking_lot::Mutex;
 use proptest::prelude::*;
 
 use crate::base::compression::Compression;
@@ -20,6 +19,7 @@ use crate::base::key::KeyRef;
 use crate::base::key::Trailer;
 use crate::base::options::SstOptions;
 use crate::base::seqno::SeqNo;
+use crate::base::sync::Mutex;
 use crate::base::value::ValueKind;
 use crate::cache::BlockCache;
 use crate::fs::ReadableFile;

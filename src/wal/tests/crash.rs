@@ -1,10 +1,10 @@
 //! Crashes at every event, of writing and of recovering: what comes back is a prefix that holds
 //! everything durable.
 
-use parking_lot::Mutex;
 use proptest::prelude::*;
 
 use super::*;
+use crate::base::sync::Mutex;
 use crate::fs::CrashMode;
 use crate::fs::FaultEffect;
 use crate::fs::FaultError;
