@@ -94,6 +94,7 @@ struct Catalog {
     next_file: FileId,
     next_keyspace: u32,
     last_seqno: SeqNo,
+    log_durable: SeqNo,
     floor: FileId,
     keyspaces: BTreeMap<KeyspaceId, KeyspaceEntry>,
 }
@@ -199,6 +200,7 @@ fn read_catalog(site: &Site<'_>) -> Result<Catalog> {
         next_file: manifest.next(),
         next_keyspace: 0,
         last_seqno: SeqNo::ZERO,
+        log_durable: SeqNo::ZERO,
         floor: FileId(0),
         keyspaces: BTreeMap::new(),
     };
@@ -222,6 +224,7 @@ fn apply_edit(
 ) -> Result<(), String> {
     catalog.next_file = catalog.next_file.max(edit.next_file.unwrap_or_default());
     catalog.last_seqno = catalog.last_seqno.max(edit.last_seqno.unwrap_or_default());
+    catalog.log_durable = catalog.log_durable.max(edit.log_durable.unwrap_or_default());
     catalog.floor = catalog.floor.max(edit.wal_floor.unwrap_or_default());
     catalog.next_keyspace = catalog.next_keyspace.max(edit.next_keyspace.unwrap_or_default());
     for change in edit.keyspaces {
@@ -327,7 +330,7 @@ fn log_source<'a>(site: &'a Site<'_>, catalog: &Catalog) -> LogSource<'a> {
         dir: site.dir,
         db: catalog.db_id,
         floor: catalog.floor,
-        durable: flushed,
+        durable: flushed.max(catalog.log_durable),
         mode: site.config.recovery,
     }
 }
@@ -483,7 +486,7 @@ impl Core {
         };
         let manifest = ManifestWriter::create(fs, dir, id, catalog.db_id, &snapshot)?;
         install_current(fs, dir, catalog.db_id, id)?;
-        self.versions.lock().put_in_force(manifest, id);
+        self.versions.lock().put_in_force(manifest, id, &snapshot);
         if new {
             // Not in the listing from before the creation.
             self.remove_leftover(&manifest_path(dir, catalog.manifest));

@@ -36,17 +36,31 @@ pub(crate) struct VersionSet {
     manifest_id: FileId,
     /// Size of the manifest when it held nothing but a snapshot.
     snapshot_bytes: u64,
+    /// What the manifest says of the log.
+    log_durable: SeqNo,
     pub(crate) next_keyspace: u32,
 }
 
 impl VersionSet {
     pub(crate) fn new(next_keyspace: u32) -> VersionSet {
         let manifest_id = FileId::default();
-        VersionSet { manifest: None, manifest_id, snapshot_bytes: 0, next_keyspace }
+        VersionSet {
+            manifest: None,
+            manifest_id,
+            snapshot_bytes: 0,
+            log_durable: SeqNo::ZERO,
+            next_keyspace,
+        }
     }
 
-    /// Appends to `manifest` from now on, which `CURRENT` names.
-    pub(crate) fn put_in_force(&mut self, manifest: ManifestWriter, id: FileId) {
+    /// Appends to `manifest` from now on, which `CURRENT` names and `snapshot` begins.
+    pub(crate) fn put_in_force(
+        &mut self,
+        manifest: ManifestWriter,
+        id: FileId,
+        snapshot: &VersionEdit,
+    ) {
+        self.log_durable = snapshot.log_durable.unwrap_or_default();
         self.snapshot_bytes = manifest.bytes();
         self.manifest = Some(manifest);
         self.manifest_id = id;
@@ -114,7 +128,23 @@ impl Core {
         let Some(manifest) = &mut set.manifest else {
             return Err(Error::internal("there is no manifest yet"));
         };
-        manifest.append(edit).map_err(|error| self.fail(error))
+        manifest.append(edit).map_err(|error| self.fail(error))?;
+        set.log_durable = set.log_durable.max(edit.log_durable.unwrap_or_default());
+        Ok(())
+    }
+
+    /// Notes in the manifest that the log is durable to its end: so damage there, where no later
+    /// record can bear witness, is told from the torn end that a crash leaves.
+    pub(crate) fn seal_log(&self) {
+        let mut set = self.versions.lock();
+        let edit = self.stamp();
+        if edit.log_durable <= Some(set.log_durable) {
+            return;
+        }
+        let Some(manifest) = &mut set.manifest else { return };
+        if let Err(error) = manifest.append(&edit) {
+            tracing::warn!(%error, "the log is durable, but the manifest does not say so");
+        }
     }
 
     /// An edit that states which numbers are in use.
@@ -122,6 +152,7 @@ impl Core {
         VersionEdit {
             next_file: Some(self.output.peek_file_id()),
             last_seqno: Some(self.visible()),
+            log_durable: Some(self.synced()),
             ..VersionEdit::default()
         }
     }
@@ -173,7 +204,7 @@ impl Core {
         // From here on it is unknown which of the two is in force until both names are durable.
         install_current(fs, dir, self.db_id, id).map_err(|error| self.fail(error))?;
         let old = set.manifest_id;
-        set.put_in_force(manifest, id);
+        set.put_in_force(manifest, id, &snapshot);
         drop(set);
         if let Err(error) = fs.remove(&manifest_path(dir, old)) {
             tracing::warn!(%error, "an old manifest stays until the next open");
