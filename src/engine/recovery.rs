@@ -29,6 +29,7 @@ use crate::base::ids::FileId;
 use crate::base::ids::KeyspaceId;
 use crate::base::key::Trailer;
 use crate::base::options::Config;
+use crate::base::planted::Planted;
 use crate::base::seqno::SeqNo;
 use crate::base::sync::Mutex;
 use crate::base::sync::atomic::AtomicBool;
@@ -302,7 +303,7 @@ fn replay(
 ) -> Result<RecoveredLog> {
     let source = log_source(site, catalog);
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let log = wal::recover(&source, site.listing, |records| {
+    let mut log = wal::recover(&source, site.listing, |records| {
         if let Replay::Apply(keyspaces) = target {
             let part = records.len().div_ceil(threads).max(RECORDS_PER_PART_MIN);
             let parts: Vec<&[LogRecord]> = records.chunks(part).collect();
@@ -319,6 +320,9 @@ fn replay(
             None => Ok(()),
         }
     })?;
+    if Planted::SeqNoReused.is_on() {
+        log.last_seqno = SeqNo::new(log.last_seqno.get().saturating_sub(1));
+    }
     Ok(log)
 }
 
@@ -364,7 +368,11 @@ fn apply_records(records: &[LogRecord], keyspaces: &Keyspaces, catalog: &Catalog
     // Batches in a row mostly go to the same keyspace.
     let mut cached: Option<(&Arc<KeyspaceState>, Arc<Memtable>, SeqNo)> = None;
     for record in records {
-        for (seqno, op) in (record.seqno.get()..).zip(Ops::new(&record.payload)) {
+        let mut ops = usize::MAX;
+        if Planted::HalfBatch.is_on() {
+            ops = Ops::new(&record.payload).count().div_ceil(2);
+        }
+        for (seqno, op) in (record.seqno.get()..).zip(Ops::new(&record.payload)).take(ops) {
             let op = op.map_err(|bad| Error::internal(bad.0))?;
             let seqno = SeqNo::new(seqno);
             if cached.as_ref().is_none_or(|(state, ..)| state.id != op.keyspace) {
@@ -396,6 +404,9 @@ fn note_records(keyspaces: &Keyspaces, first: SeqNo) {
 }
 
 fn last_seqno(catalog: &Catalog, log: &RecoveredLog) -> SeqNo {
+    if Planted::SeqNoReused.is_on() {
+        return log.last_seqno;
+    }
     let files = catalog.keyspaces.values().flat_map(|entry| entry.version.files());
     let in_files = files.map(|file| file.meta.max_seqno).max().unwrap_or_default();
     let flushed = catalog.keyspaces.values().map(|entry| entry.flushed).max().unwrap_or_default();

@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering::Acquire;
 use crate::base::error::Error;
 use crate::base::error::Result;
 use crate::base::ids::FileId;
+use crate::base::planted::Planted;
 use crate::base::seqno::SeqNo;
 use crate::base::sync::MutexGuard;
 use crate::engine::Core;
@@ -103,6 +104,11 @@ impl Core {
         let removed: Vec<FileId> = edit.removed.iter().map(|(_, id)| *id).collect();
         let floor = flushed.map(|flushed| self.wal_floor(&state, flushed));
         let edit = VersionEdit { wal_floor: floor, keyspaces: vec![edit], ..self.stamp() };
+        if Planted::LogRemovedEarly.is_on() {
+            self.commit.append_lock().cut(floor.unwrap_or_default()).iter().for_each(|segment| {
+                self.remove_segment(segment.id);
+            });
+        }
         self.append_edit(&mut set, &edit)?;
         state.install(next, flushed);
         let gone = base
