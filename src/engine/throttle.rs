@@ -19,6 +19,7 @@ use crate::base::error::Error;
 use crate::base::error::Result;
 use crate::base::sync::atomic::AtomicU32;
 use crate::base::sync::atomic::AtomicU64;
+use crate::base::sync::thread;
 use crate::compaction::picker;
 use crate::engine::Core;
 use crate::engine::scheduler::Lane;
@@ -83,7 +84,7 @@ impl Core {
             return Err(Error::Stalled { deadline, reason: "compaction is behind".to_owned() });
         }
         if wait >= SLEEP_MIN {
-            std::thread::sleep(wait);
+            thread::sleep(wait);
             self.metrics.slowdown.record(wait);
         }
         Ok(())
