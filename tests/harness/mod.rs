@@ -1,0 +1,13 @@
+//! What tests of crashes, of failing calls and of damage share with the fuzz targets: one function
+//! for each target, which takes the bytes of an input and panics if a promise is broken.
+//!
+//! All that happens is drawn from [`choices::Choices`]: from a seed in tests, from the input in
+//! fuzz targets. So both run the same code, and an input that fails can be made a test as it is.
+#![allow(dead_code, reason = "each crate that includes this uses a part of it")]
+
+pub(crate) mod choices;
+pub(crate) mod crashes;
+pub(crate) mod state;
+pub(crate) mod workload;
+
+pub(crate) use crashes::crash_recovery;
