@@ -124,7 +124,7 @@ pub(crate) fn filter_may_contain(payload: &[u8], user: &[u8]) -> Result<bool, Ma
 /// A file whose only data block has this payload, whatever it is, all checksums right.
 pub(crate) fn file_around(payload: &[u8], lz4: bool, uid: u64) -> Vec<u8> {
     let mut out = Vec::new();
-    let mut append = |out: &mut Vec<u8>, payload: &[u8], kind, compression| {
+    let append = |out: &mut Vec<u8>, payload: &[u8], kind, compression| {
         let (offset, start) = (out.len() as u64, out.len());
         out.extend_from_slice(payload);
         let handle = BlockHandle { offset, len: payload.len() as u32 };

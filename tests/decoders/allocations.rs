@@ -54,7 +54,7 @@ unsafe impl GlobalAlloc for Counting {
 }
 
 /// Runs `work` and panics if it held more than `limit` bytes at a time, beyond what was held before.
-pub fn bounded<R>(limit: usize, what: &str, work: impl FnOnce() -> R) -> R {
+pub(crate) fn bounded<R>(limit: usize, what: &str, work: impl FnOnce() -> R) -> R {
     let before = LIVE.get();
     PEAK.set(before);
     let result = work();

@@ -25,7 +25,7 @@ type Entry<'a> = (&'a [u8], u64, &'a [u8]);
 const BLOCK_TRAILER_LEN: usize = 10;
 
 /// A data block, an index partition or an lz4 block: raw, or built and tampered with.
-pub fn block_decode(data: &[u8]) {
+pub(crate) fn block_decode(data: &[u8]) {
     let mut input = Input::new(data);
     match input.byte() % 5 {
         0 => {
@@ -136,15 +136,14 @@ fn check_search(payload: &[u8], entries: &[Entry<'_>], sound: bool, user: &[u8],
 }
 
 /// Walks both ways and seeks. `entries` are those that can be read, from the front.
-fn check_cursor(
-    cursor: &mut SstCursor,
-    entries: &[Entry<'_>],
-    sound: bool,
-    keys: &[(&[u8], u64)],
-) {
+fn check_cursor(cursor: &mut SstCursor, entries: &[Entry<'_>], sound: bool, keys: &[(&[u8], u64)]) {
     let mut result = cursor.seek_to_first();
     for (n, entry) in entries.iter().enumerate() {
-        assert_eq!((result.as_ref().err().map(ToString::to_string), cursor.entry()), (None, Some(*entry)), "entry {n}");
+        assert_eq!(
+            (result.as_ref().err().map(ToString::to_string), cursor.entry()),
+            (None, Some(*entry)),
+            "entry {n}"
+        );
         result = cursor.next();
     }
     assert_eq!(cursor.entry(), None, "there are {} entries", entries.len());
@@ -175,7 +174,8 @@ fn check_cursor(
         let back = cursor.seek_for_prev(user, trailer);
         if sound {
             back.unwrap();
-            let last = entries.iter().rposition(|entry| !before((user, trailer), (entry.0, entry.1)));
+            let last =
+                entries.iter().rposition(|entry| !before((user, trailer), (entry.0, entry.1)));
             assert_eq!(cursor.entry(), last.map(|n| entries[n]), "back {user:?} {trailer:#x}");
             if let Some(n) = last {
                 cursor.next().unwrap();

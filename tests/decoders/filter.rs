@@ -6,7 +6,7 @@ use super::input::Input;
 use super::input::mix;
 
 /// Keys, probes, bits per key, and raw bytes as a filter.
-pub fn filter(data: &[u8]) {
+pub(crate) fn filter(data: &[u8]) {
     let mut input = Input::new(data);
     if input.flag() { raw(&mut input) } else { built(&mut input) }
 }
@@ -66,7 +66,10 @@ fn check_rate(payload: &[u8], keys: usize, bits: u32, step: u64) {
     let expected = PROBES as f64 * rate(keys as f64 / lines, payload.last().copied());
     // Twice the expected number, and six deviations of a number that is small by nature.
     let most = 2.0 * expected + 6.0 * (2.0 * expected).sqrt() + 6.0;
-    assert!(wrong as f64 <= most, "{wrong} false alarms of {PROBES}, {expected} expected, {bits} bits");
+    assert!(
+        wrong as f64 <= most,
+        "{wrong} false alarms of {PROBES}, {expected} expected, {bits} bits"
+    );
 }
 
 /// The rate of false alarms of a blocked filter: the number of keys in a line of 512 bits is

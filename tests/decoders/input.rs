@@ -1,18 +1,18 @@
 //! Reads choices from a fuzzer's input, and damages files by them.
 
 /// The rest of the input. At its end all choices are 0.
-pub struct Input<'a>(&'a [u8]);
+pub(crate) struct Input<'a>(&'a [u8]);
 
 impl<'a> Input<'a> {
-    pub fn new(data: &'a [u8]) -> Input<'a> {
+    pub(crate) fn new(data: &'a [u8]) -> Input<'a> {
         Input(data)
     }
 
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    pub fn byte(&mut self) -> u8 {
+    pub(crate) fn byte(&mut self) -> u8 {
         match self.0.split_first() {
             Some((first, rest)) => {
                 self.0 = rest;
@@ -22,16 +22,16 @@ impl<'a> Input<'a> {
         }
     }
 
-    pub fn flag(&mut self) -> bool {
+    pub(crate) fn flag(&mut self) -> bool {
         self.byte() & 1 == 1
     }
 
-    pub fn short(&mut self) -> u16 {
+    pub(crate) fn short(&mut self) -> u16 {
         u16::from_le_bytes([self.byte(), self.byte()])
     }
 
     /// A number of one to eight bytes, so that small inputs reach large ones.
-    pub fn number(&mut self) -> u64 {
+    pub(crate) fn number(&mut self) -> u64 {
         const LANDMARKS: [u64; 8] =
             [0, 1, 0x7f, 0xffff, 0x7fff_ffff, 0xffff_ffff, u64::MAX >> 8, u64::MAX];
         let len = self.byte() % 10;
@@ -42,23 +42,23 @@ impl<'a> Input<'a> {
         }
     }
 
-    pub fn below(&mut self, n: usize) -> usize {
+    pub(crate) fn below(&mut self, n: usize) -> usize {
         let choice = if n <= 256 { usize::from(self.byte()) } else { usize::from(self.short()) };
         choice.checked_rem(n).unwrap_or(0)
     }
 
-    pub fn bytes(&mut self, len: usize) -> &'a [u8] {
+    pub(crate) fn bytes(&mut self, len: usize) -> &'a [u8] {
         let (taken, rest) = self.0.split_at(len.min(self.0.len()));
         self.0 = rest;
         taken
     }
 
-    pub fn rest(&mut self) -> &'a [u8] {
+    pub(crate) fn rest(&mut self) -> &'a [u8] {
         std::mem::take(&mut self.0)
     }
 
     /// A key of which others share parts: few letters, a long prefix, or any bytes.
-    pub fn key(&mut self) -> Vec<u8> {
+    pub(crate) fn key(&mut self) -> Vec<u8> {
         let choice = self.byte();
         let len = usize::from(choice & 7);
         match choice >> 6 {
@@ -74,7 +74,7 @@ impl<'a> Input<'a> {
     }
 
     /// A value: short and any, or long and all the same.
-    pub fn value(&mut self) -> Vec<u8> {
+    pub(crate) fn value(&mut self) -> Vec<u8> {
         let choice = self.byte();
         if choice < 0xc0 {
             self.bytes(usize::from(choice & 15)).to_vec()
@@ -85,7 +85,7 @@ impl<'a> Input<'a> {
 
     /// Damages `file` as disks and crashes do. None of it forges a checksum: single bits (few, if
     /// the caller makes few of these calls), zeros, noise, and what is cut off.
-    pub fn damage(&mut self, file: &mut Vec<u8>) {
+    pub(crate) fn damage(&mut self, file: &mut Vec<u8>) {
         let choice = self.byte() % 5;
         let at = self.below(file.len());
         let Some(place) = file.get_mut(at..) else { return };
@@ -109,7 +109,7 @@ impl<'a> Input<'a> {
     }
 
     /// Changes `file` in any way that may reach code behind a checksum, its length kept.
-    pub fn tamper(&mut self, file: &mut [u8]) {
+    pub(crate) fn tamper(&mut self, file: &mut [u8]) {
         let choice = self.byte() % 6;
         let at = self.below(file.len());
         let Some(place) = file.get_mut(at..) else { return };
@@ -136,7 +136,7 @@ impl<'a> Input<'a> {
 }
 
 /// A number that looks random.
-pub fn mix(n: u64) -> u64 {
+pub(crate) fn mix(n: u64) -> u64 {
     let mut n = n.wrapping_add(0x9e37_79b9_7f4a_7c15);
     n = (n ^ (n >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     n = (n ^ (n >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

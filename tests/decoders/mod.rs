@@ -15,11 +15,11 @@ mod manifest;
 mod sst;
 mod wal;
 
-pub use block::block_decode;
-pub use filter::filter;
-pub use manifest::manifest_decode;
-pub use sst::sst_decode;
-pub use wal::wal_decode;
+pub(crate) use block::block_decode;
+pub(crate) use filter::filter;
+pub(crate) use manifest::manifest_decode;
+pub(crate) use sst::sst_decode;
+pub(crate) use wal::wal_decode;
 
 use std::fmt::Debug;
 use std::path::Path;
@@ -29,7 +29,6 @@ use std::time::Duration;
 use esker::Clock;
 use esker::Db;
 use esker::Error;
-use esker::ErrorKind;
 use esker::Options;
 use esker::Recovery;
 use esker::fs::Fs as _;
@@ -39,9 +38,8 @@ const DIR: &str = "/db";
 
 /// Panics unless the error is one that damaged files may cause.
 fn allow(error: &Error, what: &dyn Debug) {
-    let kind = error.kind();
-    let allowed = matches!(kind, ErrorKind::Corruption | ErrorKind::UnsupportedFormat);
-    assert!(allowed, "{what:?}: {kind:?}: {error}");
+    let allowed = matches!(error, Error::Corruption { .. } | Error::UnsupportedFormat { .. });
+    assert!(allowed, "{what:?}: {error}");
 }
 
 /// A file system whose only directory holds these files.
