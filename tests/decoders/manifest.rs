@@ -190,7 +190,10 @@ fn edits(input: &mut Input<'_>) -> Vec<Edit> {
         for _ in 0..input.below(3) {
             edit.keyspaces.push(change(input));
         }
-        edits.push(edit);
+        // An edit that says nothing is never written.
+        if edit != Edit::default() {
+            edits.push(edit);
+        }
     }
     edits
 }

@@ -5,7 +5,7 @@
 //! is the file. Else a valid file is built from the choices, and then either damaged, so that what is
 //! read must be a part of what was written, or damaged and sealed anew, so that the code behind the
 //! checksums sees bytes that no writer wrote.
-#![allow(dead_code, reason = "each target uses one of them")]
+#![allow(dead_code, unused_imports, reason = "each target uses one of them")]
 
 mod allocations;
 mod block;
