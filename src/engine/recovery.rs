@@ -29,6 +29,7 @@ use crate::base::ids::FileId;
 use crate::base::ids::KeyspaceId;
 use crate::base::key::Trailer;
 use crate::base::options::Config;
+use crate::base::options::cores;
 use crate::base::seqno::SeqNo;
 use crate::base::sync::Mutex;
 use crate::base::sync::atomic::AtomicBool;
@@ -298,7 +299,7 @@ fn replay(
     after: &dyn Fn(SeqNo) -> Result<()>,
 ) -> Result<RecoveredLog> {
     let source = log_source(site, catalog);
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = cores();
     let log = wal::recover(&source, site.listing, |records| {
         if let Replay::Apply(keyspaces) = target {
             let part = records.len().div_ceil(threads).max(RECORDS_PER_PART_MIN);
