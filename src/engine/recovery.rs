@@ -128,6 +128,11 @@ pub(super) fn recover(
     let log = replay(&site, &catalog, &target, &|_| Ok(()))?;
 
     // Phase 4.
+    if !new && catalog.manifest == FIRST_MANIFEST {
+        // The creation may have been killed before `CURRENT` was durable. A segment that survives a
+        // power cut without it would look like a database that has lost it.
+        fs.sync_dir(dir)?;
+    }
     let used = listing.iter().filter_map(|entry| number_of(&entry.name)).max().unwrap_or_default();
     let segment = catalog.next_file.max(used.next()).max(FIRST_MANIFEST.next());
     let last = last_seqno(&catalog, &log);

@@ -51,6 +51,7 @@ impl Plan {
 pub(crate) struct Wreck {
     pub(crate) fs: MemFs,
     pub(crate) mode: CrashMode,
+    pub(crate) seed: u64,
     pub(crate) low: usize,
     pub(crate) high: usize,
     /// `low`, if power is lost before this wreck is recovered.
@@ -62,6 +63,7 @@ impl Wreck {
         Wreck {
             fs: fs.crash_clone(mode, seed),
             mode,
+            seed,
             low: progress.low(mode),
             high: progress.begun.load(Relaxed),
             durable: progress.durable.load(Relaxed),
@@ -70,11 +72,12 @@ impl Wreck {
 
     /// What is left if the recovery of this wreck, which finds the state `found`, crashes in turn.
     /// The disk says the same as before, but for what was not durable even then.
-    pub(crate) fn again(&self, fs: MemFs, mode: CrashMode, found: usize) -> Wreck {
+    pub(crate) fn again(&self, fs: MemFs, mode: CrashMode, seed: u64, found: usize) -> Wreck {
         let kept = self.mode != CrashMode::KeepAll || mode == CrashMode::KeepAll;
         Wreck {
             fs,
             mode: if self.mode == CrashMode::KeepAll { mode } else { self.mode },
+            seed,
             low: if kept { found } else { self.durable },
             high: found,
             durable: if self.mode == CrashMode::KeepAll { self.durable } else { found },
@@ -136,7 +139,7 @@ impl Workload {
             };
             self.trail.add("crash of recovery", plan.number());
             self.db = None;
-            wreck = wreck.again(fs, plan.mode, step);
+            wreck = wreck.again(fs, plan.mode, plan.seed, step);
         }
     }
 

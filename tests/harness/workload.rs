@@ -186,14 +186,19 @@ impl Workload {
 
     /// Does something; without injected faults it must succeed.
     pub(crate) fn step(&mut self) {
-        if let Err(error) = self.try_step() {
+        let choice = self.choices.below(100);
+        self.step_of(choice);
+    }
+
+    /// Does what `choice` says, of [`Workload::try_step`].
+    pub(crate) fn step_of(&mut self, choice: u64) {
+        if let Err(error) = self.try_step(choice) {
             panic!("{}: {error}", self.trail);
         }
     }
 
-    /// Does something.
-    pub(crate) fn try_step(&mut self) -> esker::Result<()> {
-        let choice = self.choices.below(100);
+    /// Does something, by a choice among 100.
+    pub(crate) fn try_step(&mut self, choice: u64) -> esker::Result<()> {
         self.trail.add("step", choice);
         match choice {
             0..64 => self.write(),
@@ -350,6 +355,11 @@ impl Workload {
             self.let_go();
         }
         self.db = None;
+    }
+
+    /// Options of some other run of the program.
+    pub(crate) fn options_for(&self, seed: u64) -> Options {
+        draw_options(&mut Choices::seed(seed), &self.clock)
     }
 
     /// Draws options anew.
