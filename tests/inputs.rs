@@ -30,3 +30,8 @@ fn crashes_and_recoveries_keep_the_promises() {
 fn operations_are_answered_like_a_map_would() {
     run(harness::ops_model, "ops_model");
 }
+
+#[test]
+fn failing_calls_lose_nothing_and_invent_nothing() {
+    run(harness::fault_injection, "fault_injection");
+}

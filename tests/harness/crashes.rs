@@ -33,7 +33,7 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    fn draw(choices: &mut Choices) -> Plan {
+    pub(crate) fn draw(choices: &mut Choices) -> Plan {
         let (near, event) = (choices.below(4) < 3, choices.below(64));
         Plan {
             event: if near { event % 8 } else { event },
@@ -42,7 +42,7 @@ impl Plan {
         }
     }
 
-    fn number(self) -> u64 {
+    pub(crate) fn number(self) -> u64 {
         self.event * 10 + self.mode as u64
     }
 }
@@ -73,22 +73,28 @@ impl Wreck {
     /// What is left if the recovery of this wreck, which finds the state `found`, crashes in turn.
     /// The disk says the same as before, but for what was not durable even then.
     pub(crate) fn again(&self, fs: MemFs, mode: CrashMode, seed: u64, found: usize) -> Wreck {
+        let within = Wreck { low: found, high: found, fs: self.fs.clone(), ..*self };
+        within.again_unseen(fs, mode, seed)
+    }
+
+    /// As [`Wreck::again`], if nobody knows what the recovery would have found.
+    pub(crate) fn again_unseen(&self, fs: MemFs, mode: CrashMode, seed: u64) -> Wreck {
         let kept = self.mode != CrashMode::KeepAll || mode == CrashMode::KeepAll;
         Wreck {
             fs,
             mode: if self.mode == CrashMode::KeepAll { mode } else { self.mode },
             seed,
-            low: if kept { found } else { self.durable },
-            high: found,
-            durable: if self.mode == CrashMode::KeepAll { self.durable } else { found },
+            low: if kept { self.low } else { self.durable },
+            high: self.high,
+            durable: if self.mode == CrashMode::KeepAll { self.durable } else { self.low },
         }
     }
 }
 
-type Slot<T> = Arc<Mutex<Option<T>>>;
+pub(crate) type Slot<T> = Arc<Mutex<Option<T>>>;
 
 /// Has a crash taken by `take` when `plan` says.
-fn arm<T: Send + 'static>(
+pub(crate) fn arm<T: Send + 'static>(
     fs: &MemFs,
     plan: Plan,
     take: impl Fn(&MemFs) -> T + Send + Sync + 'static,

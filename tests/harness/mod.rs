@@ -7,10 +7,12 @@
 
 pub(crate) mod choices;
 pub(crate) mod crashes;
+pub(crate) mod failures;
 pub(crate) mod ops;
 pub(crate) mod state;
 pub(crate) mod workload;
 pub(crate) mod world;
 
 pub(crate) use crashes::crash_recovery;
+pub(crate) use failures::fault_injection;
 pub(crate) use world::ops_model;
