@@ -78,6 +78,9 @@ impl Engine {
         self.commit.drain();
         // What was acknowledged before a failure is as durable as it will get.
         let synced = if self.health.failure().is_none() { self.sync_written() } else { Ok(()) };
+        if synced.is_ok() && self.health.failure().is_none() {
+            self.seal_log();
+        }
         self.sweep();
         drop(self.lock.lock().take());
         synced

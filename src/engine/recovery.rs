@@ -30,6 +30,7 @@ use crate::base::ids::KeyspaceId;
 use crate::base::key::Trailer;
 use crate::base::options::Config;
 use crate::base::options::cores;
+use crate::base::planted::Planted;
 use crate::base::seqno::SeqNo;
 use crate::base::sync::Mutex;
 use crate::base::sync::atomic::AtomicBool;
@@ -95,6 +96,7 @@ struct Catalog {
     next_file: FileId,
     next_keyspace: u32,
     last_seqno: SeqNo,
+    log_durable: SeqNo,
     floor: FileId,
     keyspaces: BTreeMap<KeyspaceId, KeyspaceEntry>,
 }
@@ -205,6 +207,7 @@ fn read_catalog(site: &Site<'_>) -> Result<Catalog> {
         next_file: manifest.next(),
         next_keyspace: 0,
         last_seqno: SeqNo::ZERO,
+        log_durable: SeqNo::ZERO,
         floor: FileId(0),
         keyspaces: BTreeMap::new(),
     };
@@ -228,6 +231,7 @@ fn apply_edit(
 ) -> Result<(), String> {
     catalog.next_file = catalog.next_file.max(edit.next_file.unwrap_or_default());
     catalog.last_seqno = catalog.last_seqno.max(edit.last_seqno.unwrap_or_default());
+    catalog.log_durable = catalog.log_durable.max(edit.log_durable.unwrap_or_default());
     catalog.floor = catalog.floor.max(edit.wal_floor.unwrap_or_default());
     catalog.next_keyspace = catalog.next_keyspace.max(edit.next_keyspace.unwrap_or_default());
     for change in edit.keyspaces {
@@ -305,7 +309,7 @@ fn replay(
 ) -> Result<RecoveredLog> {
     let source = log_source(site, catalog);
     let threads = cores();
-    let log = wal::recover(&source, site.listing, |records| {
+    let mut log = wal::recover(&source, site.listing, |records| {
         if let Replay::Apply(keyspaces) = target {
             let part = records.len().div_ceil(threads).max(RECORDS_PER_PART_MIN);
             let parts: Vec<&[LogRecord]> = records.chunks(part).collect();
@@ -322,6 +326,9 @@ fn replay(
             None => Ok(()),
         }
     })?;
+    if Planted::SeqNoReused.is_on() {
+        log.last_seqno = SeqNo::new(log.last_seqno.get().saturating_sub(1));
+    }
     Ok(log)
 }
 
@@ -333,7 +340,7 @@ fn log_source<'a>(site: &'a Site<'_>, catalog: &Catalog) -> LogSource<'a> {
         dir: site.dir,
         db: catalog.db_id,
         floor: catalog.floor,
-        durable: flushed,
+        durable: flushed.max(catalog.log_durable),
         mode: site.config.recovery,
     }
 }
@@ -367,7 +374,11 @@ fn apply_records(records: &[LogRecord], keyspaces: &Keyspaces, catalog: &Catalog
     // Batches in a row mostly go to the same keyspace.
     let mut cached: Option<(&Arc<KeyspaceState>, Arc<Memtable>, SeqNo)> = None;
     for record in records {
-        for (seqno, op) in (record.seqno.get()..).zip(Ops::new(&record.payload)) {
+        let mut ops = usize::MAX;
+        if Planted::HalfBatch.is_on() {
+            ops = Ops::new(&record.payload).count().div_ceil(2);
+        }
+        for (seqno, op) in (record.seqno.get()..).zip(Ops::new(&record.payload)).take(ops) {
             let op = op.map_err(|bad| Error::internal(bad.0))?;
             let seqno = SeqNo::new(seqno);
             if cached.as_ref().is_none_or(|(state, ..)| state.id != op.keyspace) {
@@ -399,6 +410,9 @@ fn note_records(keyspaces: &Keyspaces, first: SeqNo) {
 }
 
 fn last_seqno(catalog: &Catalog, log: &RecoveredLog) -> SeqNo {
+    if Planted::SeqNoReused.is_on() {
+        return log.last_seqno;
+    }
     let files = catalog.keyspaces.values().flat_map(|entry| entry.version.files());
     let in_files = files.map(|file| file.meta.max_seqno).max().unwrap_or_default();
     let flushed = catalog.keyspaces.values().map(|entry| entry.flushed).max().unwrap_or_default();
@@ -489,7 +503,7 @@ impl Core {
         };
         let manifest = ManifestWriter::create(fs, dir, id, catalog.db_id, &snapshot)?;
         install_current(fs, dir, catalog.db_id, id)?;
-        self.versions.lock().put_in_force(manifest, id);
+        self.versions.lock().put_in_force(manifest, id, &snapshot);
         if new {
             // Not in the listing from before the creation.
             self.remove_leftover(&manifest_path(dir, catalog.manifest));

@@ -5,9 +5,9 @@
 //! 1 next file number  varint    1 number           varint     1 level              varint
 //! 2 last seqno        varint    3 name             bytes      3 file number        varint
 //! 3 log floor         varint    5 dropped          empty      5 size               varint
-//! 5 next keyspace     varint    6 flushed seqno    varint     7 uid                u64
-//! 7 keyspace          fields    7 SST added        fields     9 smallest key       trailer u64, bytes
-//!                               9 SST removed      fields    11 largest key        trailer u64, bytes
+//! 4 log durable       varint    6 flushed seqno    varint     7 uid                u64
+//! 5 next keyspace     varint    7 SST added        fields     9 smallest key       trailer u64, bytes
+//! 7 keyspace          fields    9 SST removed      fields    11 largest key        trailer u64, bytes
 //!                                                            13 seqnos             two varints
 //!                                                            14 entries            varint
 //!                                                            16 tombstones         varint
@@ -76,6 +76,9 @@ pub(super) fn encode(edit: &VersionEdit) -> Vec<u8> {
     }
     if let Some(floor) = edit.wal_floor {
         put_number(&mut out, 3, floor.0);
+    }
+    if let Some(durable) = edit.log_durable {
+        put_number(&mut out, 4, durable.get());
     }
     if let Some(next_keyspace) = edit.next_keyspace {
         put_number(&mut out, 5, u64::from(next_keyspace));
@@ -211,6 +214,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<VersionEdit, BadEdit> {
             1 => edit.next_file = Some(FileId(field.number()?)),
             2 => edit.last_seqno = Some(field.seqno()?),
             3 => edit.wal_floor = Some(FileId(field.number()?)),
+            4 => edit.log_durable = Some(field.seqno()?),
             5 => edit.next_keyspace = Some(field.number32()?),
             7 => edit.keyspaces.push(decode_keyspace(field.fields())?),
             _ => unknown(tag)?,

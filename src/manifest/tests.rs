@@ -84,6 +84,7 @@ fn edit() -> impl Strategy<Value = VersionEdit> {
         .prop_map(|(next, last_seqno, floor, next_keyspace, keyspaces)| VersionEdit {
             next_file: Some(FileId(next)),
             last_seqno,
+            log_durable: last_seqno.map(|seqno| SeqNo::new(seqno.get() / 2)),
             wal_floor: floor.map(FileId),
             next_keyspace,
             keyspaces,
