@@ -25,3 +25,13 @@ fn run(target: fn(&[u8]), name: &str) {
 fn crashes_and_recoveries_keep_the_promises() {
     run(harness::crash_recovery, "crash_recovery");
 }
+
+#[test]
+fn operations_are_answered_like_a_map_would() {
+    run(harness::ops_model, "ops_model");
+}
+
+#[test]
+fn failing_calls_lose_nothing_and_invent_nothing() {
+    run(harness::fault_injection, "fault_injection");
+}

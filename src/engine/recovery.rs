@@ -29,6 +29,7 @@ use crate::base::ids::FileId;
 use crate::base::ids::KeyspaceId;
 use crate::base::key::Trailer;
 use crate::base::options::Config;
+use crate::base::options::cores;
 use crate::base::planted::Planted;
 use crate::base::seqno::SeqNo;
 use crate::base::sync::Mutex;
@@ -129,6 +130,11 @@ pub(super) fn recover(
     let log = replay(&site, &catalog, &target, &|_| Ok(()))?;
 
     // Phase 4.
+    if !new && catalog.manifest == FIRST_MANIFEST {
+        // The creation may have been killed before `CURRENT` was durable. A segment that survives a
+        // power cut without it would look like a database that has lost it.
+        fs.sync_dir(dir)?;
+    }
     let used = listing.iter().filter_map(|entry| number_of(&entry.name)).max().unwrap_or_default();
     let segment = catalog.next_file.max(used.next()).max(FIRST_MANIFEST.next());
     let last = last_seqno(&catalog, &log);
@@ -302,7 +308,7 @@ fn replay(
     after: &dyn Fn(SeqNo) -> Result<()>,
 ) -> Result<RecoveredLog> {
     let source = log_source(site, catalog);
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = cores();
     let mut log = wal::recover(&source, site.listing, |records| {
         check_records(site, catalog, records)?;
         if let Replay::Apply(keyspaces) = target {

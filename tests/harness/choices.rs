@@ -79,6 +79,11 @@ impl TestClock {
     pub(crate) fn new(seed: u64) -> TestClock {
         TestClock(AtomicU64::new(mix(seed) >> 24))
     }
+
+    /// Lets an hour pass.
+    pub(crate) fn wait(&self) {
+        self.0.fetch_add(3_600_000_000, Relaxed);
+    }
 }
 
 impl Clock for TestClock {

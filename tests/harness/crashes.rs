@@ -33,7 +33,7 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    fn draw(choices: &mut Choices) -> Plan {
+    pub(crate) fn draw(choices: &mut Choices) -> Plan {
         let (near, event) = (choices.below(4) < 3, choices.below(64));
         Plan {
             event: if near { event % 8 } else { event },
@@ -42,7 +42,7 @@ impl Plan {
         }
     }
 
-    fn number(self) -> u64 {
+    pub(crate) fn number(self) -> u64 {
         self.event * 10 + self.mode as u64
     }
 }
@@ -51,6 +51,7 @@ impl Plan {
 pub(crate) struct Wreck {
     pub(crate) fs: MemFs,
     pub(crate) mode: CrashMode,
+    pub(crate) seed: u64,
     pub(crate) low: usize,
     pub(crate) high: usize,
     /// `low`, if power is lost before this wreck is recovered.
@@ -62,6 +63,7 @@ impl Wreck {
         Wreck {
             fs: fs.crash_clone(mode, seed),
             mode,
+            seed,
             low: progress.low(mode),
             high: progress.begun.load(Relaxed),
             durable: progress.durable.load(Relaxed),
@@ -70,22 +72,29 @@ impl Wreck {
 
     /// What is left if the recovery of this wreck, which finds the state `found`, crashes in turn.
     /// The disk says the same as before, but for what was not durable even then.
-    pub(crate) fn again(&self, fs: MemFs, mode: CrashMode, found: usize) -> Wreck {
+    pub(crate) fn again(&self, fs: MemFs, mode: CrashMode, seed: u64, found: usize) -> Wreck {
+        let within = Wreck { low: found, high: found, fs: self.fs.clone(), ..*self };
+        within.again_unseen(fs, mode, seed)
+    }
+
+    /// As [`Wreck::again`], if nobody knows what the recovery would have found.
+    pub(crate) fn again_unseen(&self, fs: MemFs, mode: CrashMode, seed: u64) -> Wreck {
         let kept = self.mode != CrashMode::KeepAll || mode == CrashMode::KeepAll;
         Wreck {
             fs,
             mode: if self.mode == CrashMode::KeepAll { mode } else { self.mode },
-            low: if kept { found } else { self.durable },
-            high: found,
-            durable: if self.mode == CrashMode::KeepAll { self.durable } else { found },
+            seed,
+            low: if kept { self.low } else { self.durable },
+            high: self.high,
+            durable: if self.mode == CrashMode::KeepAll { self.durable } else { self.low },
         }
     }
 }
 
-type Slot<T> = Arc<Mutex<Option<T>>>;
+pub(crate) type Slot<T> = Arc<Mutex<Option<T>>>;
 
 /// Has a crash taken by `take` when `plan` says.
-fn arm<T: Send + 'static>(
+pub(crate) fn arm<T: Send + 'static>(
     fs: &MemFs,
     plan: Plan,
     take: impl Fn(&MemFs) -> T + Send + Sync + 'static,
@@ -136,7 +145,7 @@ impl Workload {
             };
             self.trail.add("crash of recovery", plan.number());
             self.db = None;
-            wreck = wreck.again(fs, plan.mode, step);
+            wreck = wreck.again(fs, plan.mode, plan.seed, step);
         }
     }
 

@@ -3,11 +3,16 @@
 //!
 //! All that happens is drawn from [`choices::Choices`]: from a seed in tests, from the input in
 //! fuzz targets. So both run the same code, and an input that fails can be made a test as it is.
-#![allow(dead_code, reason = "each crate that includes this uses a part of it")]
+#![allow(dead_code, unused_imports, reason = "each crate that includes this uses a part of it")]
 
 pub(crate) mod choices;
 pub(crate) mod crashes;
+pub(crate) mod failures;
+pub(crate) mod ops;
 pub(crate) mod state;
 pub(crate) mod workload;
+pub(crate) mod world;
 
 pub(crate) use crashes::crash_recovery;
+pub(crate) use failures::fault_injection;
+pub(crate) use world::ops_model;

@@ -92,6 +92,18 @@ impl History {
         }
     }
 
+    /// State `step`.
+    pub(crate) fn at(&self, step: usize) -> State {
+        if step == self.last() {
+            return self.newest.clone();
+        }
+        let mut state = self.base.clone();
+        for changes in &self.steps[..step - self.first] {
+            apply(&mut state, changes);
+        }
+        state
+    }
+
     /// The largest j in `low..=high` whose state is `found`.
     pub(crate) fn find(&self, found: &State, low: usize, high: usize, what: &dyn Display) -> usize {
         assert!(self.first <= low && low <= high && high <= self.last(), "{what}: a wrong test");

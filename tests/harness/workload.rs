@@ -94,7 +94,7 @@ pub(crate) struct Workload {
     pub(crate) progress: Arc<Progress>,
     pub(crate) trail: Trail,
     held: Vec<Held>,
-    clock: Arc<TestClock>,
+    pub(crate) clock: Arc<TestClock>,
 }
 
 impl Workload {
@@ -169,9 +169,10 @@ impl Workload {
         self.history.push(changes);
         let step = self.history.last();
         self.progress.begun.store(step, Relaxed);
+        let could_write = self.db().stats().read_only.is_none();
         if let Err(error) = act(self.db()) {
             // In or out, if nobody can know; else it has not happened.
-            if self.visible() + 1 != step || self.db().stats().read_only.is_none() {
+            if !could_write || self.db().stats().read_only.is_none() {
                 self.history.go_back_to(step - 1);
                 self.progress.begun.store(step - 1, Relaxed);
             }
@@ -186,14 +187,19 @@ impl Workload {
 
     /// Does something; without injected faults it must succeed.
     pub(crate) fn step(&mut self) {
-        if let Err(error) = self.try_step() {
+        let choice = self.choices.below(100);
+        self.step_of(choice);
+    }
+
+    /// Does what `choice` says, of [`Workload::try_step`].
+    pub(crate) fn step_of(&mut self, choice: u64) {
+        if let Err(error) = self.try_step(choice) {
             panic!("{}: {error}", self.trail);
         }
     }
 
-    /// Does something.
-    pub(crate) fn try_step(&mut self) -> esker::Result<()> {
-        let choice = self.choices.below(100);
+    /// Does something, by a choice among 100.
+    pub(crate) fn try_step(&mut self, choice: u64) -> esker::Result<()> {
         self.trail.add("step", choice);
         match choice {
             0..64 => self.write(),
@@ -206,10 +212,7 @@ impl Workload {
             }
             84..87 => self.drop_keyspace(),
             87..90 => self.hold(),
-            90..92 => {
-                self.let_go();
-                Ok(())
-            }
+            90..92 => self.let_go(),
             92..94 => {
                 let name = self.choices.pick(&NAMES);
                 self.db().keyspace(name)?.compact_range::<&[u8], _>(..)
@@ -230,9 +233,7 @@ impl Workload {
 
     /// Closes and opens, with other options.
     fn reopen(&mut self) -> esker::Result<()> {
-        while !self.held.is_empty() {
-            self.let_go();
-        }
+        self.let_all_go()?;
         if let Some(db) = self.db.take() {
             db.close()?;
             self.durable();
@@ -300,9 +301,9 @@ impl Workload {
     /// Takes a snapshot or an iterator, for a while.
     fn hold(&mut self) -> esker::Result<()> {
         if self.held.len() == HELD_MAX {
-            self.let_go();
+            self.let_go()?;
         }
-        let state = self.history.newest().clone();
+        let state = self.history.at(self.visible());
         let held = if self.choices.below(2) == 0 {
             let snapshot = self.db().snapshot();
             let mut readers = Vec::new();
@@ -316,40 +317,54 @@ impl Workload {
             let left = state.into_iter().filter(|((index, _), _)| *index == keyspace);
             let left = left.map(|((_, key), value)| (key, value)).collect();
             let mut held = Held::Iter { keyspace, iter, left };
-            held.step(self.choices.below(4), &self.trail);
+            held.step(self.choices.below(4), &self.trail)?;
             held
         };
         self.held.push(held);
         Ok(())
     }
 
-    /// Looks once more at the oldest that is held, and drops it.
-    fn let_go(&mut self) {
+    /// Looks once more at the oldest that is held, and drops it. An error is one of reading.
+    fn let_go(&mut self) -> esker::Result<()> {
         if self.held.is_empty() {
-            return;
+            return Ok(());
         }
         match self.held.remove(0) {
             Held::Snapshot { readers, state } => {
                 let mut found = State::new();
                 for (index, reader) in readers {
                     for entry in reader.iter() {
-                        let entry = entry.unwrap_or_else(|error| panic!("{}: {error}", self.trail));
-                        found.insert((index, entry.0[..].into()), entry.1[..].into());
+                        let (key, value) = entry?;
+                        found.insert((index, key[..].into()), value[..].into());
                     }
                 }
                 assert!(found == state, "{}: a snapshot changed", self.trail);
+                Ok(())
             }
             mut held @ Held::Iter { .. } => held.step(u64::MAX, &self.trail),
         }
     }
 
+    /// Looks at all that is held, and drops it.
+    pub(crate) fn let_all_go(&mut self) -> esker::Result<()> {
+        let mut result = Ok(());
+        while !self.held.is_empty() {
+            result = result.and(self.let_go());
+        }
+        result
+    }
+
     /// Ends what a crash ends: after a last look at all that is held.
     pub(crate) fn die(&mut self) {
         self.fs.on_event(None);
-        while !self.held.is_empty() {
-            self.let_go();
-        }
+        let looked = self.let_all_go();
+        looked.unwrap_or_else(|error| panic!("{}: {error}", self.trail));
         self.db = None;
+    }
+
+    /// Options of some other run of the program.
+    pub(crate) fn options_for(&self, seed: u64) -> Options {
+        draw_options(&mut Choices::seed(seed), &self.clock)
     }
 
     /// Draws options anew.
@@ -359,15 +374,20 @@ impl Workload {
 }
 
 impl Held {
-    /// Goes on for so many steps, from both ends in turn.
-    fn step(&mut self, steps: u64, what: &dyn Display) {
-        let Held::Iter { keyspace, iter, left } = self else { return };
+    /// Goes on for so many steps, from both ends in turn. An error is one of reading, after which
+    /// neither end gives anything.
+    fn step(&mut self, steps: u64, what: &dyn Display) -> esker::Result<()> {
+        let Held::Iter { keyspace, iter, left } = self else { return Ok(()) };
         for step in 0..steps {
             let (found, model) = match step % 3 {
                 0 => (iter.next_back(), left.pop_back()),
                 _ => (iter.next(), left.pop_front()),
             };
-            let found = found.transpose().unwrap_or_else(|error| panic!("{what}: {error}"));
+            if let Some(Err(error)) = found {
+                assert!(iter.next().is_none() && iter.next_back().is_none(), "{what}: {error}");
+                return Err(error);
+            }
+            let found = found.transpose()?;
             let found = found.as_ref().map(|(key, value)| (&key[..], &value[..]));
             let model = model.as_ref().map(|(key, value)| (&key[..], &value[..]));
             assert!(found == model, "{what}: an iterator of {} changed", NAMES[*keyspace]);
@@ -375,6 +395,7 @@ impl Held {
                 break;
             }
         }
+        Ok(())
     }
 }
 
