@@ -140,6 +140,7 @@ pub struct Edit {
     pub next_file: Option<u64>,
     pub last_seqno: Option<u64>,
     pub wal_floor: Option<u64>,
+    pub log_durable: Option<u64>,
     pub next_keyspace: Option<u32>,
     pub keyspaces: Vec<KeyspaceChange>,
 }
@@ -191,6 +192,7 @@ impl From<&manifest::VersionEdit> for Edit {
             next_file: edit.next_file.map(|id| id.0),
             last_seqno: edit.last_seqno.map(SeqNo::get),
             wal_floor: edit.wal_floor.map(|id| id.0),
+            log_durable: edit.log_durable.map(SeqNo::get),
             next_keyspace: edit.next_keyspace,
             keyspaces: edit.keyspaces.iter().map(change).collect(),
         }
@@ -211,6 +213,7 @@ pub fn encode_edit(edit: &Edit) -> Vec<u8> {
         next_file: edit.next_file.map(FileId),
         last_seqno: edit.last_seqno.map(SeqNo::new),
         wal_floor: edit.wal_floor.map(FileId),
+        log_durable: edit.log_durable.map(SeqNo::new),
         next_keyspace: edit.next_keyspace,
         keyspaces: edit.keyspaces.iter().map(keyspace).collect(),
     })
