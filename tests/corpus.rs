@@ -28,6 +28,16 @@ fn crash_recovery_holds_on_its_corpus() {
 }
 
 #[test]
+fn ops_model_holds_on_its_corpus() {
+    replay("ops_model", harness::ops_model);
+}
+
+#[test]
+fn fault_injection_holds_on_its_corpus() {
+    replay("fault_injection", harness::fault_injection);
+}
+
+#[test]
 fn wal_decode_holds_on_its_corpus() {
     replay("wal_decode", decoders::wal_decode);
 }
