@@ -216,6 +216,7 @@ pub use engine::stats::Stats;
 pub use engine::stats::WalStats;
 pub use engine::stats::WriteStats;
 pub use tools::dump::dump;
+pub use wal::GivenUp;
 
 /// The examples of the README compile.
 #[cfg(doctest)]
