@@ -36,7 +36,8 @@ pub enum Recovery {
     /// Refuse to open, and name the file and offset. Nothing on disk is changed.
     #[default]
     Strict,
-    /// Keep everything before the damage and give up everything after it.
+    /// Keep everything before the damage and give up everything after it, with a report:
+    /// [`Stats::given_up`](crate::Stats::given_up).
     ToLastConsistentPoint,
 }
 
@@ -44,6 +45,7 @@ pub enum Recovery {
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
     pub(crate) create_if_missing: bool,
+    pub(crate) read_only: bool,
     pub(crate) durability: Durability,
     pub(crate) recovery: Recovery,
     pub(crate) memory_budget: usize,
@@ -74,6 +76,7 @@ impl Default for Config {
     fn default() -> Config {
         Config {
             create_if_missing: true,
+            read_only: false,
             durability: Durability::Sync,
             recovery: Recovery::Strict,
             memory_budget: 256 * MIB,

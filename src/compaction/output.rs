@@ -8,7 +8,6 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::base::clock::Clock;
@@ -18,6 +17,7 @@ use crate::base::ids::KeyspaceId;
 use crate::base::key::KeyRef;
 use crate::base::options::SstOptions;
 use crate::base::planted::Planted;
+use crate::base::sync::atomic::AtomicU64;
 use crate::fs::Fs;
 use crate::fs::names::sst_path;
 use crate::manifest::SstMeta;

@@ -32,7 +32,7 @@ const ROLLOVER_BYTES_MIN: u64 = 1 << 20;
 /// The manifest in force. Its lock orders all changes of versions and of the set of keyspaces.
 #[derive(Debug)]
 pub(crate) struct VersionSet {
-    /// `None` only during recovery.
+    /// `None` only during recovery, and if nothing is ever written.
     manifest: Option<ManifestWriter>,
     manifest_id: FileId,
     /// Size of the manifest when it held nothing but a snapshot.
@@ -43,8 +43,8 @@ pub(crate) struct VersionSet {
 }
 
 impl VersionSet {
-    pub(crate) fn new(next_keyspace: u32) -> VersionSet {
-        let manifest_id = FileId::default();
+    /// What was read from manifest `manifest_id`.
+    pub(crate) fn new(next_keyspace: u32, manifest_id: FileId) -> VersionSet {
         VersionSet {
             manifest: None,
             manifest_id,

@@ -138,8 +138,8 @@ impl SstWriter {
     }
 
     /// Cuts index partitions after so many blocks, so that a small file has several.
-    #[cfg(test)]
-    pub(super) fn set_partition_blocks_max(&mut self, blocks: usize) {
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn set_partition_blocks_max(&mut self, blocks: usize) {
         self.partition_blocks_max = blocks;
     }
 
