@@ -302,17 +302,22 @@ fn replay(
 ) -> Result<RecoveredLog> {
     let source = log_source(site, catalog);
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let manifest = manifest_path(site.dir, catalog.manifest);
     let log = wal::recover(&source, site.listing, |records| {
-        if let Replay::Apply(keyspaces) = target {
-            let part = records.len().div_ceil(threads).max(RECORDS_PER_PART_MIN);
-            let parts: Vec<&[LogRecord]> = records.chunks(part).collect();
-            let apply = |part: &&[LogRecord]| apply_records(part, keyspaces, catalog);
-            for result in run_side_by_side(&parts, apply) {
-                result?;
-            }
-            if let Some(first) = records.first() {
-                note_records(keyspaces, first.seqno);
-            }
+        let part = records.len().div_ceil(threads).max(RECORDS_PER_PART_MIN);
+        let parts: Vec<&[LogRecord]> = records.chunks(part).collect();
+        let results = run_side_by_side(&parts, |part| {
+            let replayed = match target {
+                Replay::Check => check_records(part, catalog),
+                Replay::Apply(keyspaces) => apply_records(part, keyspaces, catalog),
+            };
+            replayed.map_err(|what| Error::corruption(&manifest, 0, what))
+        });
+        for result in results {
+            result?;
+        }
+        if let (Replay::Apply(keyspaces), Some(first)) = (target, records.first()) {
+            note_records(keyspaces, first.seqno);
         }
         match records.last() {
             Some(last) => after(last_of(last)),
@@ -360,12 +365,33 @@ fn last_of(record: &LogRecord) -> SeqNo {
     SeqNo::new(record.seqno.get() + ops.saturating_sub(1))
 }
 
-fn apply_records(records: &[LogRecord], keyspaces: &Keyspaces, catalog: &Catalog) -> Result<()> {
+/// A keyspace that the log writes to is durable in the manifest before it is written to. So if the
+/// manifest does not know it, it lost its end, or an older one was put in its place.
+fn check_keyspace(id: KeyspaceId, catalog: &Catalog) -> Result<(), String> {
+    if id.0 < catalog.next_keyspace {
+        Ok(())
+    } else {
+        Err(format!("it does not know keyspace {}, which the log writes to", id.0))
+    }
+}
+
+fn check_records(records: &[LogRecord], catalog: &Catalog) -> Result<(), String> {
+    for op in records.iter().flat_map(|record| Ops::new(&record.payload)) {
+        check_keyspace(op.map_err(|bad| bad.0)?.keyspace, catalog)?;
+    }
+    Ok(())
+}
+
+fn apply_records(
+    records: &[LogRecord],
+    keyspaces: &Keyspaces,
+    catalog: &Catalog,
+) -> Result<(), String> {
     // Batches in a row mostly go to the same keyspace.
     let mut cached: Option<(&Arc<KeyspaceState>, Arc<Memtable>, SeqNo)> = None;
     for record in records {
         for (seqno, op) in (record.seqno.get()..).zip(Ops::new(&record.payload)) {
-            let op = op.map_err(|bad| Error::internal(bad.0))?;
+            let op = op.map_err(|bad| bad.0)?;
             let seqno = SeqNo::new(seqno);
             if cached.as_ref().is_none_or(|(state, ..)| state.id != op.keyspace) {
                 cached = keyspaces
@@ -373,10 +399,8 @@ fn apply_records(records: &[LogRecord], keyspaces: &Keyspaces, catalog: &Catalog
                     .map(|state| (state, state.view_full().active.clone(), state.flushed()));
             }
             let Some((_, memtable, flushed)) = &cached else {
-                if op.keyspace.0 < catalog.next_keyspace {
-                    continue; // It was dropped.
-                }
-                return Err(Error::internal("the log names a keyspace that never was"));
+                check_keyspace(op.keyspace, catalog)?;
+                continue; // It was dropped.
             };
             if seqno > *flushed {
                 memtable.insert(op.key, Trailer::new(seqno, op.kind), op.value);
