@@ -171,6 +171,9 @@ pub mod bench_api;
 mod cache;
 mod compaction;
 mod engine;
+#[cfg(any(test, feature = "testing"))]
+#[doc(hidden)]
+pub mod fuzz_api;
 mod iter;
 mod manifest;
 mod memtable;
@@ -213,6 +216,7 @@ pub use engine::stats::Stats;
 pub use engine::stats::WalStats;
 pub use engine::stats::WriteStats;
 pub use tools::dump::dump;
+pub use wal::GivenUp;
 
 /// The examples of the README compile.
 #[cfg(doctest)]

@@ -28,7 +28,7 @@ fn print(text: impl std::fmt::Display) -> Result<()> {
 }
 
 pub(crate) fn keyspaces(global: &Global, path: &Path) -> Result<()> {
-    let db = global.open(path)?;
+    let db = global.open_to_read(path)?;
     let names = db.keyspaces();
     if global.json {
         print(format_args!("{}\n", json!(names)))?;
@@ -41,7 +41,7 @@ pub(crate) fn keyspaces(global: &Global, path: &Path) -> Result<()> {
 }
 
 pub(crate) fn levels(global: &Global, path: &Path, files: bool) -> Result<()> {
-    let db = global.open(path)?;
+    let db = global.open_to_read(path)?;
     let stats = db.stats();
     if global.json {
         print(format_args!("{}\n", picture::json(&stats, files)))?;
@@ -53,7 +53,7 @@ pub(crate) fn levels(global: &Global, path: &Path, files: bool) -> Result<()> {
 }
 
 pub(crate) fn stats(global: &Global, path: &Path) -> Result<()> {
-    let db = global.open(path)?;
+    let db = global.open_to_read(path)?;
     let stats = db.stats();
     if global.json {
         print(format_args!("{}\n", stats_json(&stats)))?;
@@ -128,7 +128,10 @@ fn stats_text(stats: &Stats) -> String {
         .join(", "),
     );
     if let Some(cause) = &stats.read_only {
-        line("read-only", format!("since {cause}"));
+        line("read-only", cause.clone());
+    }
+    if let Some(given_up) = &stats.given_up {
+        line("given up", given_up.to_string());
     }
     out
 }
@@ -185,6 +188,20 @@ pub(crate) fn stats_json(stats: &Stats) -> serde_json::Value {
         "sst_bytes": stats.sst_bytes(),
         "snapshots": stats.snapshots,
         "read_only": stats.read_only,
+        "given_up": stats.given_up.as_ref().map(given_up_json),
+    })
+}
+
+fn given_up_json(given_up: &esker::GivenUp) -> serde_json::Value {
+    json!({
+        "file": given_up.file,
+        "offset": given_up.offset,
+        "what": given_up.what,
+        "first_seqno": given_up.first_seqno.get(),
+        "last_seqno": given_up.last_seqno.map(esker::SeqNo::get),
+        "batches": given_up.batches,
+        "bytes": given_up.bytes,
+        "kept": given_up.kept,
     })
 }
 
@@ -237,7 +254,7 @@ pub(crate) fn compact(
 }
 
 pub(crate) fn verify(global: &Global, path: &Path, progress: &Progress) -> Result<()> {
-    let db = global.open(path)?;
+    let db = global.open_to_read(path)?;
     let start = latency::now();
     let bar = progress.bytes("verifying", Some(0));
     let found = db.verify(&mut |done, total| {

@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 use std::collections::HashSet;
 use std::collections::VecDeque;
 use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Release;
 
@@ -29,6 +30,8 @@ use crate::base::ids::FileId;
 use crate::base::ids::KeyspaceId;
 use crate::base::key::Trailer;
 use crate::base::options::Config;
+use crate::base::options::cores;
+use crate::base::planted::Planted;
 use crate::base::seqno::SeqNo;
 use crate::base::sync::Mutex;
 use crate::base::sync::atomic::AtomicBool;
@@ -70,13 +73,19 @@ use crate::version::builder;
 use crate::version::invariants;
 use crate::version::sst_file::SstOpener;
 use crate::wal;
+use crate::wal::GivenUp;
 use crate::wal::LogRecord;
 use crate::wal::LogSource;
 use crate::wal::RecoveredLog;
 use crate::wal::ReopenedLog;
 
+mod read_only;
+
 /// A segment is replayed by as many threads as there are cores, but not in smaller parts.
 const RECORDS_PER_PART_MIN: usize = 1024;
+
+/// What is added to the names of log segments that were given up.
+const SET_ASIDE: &str = ".given-up";
 
 /// The directory and what it is opened with.
 struct Site<'a> {
@@ -123,27 +132,35 @@ pub(super) fn recover(
     let catalog = if new { create(&site, clock.as_ref())? } else { read_catalog(&site)? };
     check_files(&site, &catalog)?;
     let keyspaces = make_keyspaces(&catalog, config);
+    if config.read_only {
+        return read_only::recover(&site, clock, cache, keyspaces, &catalog);
+    }
     let fits = log_bytes(listing) <= (config.memory_budget / 2) as u64;
     let target = if fits { Replay::Apply(&keyspaces) } else { Replay::Check };
     let log = replay(&site, &catalog, &target, &|_| Ok(()))?;
 
     // Phase 4.
+    if !new && catalog.manifest == FIRST_MANIFEST {
+        // The creation may have been killed before `CURRENT` was durable. A segment that survives a
+        // power cut without it would look like a database that has lost it.
+        fs.sync_dir(dir)?;
+    }
     let used = listing.iter().filter_map(|entry| number_of(&entry.name)).max().unwrap_or_default();
     let segment = catalog.next_file.max(used.next()).max(FIRST_MANIFEST.next());
     let last = last_seqno(&catalog, &log);
     let (reopened, next_file) = reopen_log(&site, &catalog, &log, segment, last)?;
-    let unused = reopened.unused.clone();
-    let given_up = log.given_up.as_ref().map(|given| {
-        format!("{} from offset {} on: {}", given.file.display(), given.offset, given.what)
-    });
+    let mut unused = reopened.unused.clone();
+    let given_up = log.given_up.clone();
     let parts = Parts { site: &site, clock, cache, keyspaces, reopened, next_file, given_up };
-    let core = assemble(parts, &catalog)?;
+    let mut core = assemble(parts, &catalog)?;
     core.begin_manifest(&catalog, new)?;
 
     // Phases 5 and 6.
     if !fits {
         core.replay_in_parts(&site, &catalog, &log)?;
     }
+    let aside = core.set_aside();
+    unused.retain(|id| !aside.contains(&wal_path(dir, *id)));
     core.remove_leftovers(listing, &unused);
     Ok(core)
 }
@@ -301,29 +318,28 @@ fn replay(
     after: &dyn Fn(SeqNo) -> Result<()>,
 ) -> Result<RecoveredLog> {
     let source = log_source(site, catalog);
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let manifest = manifest_path(site.dir, catalog.manifest);
-    let log = wal::recover(&source, site.listing, |records| {
-        let part = records.len().div_ceil(threads).max(RECORDS_PER_PART_MIN);
-        let parts: Vec<&[LogRecord]> = records.chunks(part).collect();
-        let results = run_side_by_side(&parts, |part| {
-            let replayed = match target {
-                Replay::Check => check_records(part, catalog),
-                Replay::Apply(keyspaces) => apply_records(part, keyspaces, catalog),
-            };
-            replayed.map_err(|what| Error::corruption(&manifest, 0, what))
-        });
-        for result in results {
-            result?;
-        }
-        if let (Replay::Apply(keyspaces), Some(first)) = (target, records.first()) {
-            note_records(keyspaces, first.seqno);
+    let threads = cores();
+    let mut log = wal::recover(&source, site.listing, |records| {
+        check_records(site, catalog, records)?;
+        if let Replay::Apply(keyspaces) = target {
+            let part = records.len().div_ceil(threads).max(RECORDS_PER_PART_MIN);
+            let parts: Vec<&[LogRecord]> = records.chunks(part).collect();
+            let apply = |part: &&[LogRecord]| apply_records(part, keyspaces);
+            for result in run_side_by_side(&parts, apply) {
+                result?;
+            }
+            if let Some(first) = records.first() {
+                note_records(keyspaces, first.seqno);
+            }
         }
         match records.last() {
             Some(last) => after(last_of(last)),
             None => Ok(()),
         }
     })?;
+    if Planted::SeqNoReused.is_on() {
+        log.last_seqno = SeqNo::new(log.last_seqno.get().saturating_sub(1));
+    }
     Ok(log)
 }
 
@@ -365,33 +381,30 @@ fn last_of(record: &LogRecord) -> SeqNo {
     SeqNo::new(record.seqno.get() + ops.saturating_sub(1))
 }
 
-/// A keyspace that the log writes to is durable in the manifest before it is written to. So if the
-/// manifest does not know it, it lost its end, or an older one was put in its place.
-fn check_keyspace(id: KeyspaceId, catalog: &Catalog) -> Result<(), String> {
-    if id.0 < catalog.next_keyspace {
-        Ok(())
-    } else {
-        Err(format!("it does not know keyspace {}, which the log writes to", id.0))
-    }
-}
-
-fn check_records(records: &[LogRecord], catalog: &Catalog) -> Result<(), String> {
+/// A log that names keyspaces which the manifest does not know is newer than the manifest.
+fn check_records(site: &Site<'_>, catalog: &Catalog, records: &[LogRecord]) -> Result<()> {
     for op in records.iter().flat_map(|record| Ops::new(&record.payload)) {
-        check_keyspace(op.map_err(|bad| bad.0)?.keyspace, catalog)?;
+        let op = op.map_err(|bad| Error::internal(bad.0))?;
+        if op.keyspace.0 >= catalog.next_keyspace {
+            let path = manifest_path(site.dir, catalog.manifest);
+            let number = op.keyspace.0;
+            let what = format!("it does not know keyspace {number}, which the log writes to");
+            return Err(Error::corruption(&path, 0, what));
+        }
     }
     Ok(())
 }
 
-fn apply_records(
-    records: &[LogRecord],
-    keyspaces: &Keyspaces,
-    catalog: &Catalog,
-) -> Result<(), String> {
+fn apply_records(records: &[LogRecord], keyspaces: &Keyspaces) -> Result<()> {
     // Batches in a row mostly go to the same keyspace.
     let mut cached: Option<(&Arc<KeyspaceState>, Arc<Memtable>, SeqNo)> = None;
     for record in records {
-        for (seqno, op) in (record.seqno.get()..).zip(Ops::new(&record.payload)) {
-            let op = op.map_err(|bad| bad.0)?;
+        let mut ops = usize::MAX;
+        if Planted::HalfBatch.is_on() {
+            ops = Ops::new(&record.payload).count().div_ceil(2);
+        }
+        for (seqno, op) in (record.seqno.get()..).zip(Ops::new(&record.payload)).take(ops) {
+            let op = op.map_err(|bad| Error::internal(bad.0))?;
             let seqno = SeqNo::new(seqno);
             if cached.as_ref().is_none_or(|(state, ..)| state.id != op.keyspace) {
                 cached = keyspaces
@@ -399,7 +412,6 @@ fn apply_records(
                     .map(|state| (state, state.view_full().active.clone(), state.flushed()));
             }
             let Some((_, memtable, flushed)) = &cached else {
-                check_keyspace(op.keyspace, catalog)?;
                 continue; // It was dropped.
             };
             if seqno > *flushed {
@@ -420,6 +432,9 @@ fn note_records(keyspaces: &Keyspaces, first: SeqNo) {
 }
 
 fn last_seqno(catalog: &Catalog, log: &RecoveredLog) -> SeqNo {
+    if Planted::SeqNoReused.is_on() {
+        return log.last_seqno;
+    }
     let files = catalog.keyspaces.values().flat_map(|entry| entry.version.files());
     let in_files = files.map(|file| file.meta.max_seqno).max().unwrap_or_default();
     let flushed = catalog.keyspaces.values().map(|entry| entry.flushed).max().unwrap_or_default();
@@ -434,7 +449,7 @@ struct Parts<'a> {
     keyspaces: Keyspaces,
     reopened: ReopenedLog,
     next_file: FileId,
-    given_up: Option<String>,
+    given_up: Option<GivenUp>,
 }
 
 fn assemble(parts: Parts<'_>, catalog: &Catalog) -> Result<Core> {
@@ -461,7 +476,7 @@ fn assemble(parts: Parts<'_>, catalog: &Catalog) -> Result<Core> {
         active.last = None;
     }
     if let Some(what) = &given_up {
-        tracing::warn!("recovery gave up the log's end: {what}");
+        tracing::warn!("recovery gave up the end of the log: {what}");
     }
     Ok(Core {
         config: site.config.clone(),
@@ -479,7 +494,7 @@ fn assemble(parts: Parts<'_>, catalog: &Catalog) -> Result<Core> {
         default,
         commit: CommitState::new(reopened.buffer, reopened.end, segments),
         db_id: catalog.db_id,
-        versions: Mutex::new(VersionSet::new(catalog.next_keyspace)),
+        versions: Mutex::new(VersionSet::new(catalog.next_keyspace, catalog.manifest)),
         snapshots: Arc::default(),
         jobs: Jobs::default(),
         throttle: Throttle::default(),
@@ -539,6 +554,30 @@ impl Core {
         })?;
         self.replay_from.store(u64::MAX, Release);
         Ok(())
+    }
+
+    /// Keeps what was given up of the log, under names that nobody looks at. Returns what the files
+    /// were called.
+    fn set_aside(&mut self) -> Vec<PathBuf> {
+        let Some(given_up) = &mut self.given_up else {
+            return Vec::new();
+        };
+        let fs = self.output.fs.as_ref();
+        let before = given_up.kept.clone();
+        for path in &mut given_up.kept {
+            let mut name = path.clone().into_os_string();
+            name.push(SET_ASIDE);
+            match fs.rename(path, Path::new(&name)) {
+                Ok(()) => *path = name.into(),
+                Err(error) => {
+                    tracing::warn!(%error, "what was given up of the log is not kept");
+                }
+            }
+        }
+        if let Err(error) = fs.sync_dir(&self.output.dir) {
+            tracing::warn!(%error, "what was given up of the log may not be kept");
+        }
+        before
     }
 
     /// Phase 6. Removes what is ours and named by nothing; unknown files are left alone.

@@ -61,9 +61,11 @@
 mod buffer;
 mod catalog;
 mod decode;
+mod given_up;
 mod proof;
 mod recovery;
 mod reopen;
+mod salvage;
 mod segment;
 mod sync;
 
@@ -74,6 +76,7 @@ pub(crate) use buffer::LogBuffer;
 pub(crate) use buffer::LogMark;
 pub(crate) use buffer::PendingWrites;
 pub(crate) use decode::LogRecord;
+pub use given_up::GivenUp;
 pub(crate) use recovery::LogSource;
 pub(crate) use recovery::RecoveredLog;
 pub(crate) use recovery::recover;
