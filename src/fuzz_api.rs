@@ -139,6 +139,7 @@ pub struct KeyspaceChange {
 pub struct Edit {
     pub next_file: Option<u64>,
     pub last_seqno: Option<u64>,
+    pub log_durable: Option<u64>,
     pub wal_floor: Option<u64>,
     pub next_keyspace: Option<u32>,
     pub keyspaces: Vec<KeyspaceChange>,
@@ -190,6 +191,7 @@ impl From<&manifest::VersionEdit> for Edit {
         Edit {
             next_file: edit.next_file.map(|id| id.0),
             last_seqno: edit.last_seqno.map(SeqNo::get),
+            log_durable: edit.log_durable.map(SeqNo::get),
             wal_floor: edit.wal_floor.map(|id| id.0),
             next_keyspace: edit.next_keyspace,
             keyspaces: edit.keyspaces.iter().map(change).collect(),
@@ -210,6 +212,7 @@ pub fn encode_edit(edit: &Edit) -> Vec<u8> {
     manifest::encode_edit(&manifest::VersionEdit {
         next_file: edit.next_file.map(FileId),
         last_seqno: edit.last_seqno.map(SeqNo::new),
+        log_durable: edit.log_durable.map(SeqNo::new),
         wal_floor: edit.wal_floor.map(FileId),
         next_keyspace: edit.next_keyspace,
         keyspaces: edit.keyspaces.iter().map(keyspace).collect(),
@@ -291,16 +294,12 @@ impl ReadableFile for Stored {
 
     fn read_at(&self, offset: u64, out: &mut [u8]) -> Result<()> {
         let start = usize::try_from(offset).unwrap_or(usize::MAX);
-        match self.bytes.get(start..start.saturating_add(out.len())) {
-            Some(bytes) => {
-                out.copy_from_slice(bytes);
-                Ok(())
-            }
-            None => {
-                let end = std::io::ErrorKind::UnexpectedEof;
-                Err(Error::io("read", Path::new("000001.sst"), end.into()))
-            }
-        }
+        let Some(bytes) = self.bytes.get(start..start.saturating_add(out.len())) else {
+            let end = std::io::ErrorKind::UnexpectedEof;
+            return Err(Error::io("read", Path::new("000001.sst"), end.into()));
+        };
+        out.copy_from_slice(bytes);
+        Ok(())
     }
 
     fn mapping(&self) -> Option<&Bytes> {

@@ -179,6 +179,7 @@ fn edits(input: &mut Input<'_>) -> Vec<Edit> {
         let mut edit = Edit {
             next_file: option(input, 2),
             last_seqno: option(input, 4),
+            log_durable: option(input, 4),
             wal_floor: None,
             next_keyspace: if first { Some(3) } else { None },
             keyspaces: Vec::new(),

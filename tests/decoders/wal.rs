@@ -186,6 +186,7 @@ fn check_database(files: &Files, sound: bool) {
     let edit = Edit {
         next_file: Some(100),
         last_seqno: Some(0),
+        log_durable: None,
         wal_floor: Some(files.floor),
         next_keyspace: Some(2),
         keyspaces: vec![default],
