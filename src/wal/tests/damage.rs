@@ -285,13 +285,15 @@ fn a_newer_format_is_told_from_damage() {
 }
 
 #[test]
-fn a_wrong_sequence_number_is_corruption() {
+fn a_valid_record_that_is_not_the_next_batch_is_corruption() {
     let (fs, mut log, _) = unsynced_log();
     log.sync().unwrap();
     let live = recover_all(&fs).unwrap().0.segments[1];
     let context = crate::record::Context::new(DB, live.id);
-    for (seqno, payload) in [(15, batch(1, 1, 9).bytes()), (13, batch(1, 1, 9).bytes()), (14, b"x")]
-    {
+    // The last is a put, but for its kind, which is reserved.
+    let reserved: &[u8] = b"\x02\x00\x01k\x01v";
+    let (late, early) = (batch(1, 1, 9), batch(1, 1, 9));
+    for (seqno, payload) in [(15, late.bytes()), (13, early.bytes()), (14, b"x"), (14, reserved)] {
         let mut bytes = read(&fs, live.id.0);
         let mut record = Vec::new();
         let stamp = crate::record::Stamp { seqno, lag: u32::MAX };
