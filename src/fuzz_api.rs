@@ -141,7 +141,6 @@ pub struct Edit {
     pub last_seqno: Option<u64>,
     pub log_durable: Option<u64>,
     pub wal_floor: Option<u64>,
-    pub log_durable: Option<u64>,
     pub next_keyspace: Option<u32>,
     pub keyspaces: Vec<KeyspaceChange>,
 }
@@ -194,7 +193,6 @@ impl From<&manifest::VersionEdit> for Edit {
             last_seqno: edit.last_seqno.map(SeqNo::get),
             log_durable: edit.log_durable.map(SeqNo::get),
             wal_floor: edit.wal_floor.map(|id| id.0),
-            log_durable: edit.log_durable.map(SeqNo::get),
             next_keyspace: edit.next_keyspace,
             keyspaces: edit.keyspaces.iter().map(change).collect(),
         }
@@ -216,7 +214,6 @@ pub fn encode_edit(edit: &Edit) -> Vec<u8> {
         last_seqno: edit.last_seqno.map(SeqNo::new),
         log_durable: edit.log_durable.map(SeqNo::new),
         wal_floor: edit.wal_floor.map(FileId),
-        log_durable: edit.log_durable.map(SeqNo::new),
         next_keyspace: edit.next_keyspace,
         keyspaces: edit.keyspaces.iter().map(keyspace).collect(),
     })

@@ -38,6 +38,11 @@ fn fault_injection_holds_on_its_corpus() {
 }
 
 #[test]
+fn files_on_disk_holds_on_its_corpus() {
+    replay("files_on_disk", harness::files_on_disk);
+}
+
+#[test]
 fn wal_decode_holds_on_its_corpus() {
     replay("wal_decode", decoders::wal_decode);
 }

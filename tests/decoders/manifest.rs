@@ -181,7 +181,6 @@ fn edits(input: &mut Input<'_>) -> Vec<Edit> {
             last_seqno: option(input, 4),
             log_durable: option(input, 4),
             wal_floor: None,
-            log_durable: None,
             next_keyspace: if first { Some(3) } else { None },
             keyspaces: Vec::new(),
         };

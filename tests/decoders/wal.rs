@@ -188,7 +188,6 @@ fn check_database(files: &Files, sound: bool) {
         last_seqno: Some(0),
         log_durable: None,
         wal_floor: Some(files.floor),
-        log_durable: Some(files.durable),
         next_keyspace: Some(2),
         keyspaces: vec![default],
     };
