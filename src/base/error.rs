@@ -179,13 +179,6 @@ impl Error {
         Error::InvalidArgument { what: what.into() }
     }
 
-    /// An entry that only a newer version can have written.
-    pub(crate) fn unknown_kind(kind: u8) -> Error {
-        Error::argument(format!(
-            "the entry is of kind {kind}, which this version of esker does not read"
-        ))
-    }
-
     pub(crate) fn internal(what: impl Into<String>) -> Error {
         Error::Internal { what: what.into() }
     }

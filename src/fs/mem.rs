@@ -221,6 +221,7 @@ impl Fs for MemFs {
                 created => drop(created?),
             }
         }
+        self.with_tree("open", path, |tree| tree.file(path).map(drop))?;
         let directory = parent_of(path);
         match self.with_tree("lock", path, |tree| tree.lock(directory, mode))? {
             Some(id) => Ok(Box::new(MemLock { fs: self.clone(), directory: id })),

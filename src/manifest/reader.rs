@@ -1,6 +1,7 @@
 //! Reads a manifest back.
 #![deny(clippy::indexing_slicing)]
 
+use std::io;
 use std::path::Path;
 
 use crate::base::error::Error;
@@ -33,7 +34,12 @@ pub(crate) fn read_manifest(
     db: DbId,
 ) -> Result<Vec<VersionEdit>> {
     let path = manifest_path(dir, id);
-    let content = file::read(fs, &path, u64::MAX)?.bytes;
+    let content = match file::read(fs, &path, u64::MAX) {
+        Err(error) if error.io_kind() == Some(io::ErrorKind::NotFound) => {
+            return Err(Error::corruption(&path, 0, "the file is missing, and CURRENT names it"));
+        }
+        content => content?.bytes,
+    };
     let header = FileHeader::decode(MANIFEST_FORMAT, &content);
     let header = header.map_err(|unusable| unusable_header(&path, &unusable))?;
     if header.db != db || header.file != id {

@@ -364,6 +364,11 @@ impl SstReader {
         fetch(file, &self.path, self.uid, handle, kind, self.bytes)
     }
 
+    /// The footer as it is read through `file`, and where it lies.
+    pub(super) fn read_footer_from(&self, file: &dyn ReadableFile) -> Result<(Footer, u64)> {
+        read_footer(file, &self.path)
+    }
+
     pub(super) fn file(&self) -> &dyn ReadableFile {
         &*self.file
     }
