@@ -172,6 +172,9 @@ pub mod bench_api;
 mod cache;
 mod compaction;
 mod engine;
+#[cfg(any(test, feature = "testing"))]
+#[doc(hidden)]
+pub mod fuzz_api;
 mod iter;
 mod manifest;
 mod memtable;

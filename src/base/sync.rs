@@ -1,15 +1,64 @@
-//! Locks and threads, from one place, so that a scheduler that tries all interleavings can take
-//! theirs.
+//! Locks, atomics and threads, from one place, so that a scheduler that tries many interleavings
+//! can take theirs.
 
+#[cfg(not(esker_shuttle))]
 pub(crate) use parking_lot::Condvar;
+#[cfg(not(esker_shuttle))]
 pub(crate) use parking_lot::Mutex;
+#[cfg(not(esker_shuttle))]
 pub(crate) use parking_lot::MutexGuard;
+#[cfg(not(esker_shuttle))]
 pub(crate) use parking_lot::RwLock;
+
+#[cfg(esker_shuttle)]
+mod simulated;
+#[cfg(esker_shuttle)]
+pub(crate) use simulated::Condvar;
+#[cfg(esker_shuttle)]
+pub(crate) use simulated::Mutex;
+#[cfg(esker_shuttle)]
+pub(crate) use simulated::MutexGuard;
+#[cfg(esker_shuttle)]
+pub(crate) use simulated::RwLock;
 
 pub(crate) mod atomic {
     //! Atomics that carry a protocol between threads. Counters that nobody waits for stay std's.
 
+    #[cfg(esker_shuttle)]
+    pub(crate) use shuttle::sync::atomic::AtomicBool;
+    #[cfg(esker_shuttle)]
+    pub(crate) use shuttle::sync::atomic::AtomicU32;
+    #[cfg(esker_shuttle)]
+    pub(crate) use shuttle::sync::atomic::AtomicU64;
+    #[cfg(not(esker_shuttle))]
     pub(crate) use std::sync::atomic::AtomicBool;
+    #[cfg(not(esker_shuttle))]
     pub(crate) use std::sync::atomic::AtomicU32;
+    #[cfg(not(esker_shuttle))]
     pub(crate) use std::sync::atomic::AtomicU64;
+}
+
+pub(crate) mod thread {
+    //! Threads. Only `engine` starts any, or lets one sleep.
+
+    #[cfg(esker_shuttle)]
+    pub(crate) use crate::base::sync::simulated::Builder;
+    #[cfg(esker_shuttle)]
+    pub(crate) use shuttle::thread::JoinHandle;
+    #[cfg(esker_shuttle)]
+    pub(crate) use shuttle::thread::current;
+    #[cfg(esker_shuttle)]
+    pub(crate) use shuttle::thread::scope;
+    #[cfg(esker_shuttle)]
+    pub(crate) use shuttle::thread::sleep;
+    #[cfg(not(esker_shuttle))]
+    pub(crate) use std::thread::Builder;
+    #[cfg(not(esker_shuttle))]
+    pub(crate) use std::thread::JoinHandle;
+    #[cfg(not(esker_shuttle))]
+    pub(crate) use std::thread::current;
+    #[cfg(not(esker_shuttle))]
+    pub(crate) use std::thread::scope;
+    #[cfg(not(esker_shuttle))]
+    pub(crate) use std::thread::sleep;
 }

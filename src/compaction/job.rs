@@ -4,7 +4,6 @@
 //! files of its own, and one edit installs them all.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::base::error::Error;
@@ -12,6 +11,7 @@ use crate::base::error::Result;
 use crate::base::internal_iter::InternalIter as _;
 use crate::base::key::KeyRef;
 use crate::base::seqno::SeqNo;
+use crate::base::sync::atomic::AtomicBool;
 use crate::compaction::output::Output;
 use crate::compaction::output::OutputContext;
 use crate::compaction::output::OutputSpec;

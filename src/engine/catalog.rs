@@ -98,6 +98,8 @@ impl Core {
         drop(set);
         self.sweep();
         self.update_throttle();
+        // Whoever waited for its memtables to be flushed, or for their memory.
+        self.jobs.notify_all();
         Ok(())
     }
 }

@@ -30,7 +30,11 @@ impl Core {
     /// Runs one flush, or else one compaction, if any is due. True if one ran.
     pub(crate) fn run_one_job(&self) -> Result<bool> {
         self.health.check_writable()?;
-        Ok(self.flush_next()? || self.compact_next()?)
+        let ran = self.flush_next()? || self.compact_next()?;
+        if !ran {
+            self.sweep();
+        }
+        Ok(ran)
     }
 
     /// Runs one flush, if any is due.

@@ -35,21 +35,24 @@ impl Core {
         let Some(last) = state.sealed().last().map(|sealed| sealed.last) else { return Ok(()) };
         // An earlier failure may be mended: what counts is how the next try ends.
         let failures = self.jobs.failures(Lane::Flush);
-        while !state.is_dropped() && state.sealed().iter().any(|sealed| sealed.last <= last) {
+        loop {
+            let seen = self.jobs.progress();
+            if state.is_dropped() || state.sealed().iter().all(|sealed| sealed.last > last) {
+                return Ok(());
+            }
             self.health.check_writable()?;
             if self.is_manual() {
                 if !self.run_one_job()? {
                     // Another caller is at it.
-                    self.jobs.wait_for_progress(POLL);
+                    self.jobs.wait_for_progress(seen, POLL);
                 }
             } else {
                 if let Some(error) = self.jobs.error_since(Lane::Flush, failures) {
                     return Err(error);
                 }
-                self.jobs.wait_for_progress(POLL);
+                self.jobs.wait_for_progress(seen, POLL);
             }
         }
-        Ok(())
     }
 
     /// Compacts the closed range of user keys to the bottom, on this thread.
@@ -116,6 +119,7 @@ impl Core {
         loop {
             self.health.check_writable()?;
             state.check_exists()?;
+            let seen = self.jobs.progress();
             let mut done = false;
             let job = self.claim(|context| {
                 let version = state.view_full().version.clone();
@@ -129,7 +133,7 @@ impl Core {
             match job {
                 Some(job) => self.compact(job)?,
                 None if done => return Ok(()),
-                None => self.jobs.wait_for_progress(POLL),
+                None => self.jobs.wait_for_progress(seen, POLL),
             }
         }
     }

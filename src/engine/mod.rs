@@ -23,7 +23,6 @@
 
 use std::ops::Deref;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 
 use crate::base::clock::Clock;
 use crate::base::ids::DbId;
@@ -31,6 +30,7 @@ use crate::base::options::Config;
 use crate::base::sync::Mutex;
 use crate::base::sync::atomic::AtomicBool;
 use crate::base::sync::atomic::AtomicU64;
+use crate::base::sync::thread::JoinHandle;
 use crate::cache::BlockCache;
 use crate::compaction::output::OutputContext;
 use crate::engine::commit::CommitState;

@@ -30,6 +30,8 @@ use crate::base::ids::FileId;
 use crate::base::ids::KeyspaceId;
 use crate::base::key::Trailer;
 use crate::base::options::Config;
+use crate::base::options::cores;
+use crate::base::planted::Planted;
 use crate::base::seqno::SeqNo;
 use crate::base::sync::Mutex;
 use crate::base::sync::atomic::AtomicBool;
@@ -138,6 +140,11 @@ pub(super) fn recover(
     let log = replay(&site, &catalog, &target, &|_| Ok(()))?;
 
     // Phase 4.
+    if !new && catalog.manifest == FIRST_MANIFEST {
+        // The creation may have been killed before `CURRENT` was durable. A segment that survives a
+        // power cut without it would look like a database that has lost it.
+        fs.sync_dir(dir)?;
+    }
     let used = listing.iter().filter_map(|entry| number_of(&entry.name)).max().unwrap_or_default();
     let segment = catalog.next_file.max(used.next()).max(FIRST_MANIFEST.next());
     let last = last_seqno(&catalog, &log);
@@ -311,12 +318,13 @@ fn replay(
     after: &dyn Fn(SeqNo) -> Result<()>,
 ) -> Result<RecoveredLog> {
     let source = log_source(site, catalog);
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let log = wal::recover(&source, site.listing, |records| {
+    let threads = cores();
+    let mut log = wal::recover(&source, site.listing, |records| {
+        check_records(site, catalog, records)?;
         if let Replay::Apply(keyspaces) = target {
             let part = records.len().div_ceil(threads).max(RECORDS_PER_PART_MIN);
             let parts: Vec<&[LogRecord]> = records.chunks(part).collect();
-            let apply = |part: &&[LogRecord]| apply_records(part, keyspaces, catalog);
+            let apply = |part: &&[LogRecord]| apply_records(part, keyspaces);
             for result in run_side_by_side(&parts, apply) {
                 result?;
             }
@@ -329,6 +337,9 @@ fn replay(
             None => Ok(()),
         }
     })?;
+    if Planted::SeqNoReused.is_on() {
+        log.last_seqno = SeqNo::new(log.last_seqno.get().saturating_sub(1));
+    }
     Ok(log)
 }
 
@@ -370,11 +381,29 @@ fn last_of(record: &LogRecord) -> SeqNo {
     SeqNo::new(record.seqno.get() + ops.saturating_sub(1))
 }
 
-fn apply_records(records: &[LogRecord], keyspaces: &Keyspaces, catalog: &Catalog) -> Result<()> {
+/// A log that names keyspaces which the manifest does not know is newer than the manifest.
+fn check_records(site: &Site<'_>, catalog: &Catalog, records: &[LogRecord]) -> Result<()> {
+    for op in records.iter().flat_map(|record| Ops::new(&record.payload)) {
+        let op = op.map_err(|bad| Error::internal(bad.0))?;
+        if op.keyspace.0 >= catalog.next_keyspace {
+            let path = manifest_path(site.dir, catalog.manifest);
+            let number = op.keyspace.0;
+            let what = format!("it does not know keyspace {number}, which the log writes to");
+            return Err(Error::corruption(&path, 0, what));
+        }
+    }
+    Ok(())
+}
+
+fn apply_records(records: &[LogRecord], keyspaces: &Keyspaces) -> Result<()> {
     // Batches in a row mostly go to the same keyspace.
     let mut cached: Option<(&Arc<KeyspaceState>, Arc<Memtable>, SeqNo)> = None;
     for record in records {
-        for (seqno, op) in (record.seqno.get()..).zip(Ops::new(&record.payload)) {
+        let mut ops = usize::MAX;
+        if Planted::HalfBatch.is_on() {
+            ops = Ops::new(&record.payload).count().div_ceil(2);
+        }
+        for (seqno, op) in (record.seqno.get()..).zip(Ops::new(&record.payload)).take(ops) {
             let op = op.map_err(|bad| Error::internal(bad.0))?;
             let seqno = SeqNo::new(seqno);
             if cached.as_ref().is_none_or(|(state, ..)| state.id != op.keyspace) {
@@ -383,10 +412,7 @@ fn apply_records(records: &[LogRecord], keyspaces: &Keyspaces, catalog: &Catalog
                     .map(|state| (state, state.view_full().active.clone(), state.flushed()));
             }
             let Some((_, memtable, flushed)) = &cached else {
-                if op.keyspace.0 < catalog.next_keyspace {
-                    continue; // It was dropped.
-                }
-                return Err(Error::internal("the log names a keyspace that never was"));
+                continue; // It was dropped.
             };
             if seqno > *flushed {
                 memtable.insert(op.key, Trailer::new(seqno, op.kind), op.value);
@@ -406,6 +432,9 @@ fn note_records(keyspaces: &Keyspaces, first: SeqNo) {
 }
 
 fn last_seqno(catalog: &Catalog, log: &RecoveredLog) -> SeqNo {
+    if Planted::SeqNoReused.is_on() {
+        return log.last_seqno;
+    }
     let files = catalog.keyspaces.values().flat_map(|entry| entry.version.files());
     let in_files = files.map(|file| file.meta.max_seqno).max().unwrap_or_default();
     let flushed = catalog.keyspaces.values().map(|entry| entry.flushed).max().unwrap_or_default();

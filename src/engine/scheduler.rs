@@ -39,6 +39,8 @@ struct JobState {
     closing: bool,
     /// Bumped whenever there may be new work, so that a lane never sleeps over it.
     epoch: u64,
+    /// Bumped whenever `progress` is signalled, so that nobody sleeps over it.
+    progress: u64,
     /// How the last job of each lane ended, and how many failed.
     outcomes: [Outcome; 3],
     /// When the interval sync is due, on the monotonic clock.
@@ -97,6 +99,7 @@ impl Jobs {
     fn ended(&self, state: &mut JobState) {
         state.running -= 1;
         state.epoch += 1;
+        state.progress += 1;
         self.flush_wanted.notify_all();
         self.compaction_wanted.notify_all();
         self.progress.notify_all();
@@ -128,7 +131,11 @@ impl Jobs {
     }
 
     pub(crate) fn notify_all(&self) {
-        self.state.lock().epoch += 1;
+        {
+            let mut state = self.state.lock();
+            state.epoch += 1;
+            state.progress += 1;
+        }
         for lane in [Lane::Log, Lane::Flush, Lane::Compaction] {
             self.condvar(lane).notify_all();
         }
@@ -158,10 +165,17 @@ impl Jobs {
         !state.closing
     }
 
-    /// Sleeps until a job has ended, at most `limit`.
-    pub(crate) fn wait_for_progress(&self, limit: Duration) {
+    /// How often there was progress so far: taken before a caller looks whether it must wait.
+    pub(crate) fn progress(&self) -> u64 {
+        self.state.lock().progress
+    }
+
+    /// Sleeps until a job has ended that had not at `seen`, at most `limit`.
+    pub(crate) fn wait_for_progress(&self, seen: u64, limit: Duration) {
         let mut state = self.state.lock();
-        self.progress.wait_for(&mut state, limit);
+        if state.progress == seen {
+            self.progress.wait_for(&mut state, limit);
+        }
     }
 
     /// Returns when no job runs, on threads of ours or of callers.
@@ -195,9 +209,12 @@ impl Jobs {
 
     /// Notes how a job of the lane ended.
     pub(crate) fn set_error(&self, lane: Lane, error: Option<Error>) {
-        let outcome = &mut self.state.lock().outcomes[lane as usize];
+        let mut state = self.state.lock();
+        state.progress += 1;
+        let outcome = &mut state.outcomes[lane as usize];
         outcome.failures += u64::from(error.is_some());
         outcome.error = error;
+        drop(state);
         self.progress.notify_all();
     }
 

@@ -19,6 +19,7 @@ use crate::base::error::Error;
 use crate::base::error::Result;
 use crate::base::sync::atomic::AtomicU32;
 use crate::base::sync::atomic::AtomicU64;
+use crate::base::sync::thread;
 use crate::compaction::picker;
 use crate::engine::Core;
 use crate::engine::scheduler::Lane;
@@ -83,7 +84,7 @@ impl Core {
             return Err(Error::Stalled { deadline, reason: "compaction is behind".to_owned() });
         }
         if wait >= SLEEP_MIN {
-            std::thread::sleep(wait);
+            thread::sleep(wait);
             self.metrics.slowdown.record(wait);
         }
         Ok(())
@@ -93,6 +94,7 @@ impl Core {
         let began = self.clock.monotonic();
         let mut last = Stop::Memtables;
         loop {
+            let seen = self.jobs.progress();
             let stop = self.update_throttle();
             if stop == Stop::No {
                 break;
@@ -107,10 +109,8 @@ impl Core {
                 };
                 return Err(Error::Stalled { deadline, reason: reason.to_owned() });
             }
-            self.make_room(
-                stop,
-                deadline.map_or(STOP_POLL, |most| STOP_POLL.min(most.saturating_sub(waited))),
-            )?;
+            let left = deadline.map_or(STOP_POLL, |most| most.saturating_sub(waited));
+            self.make_room(stop, seen, left.min(STOP_POLL))?;
         }
         let counter = match last {
             Stop::Memtables => &self.metrics.stall_memtables,
@@ -120,13 +120,14 @@ impl Core {
         Ok(())
     }
 
-    /// Lets a job make room: by waiting for one, or, without background threads, by running one.
-    fn make_room(&self, stop: Stop, poll: Duration) -> Result<()> {
+    /// Lets a job make room: by waiting for one that had not ended at `seen`, or, without background
+    /// threads, by running one.
+    fn make_room(&self, stop: Stop, seen: u64, poll: Duration) -> Result<()> {
         if self.is_manual() {
             self.seal_all();
             if !self.run_one_job()? {
                 // Another caller is at it.
-                self.jobs.wait_for_progress(poll);
+                self.jobs.wait_for_progress(seen, poll);
             }
             return Ok(());
         }
@@ -136,7 +137,7 @@ impl Core {
             return Err(error);
         }
         self.seal_largest();
-        self.jobs.wait_for_progress(poll);
+        self.jobs.wait_for_progress(seen, poll);
         Ok(())
     }
 

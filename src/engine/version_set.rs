@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering::Acquire;
 use crate::base::error::Error;
 use crate::base::error::Result;
 use crate::base::ids::FileId;
+use crate::base::planted::Planted;
 use crate::base::seqno::SeqNo;
 use crate::base::sync::MutexGuard;
 use crate::engine::Core;
@@ -25,7 +26,7 @@ use crate::version::invariants;
 
 /// A manifest is replaced by a fresh one once its edits take this many times its first record…
 const ROLLOVER_FACTOR: u64 = 4;
-/// …but not before it has this many bytes.
+/// …but not before it has this many bytes, or a sixteenth of the log's bound if that is less.
 const ROLLOVER_BYTES_MIN: u64 = 1 << 20;
 
 /// The manifest in force. Its lock orders all changes of versions and of the set of keyspaces.
@@ -103,6 +104,11 @@ impl Core {
         let removed: Vec<FileId> = edit.removed.iter().map(|(_, id)| *id).collect();
         let floor = flushed.map(|flushed| self.wal_floor(&state, flushed));
         let edit = VersionEdit { wal_floor: floor, keyspaces: vec![edit], ..self.stamp() };
+        if Planted::LogRemovedEarly.is_on() {
+            self.commit.append_lock().cut(floor.unwrap_or_default()).iter().for_each(|segment| {
+                self.remove_segment(segment.id);
+            });
+        }
         self.append_edit(&mut set, &edit)?;
         state.install(next, flushed);
         let gone = base
@@ -183,7 +189,8 @@ impl Core {
     /// Replaces the manifest by a fresh one once it has grown too long.
     pub(crate) fn roll_manifest_over(&self) -> Result<()> {
         let mut set = self.versions.lock();
-        let limit = (ROLLOVER_FACTOR * set.snapshot_bytes).max(ROLLOVER_BYTES_MIN);
+        let least = ROLLOVER_BYTES_MIN.min(self.config.wal_bytes / 16);
+        let limit = (ROLLOVER_FACTOR * set.snapshot_bytes).max(least);
         let bytes = set.manifest.as_ref().map_or(0, ManifestWriter::bytes);
         if bytes < limit || self.health.check_writable().is_err() {
             return Ok(());

@@ -4,11 +4,12 @@
 use std::panic::AssertUnwindSafe;
 use std::panic::catch_unwind;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::base::error::Error;
 use crate::base::error::Result;
+use crate::base::sync::thread;
+use crate::base::sync::thread::JoinHandle;
 use crate::engine::Core;
 use crate::engine::scheduler::Lane;
 
@@ -32,7 +33,7 @@ pub(crate) fn start(core: &Arc<Core>) -> Result<Vec<JoinHandle<()>>> {
             Lane::Flush => "esker-flush",
             Lane::Compaction => "esker-compact",
         };
-        let thread = std::thread::Builder::new()
+        let thread = thread::Builder::new()
             .name(name.to_owned())
             .spawn(move || worker.run_lane(lane))
             .map_err(|error| Error::io("start a thread for", &core.output.dir, error));
@@ -53,7 +54,7 @@ pub(crate) fn start(core: &Arc<Core>) -> Result<Vec<JoinHandle<()>>> {
 pub(crate) fn join(threads: Vec<JoinHandle<()>>) -> bool {
     let mut all = true;
     for thread in threads {
-        if thread.thread().id() == std::thread::current().id() {
+        if thread.thread().id() == thread::current().id() {
             all = false;
         } else if thread.join().is_err() {
             tracing::error!("a background thread panicked");
@@ -69,10 +70,10 @@ pub(crate) fn run_side_by_side<T: Sync, R: Send>(
     work: impl Fn(&T) -> Result<R> + Sync,
 ) -> Vec<Result<R>> {
     let Some((first, others)) = items.split_first() else { return Vec::new() };
-    std::thread::scope(|scope| {
+    thread::scope(|scope| {
         let work = &work;
         let start = |item| {
-            std::thread::Builder::new()
+            thread::Builder::new()
                 .name("esker-part".to_owned())
                 .spawn_scoped(scope, move || work(item))
                 // Without a thread of its own the part runs on this one.

@@ -66,7 +66,7 @@ fn put_key(out: &mut Vec<u8>, tag: u64, key: &InternalKey) {
     put_field(out, tag, &bytes);
 }
 
-pub(super) fn encode(edit: &VersionEdit) -> Vec<u8> {
+pub(crate) fn encode(edit: &VersionEdit) -> Vec<u8> {
     let mut out = Vec::new();
     if let Some(next_file) = edit.next_file {
         put_number(&mut out, 1, next_file.0);

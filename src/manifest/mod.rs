@@ -31,6 +31,8 @@ mod tests;
 mod writer;
 
 pub(crate) use codec::decode_edit;
+#[cfg(any(test, feature = "testing"))]
+pub(crate) use codec::encode as encode_edit;
 pub(crate) use current::install_current;
 pub(crate) use current::read_current;
 pub(crate) use edit::KeyspaceEdit;

@@ -64,6 +64,8 @@ mod filter;
 mod footer;
 mod index_block;
 mod iter;
+#[cfg(any(test, feature = "testing"))]
+pub(crate) mod parts;
 mod properties;
 mod reader;
 mod salvage;

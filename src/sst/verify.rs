@@ -130,6 +130,9 @@ impl Pass<'_> {
             let handle = reader.whole(at, index.block(i))?;
             let contiguous = ensure(handle.offset == self.end, "data blocks leave a gap");
             reader.whole(at, contiguous)?;
+            let consistent =
+                ensure(index.entry_is_consistent(i), "the head of a separator does not fit it");
+            reader.whole(at, consistent)?;
             self.end = handle.end();
             let payload = self.fetch(handle, BlockKind::Data)?;
             let result = self.block(&payload, &index, i, filter.as_deref());

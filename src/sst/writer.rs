@@ -13,6 +13,7 @@ use crate::base::key::KeyHash;
 use crate::base::key::KeyRef;
 use crate::base::key::Trailer;
 use crate::base::options::SstOptions;
+use crate::base::planted::Planted;
 use crate::base::seqno::SeqNo;
 use crate::base::value::ValueKind;
 use crate::fs::WritableFile;
@@ -137,8 +138,8 @@ impl SstWriter {
     }
 
     /// Cuts index partitions after so many blocks, so that a small file has several.
-    #[cfg(test)]
-    pub(super) fn set_partition_blocks_max(&mut self, blocks: usize) {
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn set_partition_blocks_max(&mut self, blocks: usize) {
         self.partition_blocks_max = blocks;
     }
 
@@ -351,7 +352,9 @@ impl SstWriter {
         let footer = Footer { properties, top: self.append(&top, BlockKind::Top)?, uid: self.uid };
         footer.encode(self.position(), &mut self.out);
         self.write_out()?;
-        self.file.sync_data()?;
+        if !Planted::SstNotSynced.is_on() {
+            self.file.sync_data()?;
+        }
         let properties = self.properties;
         Ok(SstSummary {
             bytes: self.out_at,

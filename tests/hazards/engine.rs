@@ -1,23 +1,8 @@
-//! Hazards that a reading of the engine turned up, one test each.
-#![allow(
-    clippy::unwrap_used,
-    clippy::disallowed_methods,
-    reason = "a test fails by panicking, and may use clocks"
-)]
-
-use std::path::Path;
-use std::sync::Arc;
-use std::sync::Barrier;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering::AcqRel;
-use std::sync::atomic::Ordering::Acquire;
-use std::sync::atomic::Ordering::Release;
-use std::time::Duration;
+//! Hazards that a reading of the engine turned up.
 
 use esker::Db;
 use esker::Durability;
 use esker::ErrorKind;
-use esker::Options;
 use esker::WriteBatch;
 use esker::fs::CrashMode;
 use esker::fs::FaultError;
@@ -27,23 +12,18 @@ use esker::fs::FaultRule;
 use esker::fs::Fs as _;
 use esker::fs::MemFs;
 use esker::fs::ReadMode;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::Barrier;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::AcqRel;
+use std::sync::atomic::Ordering::Acquire;
+use std::sync::atomic::Ordering::Release;
+use std::time::Duration;
 
-const DIR: &str = "/db";
-
-fn options(fs: &MemFs) -> Options {
-    Options::new()
-        .memtable_bytes(4 << 10)
-        .block_bytes(256)
-        .file_bytes(4 << 10)
-        .wal_bytes(64 << 10)
-        .memory_budget(1 << 20)
-        .background_threads(0)
-        .fs(Arc::new(fs.clone()))
-}
-
-fn open(fs: &MemFs) -> Db {
-    options(fs).open(DIR).unwrap()
-}
+use crate::DIR;
+use crate::open;
+use crate::options;
 
 /// The manifest tells of sequence numbers whose writes a power cut took. The log must say durably
 /// that they are skipped before anything refers to numbers above the gap.

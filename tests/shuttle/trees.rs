@@ -1,0 +1,162 @@
+//! Readers against what changes the shape of a tree: seals, flushes, compactions.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU8;
+use std::sync::atomic::Ordering::SeqCst;
+
+use esker::Db;
+use esker::Durability;
+use esker::Reader;
+use esker::fs::MemFs;
+
+use crate::world::generation;
+use crate::world::join;
+use crate::world::one_in;
+use crate::world::open;
+use crate::world::open_alone;
+use crate::world::scan;
+use crate::world::spawn;
+use crate::world::ssts;
+use crate::world::tiny;
+use crate::world::value;
+
+/// Two writers fill memtables, somebody flushes, and nothing that was seen or acknowledged is
+/// missing at any moment.
+pub(crate) fn switched_memtables() {
+    let fs = MemFs::new();
+    let db = open(&tiny(fs.clone()).durability(Durability::Os));
+    let written = Arc::new([AtomicU8::new(0), AtomicU8::new(0)]);
+    let mut threads = Vec::new();
+    for writer in 0..2 {
+        let (db, written) = (db.clone(), written.clone());
+        threads.push(spawn(move || {
+            for count in 1..=4 {
+                db.put(format!("key {writer}"), value(count, 400)).unwrap();
+                written[writer].store(count, SeqCst);
+            }
+        }));
+    }
+    let flushed = db.clone();
+    threads.push(spawn(move || flushed.flush().unwrap()));
+    let mut last = [0; 2];
+    for _ in 0..2 {
+        for (writer, last) in last.iter_mut().enumerate() {
+            let key = format!("key {writer}");
+            let least = written[writer].load(SeqCst).max(*last);
+            let found = if one_in(2) {
+                generation(&db, &key)
+            } else {
+                scan(&db).get(&key).copied().unwrap_or(0)
+            };
+            assert!(found >= least, "{key}: {found} after {least}");
+            *last = found;
+        }
+    }
+    join(threads);
+    assert_eq!((generation(&db, "key 0"), generation(&db, "key 1")), (4, 4));
+    db.close().unwrap();
+    let db = open_alone(&fs);
+    assert_eq!((generation(&db, "key 0"), generation(&db, "key 1")), (4, 4));
+}
+
+const KEYS: [&str; 3] = ["a", "b", "c"];
+
+fn put_all(db: &Db, generation: u8) {
+    for key in KEYS {
+        db.put(key, value(generation, 100)).unwrap();
+    }
+}
+
+/// Every key is there, and none is older than in `last`.
+fn check_all(reader: &Reader, last: &mut [u8; 3]) {
+    let found: [u8; 3] = if one_in(2) {
+        KEYS.map(|key| generation(reader, key))
+    } else {
+        let found = scan(reader);
+        assert_eq!(found.len(), KEYS.len(), "{found:?}");
+        KEYS.map(|key| found[key])
+    };
+    for (found, last) in found.into_iter().zip(last) {
+        assert!(found >= *last, "{found} after {last}");
+        *last = found;
+    }
+}
+
+/// Flushes and compactions install versions while others read.
+pub(crate) fn installed_versions() {
+    let fs = MemFs::new();
+    let db = open(&tiny(fs.clone()).durability(Durability::Os));
+    put_all(&db, 1);
+    db.flush().unwrap();
+    let writer = db.clone();
+    let writer = spawn(move || {
+        put_all(&writer, 2);
+        writer.flush().unwrap();
+        put_all(&writer, 3);
+    });
+    let compacting = db.clone();
+    let compacting = spawn(move || {
+        for _ in 0..2 {
+            compacting.compact_range::<&[u8], _>(..).unwrap();
+        }
+    });
+    let reader = db.clone();
+    let reader = spawn(move || {
+        let mut last = [1; 3];
+        for _ in 0..2 {
+            check_all(&reader, &mut last);
+        }
+    });
+    let mut last = [1; 3];
+    for _ in 0..2 {
+        check_all(&db, &mut last);
+    }
+    join([writer, compacting, reader]);
+    check_all(&db, &mut [3; 3]);
+    db.compact_range::<&[u8], _>(..).unwrap();
+    db.close().unwrap();
+    assert!(ssts(&fs) <= 1, "files that nobody reads are left");
+    check_all(&open_alone(&fs), &mut [3; 3]);
+}
+
+/// Snapshots are taken and dropped while what they see is overwritten, deleted and compacted.
+pub(crate) fn snapshots() {
+    let fs = MemFs::new();
+    let db = open(&tiny(fs.clone()).durability(Durability::Os));
+    put_all(&db, 1);
+    let writer = db.clone();
+    let writer = spawn(move || {
+        put_all(&writer, 2);
+        for key in KEYS {
+            writer.delete(key).unwrap();
+        }
+    });
+    let compacting = db.clone();
+    let compacting = spawn(move || {
+        for _ in 0..2 {
+            compacting.compact_range::<&[u8], _>(..).unwrap();
+        }
+    });
+    let readers = (0..2).map(|_| {
+        let db = db.clone();
+        spawn(move || {
+            for _ in 0..2 {
+                let snapshot = db.snapshot();
+                let first = scan(&snapshot);
+                let twin = if one_in(2) { Some(db.snapshot()) } else { None };
+                for key in KEYS {
+                    assert_eq!(generation(&snapshot, key), first.get(key).copied().unwrap_or(0));
+                }
+                drop(twin);
+                assert_eq!(scan(&snapshot), first);
+            }
+        })
+    });
+    let readers: Vec<_> = readers.collect();
+    join(readers.into_iter().chain([writer, compacting]));
+    assert!(scan(&db).is_empty());
+    db.compact_range::<&[u8], _>(..).unwrap();
+    db.close().unwrap();
+    assert_eq!(ssts(&fs), 0, "tombstones are left that nobody needs");
+    assert!(scan(&open_alone(&fs)).is_empty());
+}
