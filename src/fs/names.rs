@@ -23,6 +23,9 @@ pub(crate) const LOCK: &str = "LOCK";
 
 /// Files with larger numbers are not ours: so no name makes numbers run out.
 const NUMBER_MAX: u64 = 1 << 62;
+/// A database that claims to have used larger numbers is damaged: between this and the largest that
+/// a name may have there is room for all files that will ever be.
+pub(crate) const NUMBER_USED_MAX: u64 = 1 << 61;
 
 /// A kind of file, with its number where it has one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
