@@ -13,6 +13,7 @@
     reason = "a test fails by panicking, and may use threads and clocks"
 )]
 
+#[allow(dead_code, reason = "the other tests with a process use the rest")]
 mod process;
 
 use std::path::Path;

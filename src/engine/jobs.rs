@@ -94,6 +94,7 @@ impl Core {
             keyspace: job.state.id,
             sst: self.sst_options(&version, 0),
             file_bytes: u64::MAX,
+            input_bytes: memtables.iter().map(|memtable| memtable.bytes() as u64).sum(),
             grandparents: Vec::new(),
             oldest_tombstone_ms: None,
         };
@@ -134,6 +135,7 @@ impl Core {
             keyspace: job.state.id,
             sst: self.sst_options(&plan.version, plan.output_level),
             file_bytes: self.config.file_bytes,
+            input_bytes: plan.input_bytes(),
             grandparents,
             oldest_tombstone_ms: tombstones.map(|file| file.meta.oldest_tombstone_ms).min(),
         };

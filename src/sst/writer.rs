@@ -352,6 +352,8 @@ impl SstWriter {
         let footer = Footer { properties, top: self.append(&top, BlockKind::Top)?, uid: self.uid };
         footer.encode(self.position(), &mut self.out);
         self.write_out()?;
+        // Gives back what was reserved behind the end.
+        self.file.set_len(self.out_at)?;
         if !Planted::SstNotSynced.is_on() {
             self.file.sync_data()?;
         }

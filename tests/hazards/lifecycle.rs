@@ -8,8 +8,13 @@ use std::time::Duration;
 
 use esker::Clock;
 use esker::Durability;
+use esker::ErrorKind;
 use esker::WriteBatch;
 use esker::fs::CrashMode;
+use esker::fs::FaultError;
+use esker::fs::FaultFs;
+use esker::fs::FaultOp;
+use esker::fs::FaultRule;
 use esker::fs::Fs as _;
 use esker::fs::MemFs;
 
@@ -145,4 +150,37 @@ fn writers_get_on_after_a_crash_with_everything_full() {
             fs = fs.crash_clone(CrashMode::KeepAll, u64::from(round));
         }
     }
+}
+
+/// F12: a flush or compaction for which the disk has no room fails before it writes anything, and
+/// leaves nothing behind; when there is room it is done.
+#[test]
+fn a_disk_without_room_for_a_file_says_so_before_the_work() {
+    let mem = MemFs::new();
+    let fs = FaultFs::new(Arc::new(mem.clone()));
+    let options = options(&mem).durability(Durability::Os).fs(Arc::new(fs.clone()));
+    let db = options.open(DIR).unwrap();
+    for i in 0..100_u8 {
+        db.put([i], [i; 100]).unwrap();
+    }
+    db.flush().unwrap();
+    let ssts = || {
+        let files = mem.list(Path::new(DIR)).unwrap();
+        files.into_iter().map(|file| file.name).filter(|n| n.contains(".sst")).collect::<Vec<_>>()
+    };
+    let before = ssts();
+    db.put([200], "x").unwrap();
+    let full = FaultRule::new(FaultOp::Reserve, FaultError::ENOSPC).path_contains(".sst");
+    fs.inject(full.forever());
+    let written = fs.calls(FaultOp::Write);
+    assert_eq!(db.flush().unwrap_err().kind(), ErrorKind::Io);
+    assert_eq!(db.compact_range::<&[u8], _>(..).unwrap_err().kind(), ErrorKind::Io);
+    assert_eq!(fs.calls(FaultOp::Write), written, "something was written");
+    assert_eq!(ssts(), before);
+    db.put([201], "x").unwrap();
+    assert_eq!(db.iter().count(), 102);
+    fs.clear();
+    db.flush().unwrap();
+    db.compact_range::<&[u8], _>(..).unwrap();
+    assert_eq!(db.iter().count(), 102);
 }

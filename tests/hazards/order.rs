@@ -12,6 +12,7 @@ use esker::Result;
 use esker::fs::DirEntry;
 use esker::fs::DirLock;
 use esker::fs::Fs;
+use esker::fs::LockMode;
 use esker::fs::MemFs;
 use esker::fs::ReadMode;
 use esker::fs::ReadableFile;
@@ -125,8 +126,8 @@ impl Fs for Watched {
         Ok(())
     }
 
-    fn lock(&self, path: &Path) -> Result<Box<dyn DirLock>> {
-        self.fs.lock(path)
+    fn lock(&self, path: &Path, mode: LockMode) -> Result<Box<dyn DirLock>> {
+        self.fs.lock(path, mode)
     }
 
     fn canonical(&self, path: &Path) -> Result<PathBuf> {
