@@ -601,3 +601,43 @@ fn what_recovery_gives_up_is_told() {
     assert!(shell.exists(&format!("db/{wal}.given-up")));
     assert_eq!(shell.text(&["count", "db"]), format!("{}\n", count + 1));
 }
+
+#[test]
+fn a_damaged_database_is_repaired_into_a_new_one() {
+    let shell = Shell::new();
+    let lines = numbered(20_000, |i| format!("{i:06}\tvalue of {i}\n"));
+    succeeded(&["load"], shell.feed(&["load", "db", "--memtable", "64K"], lines.as_bytes()));
+    shell.ok(&["put", "db", "-k", "second", "k", "v"]);
+    let exported = shell.ok(&["export", "db"]);
+    let report = shell.json(&["repair", "db", "whole", "--json"]);
+    assert_eq!((&report["ok"], &report["bytes_lost"]), (&true.into(), &0.into()), "{report}");
+    assert_eq!(shell.ok(&["export", "whole"]), exported);
+    assert_eq!(shell.text(&["get", "whole", "-k", "second", "k"]), "v\n");
+
+    // One block of one file, and the pointer to the manifest.
+    let mut ssts = contents(&shell);
+    ssts.retain(|(path, _)| path.extension().is_some_and(|extension| extension == "sst"));
+    let (path, mut bytes) = ssts.into_iter().max_by_key(|(_, bytes)| bytes.len()).unwrap();
+    bytes[2000] ^= 1;
+    std::fs::write(&path, &bytes).unwrap();
+    std::fs::remove_file(shell.0.path().join("db/CURRENT")).unwrap();
+    let before = contents(&shell);
+    assert!(shell.fails(&["count", "db"]).contains("CURRENT"));
+    let text = shell.text(&["repair", "db", "new"]);
+    let name = path.file_name().unwrap().to_str().unwrap();
+    for part in ["CURRENT", name, "offset", "keyspace     second: 1 entry", "lost"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    assert!(contents(&shell) == before);
+    let count: u64 = shell.text(&["count", "new"]).trim().parse().unwrap();
+    assert!((19_000..20_000).contains(&count), "{count}");
+    assert!(shell.text(&["verify", "new"]).starts_with("all is well"));
+    let json = shell.json(&["repair", "db", "newer", "--json"]);
+    assert_eq!(json["entries"].as_u64().unwrap(), count + 2, "{json}");
+    assert_eq!(json["losses"].as_array().unwrap().len(), 2, "{json}");
+
+    assert!(shell.fails(&["repair", "db", "new"]).contains("not empty"));
+    assert!(shell.fails(&["repair", "db", "db/new"]).contains("lies in"));
+    assert!(shell.fails(&["repair", "nothing", "newest"]).contains("nothing"));
+    assert!(!shell.exists("newest"));
+}

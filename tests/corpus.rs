@@ -28,6 +28,21 @@ fn crash_recovery_holds_on_its_corpus() {
 }
 
 #[test]
+fn ops_model_holds_on_its_corpus() {
+    replay("ops_model", harness::ops_model);
+}
+
+#[test]
+fn fault_injection_holds_on_its_corpus() {
+    replay("fault_injection", harness::fault_injection);
+}
+
+#[test]
+fn files_on_disk_holds_on_its_corpus() {
+    replay("files_on_disk", harness::files_on_disk);
+}
+
+#[test]
 fn wal_decode_holds_on_its_corpus() {
     replay("wal_decode", decoders::wal_decode);
 }

@@ -35,3 +35,8 @@ fn operations_are_answered_like_a_map_would() {
 fn failing_calls_lose_nothing_and_invent_nothing() {
     run(harness::fault_injection, "fault_injection");
 }
+
+#[test]
+fn damaged_files_are_read_right_or_not_at_all() {
+    run(harness::files_on_disk, "files_on_disk");
+}

@@ -1,5 +1,5 @@
 //! Commands on the database as a whole: `keyspaces`, `stats`, `levels`, `compact`, `verify`,
-//! `dump`.
+//! `repair`, `dump`.
 
 use std::fmt::Write as _;
 use std::io;
@@ -8,6 +8,7 @@ use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
+use esker::RepairReport;
 use esker::Stats;
 use serde_json::json;
 
@@ -285,6 +286,100 @@ pub(crate) fn verify(global: &Global, path: &Path, progress: &Progress) -> Resul
     }
     db.close()?;
     Ok(())
+}
+
+pub(crate) fn repair(global: &Global, from: &Path, to: &Path, progress: &Progress) -> Result<()> {
+    let start = latency::now();
+    let bar = progress.bytes("repairing", Some(0));
+    let report = global.options().repair(from, to, &mut |done, total| {
+        bar.set_total(total);
+        bar.set(done);
+    });
+    drop(bar);
+    let report = report?;
+    if global.json {
+        let mut json = repair_json(&report);
+        json["seconds"] = start.elapsed().as_secs_f64().into();
+        return print(format_args!("{json}\n"));
+    }
+    print(repair_text(&report, to, start.elapsed()))
+}
+
+/// The report for people.
+fn repair_text(report: &RepairReport, to: &Path, time: Duration) -> String {
+    let mut out = format!(
+        "saved {} in {}, {} from the log, in {}\n",
+        text::plural(report.entries, "entry"),
+        text::plural(report.keyspaces.len() as u64, "keyspace"),
+        text::plural(report.batches, "batch"),
+        text::duration(time),
+    );
+    let mut line = |name: &str, text: String| {
+        // Writing to a String cannot fail.
+        let _ = writeln!(out, "{name:<12} {text}");
+    };
+    for keyspace in &report.keyspaces {
+        let name = text::escape(keyspace.name.as_bytes());
+        line("keyspace", format!("{name}: {}", text::plural(keyspace.entries, "entry")));
+    }
+    let files = text::plural(report.files, "file");
+    let (damaged, unreadable) = (report.files_damaged, report.files_unreadable);
+    line(
+        "read",
+        format!("{files}; {damaged} damaged, of which {unreadable} unreadable or missing"),
+    );
+    for loss in &report.losses {
+        line("damaged", loss.to_string());
+    }
+    for remark in &report.remarks {
+        line("note", remark.clone());
+    }
+    line(
+        "lost",
+        match (report.is_clean(), report.bytes_lost) {
+            (true, _) => "nothing".to_owned(),
+            (false, 0) => "nothing that is known".to_owned(),
+            (false, bytes) => format!("{} of stored entries", text::bytes(bytes)),
+        },
+    );
+    line("new", to.display().to_string());
+    out
+}
+
+/// The report for programs.
+fn repair_json(report: &RepairReport) -> serde_json::Value {
+    let keyspaces: Vec<_> = report
+        .keyspaces
+        .iter()
+        .map(|keyspace| json!({ "name": keyspace.name, "entries": keyspace.entries }))
+        .collect();
+    let losses: Vec<_> = report
+        .losses
+        .iter()
+        .map(|loss| {
+            let keys = loss.keys.as_ref();
+            json!({
+                "file": loss.file,
+                "offset": loss.offset,
+                "bytes": loss.bytes,
+                "what": loss.what,
+                "from": keys.map(|(from, _)| text::escape(from)),
+                "to": keys.map(|(_, to)| text::escape(to)),
+            })
+        })
+        .collect();
+    json!({
+        "ok": report.is_clean(),
+        "entries": report.entries,
+        "keyspaces": keyspaces,
+        "batches": report.batches,
+        "files": report.files,
+        "files_damaged": report.files_damaged,
+        "files_unreadable": report.files_unreadable,
+        "bytes_lost": report.bytes_lost,
+        "losses": losses,
+        "remarks": report.remarks,
+    })
 }
 
 pub(crate) fn dump(path: &Path) -> Result<()> {

@@ -188,6 +188,13 @@ pub(crate) enum Command {
         /// The directory of the database
         db: PathBuf,
     },
+    /// Rebuild what still reads of a damaged database as a new one; the old one stays as it is
+    Repair {
+        /// The directory of the damaged database
+        db: PathBuf,
+        /// The directory of the new one: missing or empty
+        new: PathBuf,
+    },
     /// Print any file of a database as text; the database need not open
     Dump {
         /// The file

@@ -193,6 +193,10 @@ impl Options {
         self
     }
 
+    pub(crate) fn file_system(&self) -> &Arc<dyn Fs> {
+        &self.fs
+    }
+
     /// Opens the database in the directory `path`, recovering it if the last process crashed.
     ///
     /// # Errors

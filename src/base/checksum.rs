@@ -18,6 +18,25 @@ pub(crate) fn block_checksum(context: u64, offset: u64, bytes: &[u8]) -> u64 {
     xxh3::xxh3_64_with_seed(bytes, context ^ offset.wrapping_mul(0x9e37_79b9_7f4a_7c15))
 }
 
+/// [`block_checksum`] in parts, which may be asked for in between.
+pub(crate) struct BlockChecksum(xxh3::Xxh3);
+
+impl BlockChecksum {
+    pub(crate) fn new(context: u64, offset: u64) -> BlockChecksum {
+        let seed = context ^ offset.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        BlockChecksum(xxh3::Xxh3::with_seed(seed))
+    }
+
+    pub(crate) fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// Of everything so far.
+    pub(crate) fn finish(&self) -> u64 {
+        self.0.digest()
+    }
+}
+
 /// Checksum of a log record at `offset` of the file whose identity is `context`: CRC-32, in parts.
 pub(crate) struct RecordChecksum(crc32fast::Hasher);
 

@@ -79,8 +79,12 @@ impl Engine {
         }
         drop(self.versions.lock());
         self.commit.drain();
-        // What was acknowledged before a failure is as durable as it will get.
-        let synced = if self.health.failure().is_none() { self.sync_written() } else { Ok(()) };
+        let synced = match self.health.failure() {
+            None => self.sync_written(),
+            // What was acknowledged before a failure is as durable as it will get.
+            Some(failure) if self.visible() > self.synced() => Err(failure.clone()),
+            Some(_) => Ok(()),
+        };
         if synced.is_ok() && self.health.failure().is_none() {
             self.seal_log();
         }

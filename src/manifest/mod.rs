@@ -25,6 +25,7 @@ mod codec;
 mod current;
 mod edit;
 mod reader;
+mod salvage;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -38,6 +39,8 @@ pub(crate) use edit::KeyspaceEdit;
 pub(crate) use edit::SstMeta;
 pub(crate) use edit::VersionEdit;
 pub(crate) use reader::read_manifest;
+pub(crate) use salvage::SalvagedManifest;
+pub(crate) use salvage::salvage_manifest;
 pub(crate) use writer::ManifestWriter;
 
 use crate::record::header::Format;

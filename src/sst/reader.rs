@@ -409,7 +409,7 @@ fn newer(path: &Path, found: u32) -> Error {
 }
 
 /// The footer of a file, and where it lies.
-fn read_footer(file: &dyn ReadableFile, path: &Path) -> Result<(Footer, u64)> {
+pub(super) fn read_footer(file: &dyn ReadableFile, path: &Path) -> Result<(Footer, u64)> {
     let too_short = Malformed("it is too short for an SST");
     let at = file.len().checked_sub(FOOTER_LEN as u64);
     let at = at.ok_or_else(|| damaged(path, 0, too_short))?;
@@ -423,7 +423,7 @@ fn read_footer(file: &dyn ReadableFile, path: &Path) -> Result<(Footer, u64)> {
 }
 
 /// Reads, verifies and decompresses a block that must end by `end`.
-fn fetch(
+pub(super) fn fetch(
     file: &dyn ReadableFile,
     path: &Path,
     uid: u64,

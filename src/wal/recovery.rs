@@ -163,8 +163,8 @@ impl Replay<'_> {
         let mut following = chain.iter().skip(1);
         for header in chain {
             let end = following.next().map(|next| next.prev_end);
-            if !self.log.segments.is_empty() && header.first_seqno < self.next_seqno {
-                let damage = self.goes_back(header);
+            if !self.log.segments.is_empty() && !self.continues(header) {
+                let damage = self.does_not_continue(header);
                 return self.settle(Some(damage));
             }
             let path = self.path(header.id);
@@ -245,7 +245,14 @@ impl Replay<'_> {
         Ok(given_up)
     }
 
-    fn goes_back(&self, header: &SegmentHeader) -> Damage {
+    /// Can the segment follow what was read so far? Numbers are skipped only by a segment that
+    /// states that all in front of it is durable.
+    fn continues(&self, header: &SegmentHeader) -> bool {
+        let first = header.first_seqno;
+        first == self.next_seqno || (first > self.next_seqno && header.durable.plus(1) >= first)
+    }
+
+    fn does_not_continue(&self, header: &SegmentHeader) -> Damage {
         Damage {
             file: self.path(header.id),
             offset: 0,

@@ -7,6 +7,7 @@
 
 pub(crate) mod choices;
 pub(crate) mod crashes;
+pub(crate) mod damage;
 pub(crate) mod failures;
 pub(crate) mod ops;
 pub(crate) mod state;
@@ -14,5 +15,6 @@ pub(crate) mod workload;
 pub(crate) mod world;
 
 pub(crate) use crashes::crash_recovery;
+pub(crate) use damage::files_on_disk;
 pub(crate) use failures::fault_injection;
 pub(crate) use world::ops_model;

@@ -55,6 +55,18 @@ impl History {
         &self.newest
     }
 
+    /// All that ever was.
+    pub(crate) fn values(&self) -> BTreeSet<(Place, Arc<[u8]>)> {
+        let mut values: BTreeSet<_> =
+            self.base.iter().map(|(place, value)| (place.clone(), value.clone())).collect();
+        for change in self.steps.iter().flat_map(|changes| changes.iter()) {
+            if let Change::Put(place, value) = change {
+                values.insert((place.clone(), value.clone()));
+            }
+        }
+        values
+    }
+
     pub(crate) fn push(&mut self, changes: Vec<Change>) {
         apply(&mut self.newest, &changes);
         self.steps.push(changes.into());

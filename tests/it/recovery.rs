@@ -161,9 +161,9 @@ fn what_is_given_up_is_told_exactly_and_kept_aside() {
     let wals: Vec<_> =
         contents(&pristine).into_iter().filter(|(name, _)| name.ends_with(".wal")).collect();
     assert!(wals.len() >= 3, "{}", wals.len());
-    for damaged in 0..wals.len() {
+    for (damaged, _) in &wals {
         let fs = pristine.crash_clone(CrashMode::KeepAll, 0);
-        let path = dir.join(&wals[damaged].0);
+        let path = dir.join(damaged);
         fs.open_writable(&path).unwrap().write_at(300, b"damage").unwrap();
         if tiny().read_only(true).fs(Arc::new(fs.clone())).open(DIR).is_ok() {
             // A segment with less than that in it.
@@ -187,7 +187,7 @@ fn what_is_given_up_is_told_exactly_and_kept_aside() {
         }
         // What was given up is still there, byte for byte.
         let after = contents(&fs);
-        for (name, bytes) in before.iter().filter(|(name, _)| name >= &wals[damaged].0) {
+        for (name, bytes) in before.iter().filter(|(name, _)| name >= damaged) {
             if !name.ends_with(".wal") || bytes.iter().all(|byte| *byte == 0) {
                 continue;
             }

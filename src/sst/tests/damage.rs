@@ -12,6 +12,7 @@ use crate::base::key::Trailer;
 use crate::base::seqno::SeqNo;
 use crate::base::value::ValueKind;
 use crate::sst::SstIter;
+use crate::sst::parts;
 use crate::sst::tests::support::*;
 
 fn example() -> Vec<Entry> {
@@ -198,5 +199,28 @@ fn a_file_that_shrinks_while_open_is_an_error() {
         assert!(iter.seek_to_first().is_err());
         assert!(!iter.valid());
         assert!(iter.next().is_ok() && !iter.valid());
+    }
+}
+
+/// `verify` said that all was well while searches that trust these bytes failed or went astray.
+#[test]
+fn a_block_that_contradicts_itself_behind_a_right_checksum_is_found_by_verify() {
+    let (bytes, _) = write(&example(), SMALL);
+    let reader = open(&bytes, SMALL);
+    let blocks = parts::blocks(&reader).unwrap();
+    let data_blocks = reader.properties().data_blocks as usize;
+    let index = &blocks[data_blocks];
+    let count = SMALL.partition_blocks;
+    // Of an index partition: the shared length, and the bytes of the heads.
+    let suspects =
+        [index.start + 4].into_iter().chain((0..8 * count).map(|n| index.start + 16 + n));
+    for at in suspects {
+        let mut damaged = bytes.to_vec();
+        damaged[at] ^= 1;
+        parts::reseal(&mut damaged, &blocks, UID);
+        let damaged = Bytes::from(damaged);
+        let reader = open(&damaged, SMALL);
+        let verified = reader.verify(&*MemFile::new(&damaged, false));
+        assert_eq!(verified.unwrap_err().kind(), ErrorKind::Corruption, "byte {at}");
     }
 }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::fs::CrashMode;
+use crate::wal::segment::SegmentHeader;
 
 /// Three segments with 30 batches, synced in groups of three, the last group not at all.
 fn three_segments() -> (MemFs, Vec<Written>, RecoveredLog) {
@@ -300,5 +301,31 @@ fn a_valid_record_that_is_not_the_next_batch_is_corruption() {
         bytes[live.end as usize..][..record.len()].copy_from_slice(&record);
         let error = recover_with(&fs, live.id.0, &bytes, &log.written).unwrap_err();
         assert_eq!(place(error), (wal_path(dir(), live.id), live.end));
+    }
+}
+
+/// Only a segment that states that all in front of it is durable may skip numbers. From another one
+/// the log could be opened once: what the next segment takes over has no place for a gap.
+#[test]
+fn a_gap_in_the_sequence_numbers_that_nothing_proves_durable_is_corruption() {
+    let fs = new_fs();
+    let mut log = Log::open(Arc::new(fs.clone())).unwrap();
+    log.put(1, 10);
+    log.write().unwrap();
+    let end = log.written.last().map(|_| recover_all(&fs).unwrap().0.tail.unwrap().1).unwrap();
+    for (durable, whole) in [(0, false), (8, false), (9, true)] {
+        let header = SegmentHeader {
+            db: DB,
+            id: FileId(2),
+            prev: FileId(1),
+            prev_end: end,
+            first_seqno: SeqNo::new(10),
+            durable: SeqNo::new(durable),
+        };
+        replace(&fs, 2, &header.encode());
+        match recover_all(&fs) {
+            Ok((log, _)) => assert!(whole && log.last_seqno.get() == 9),
+            Err(error) => assert!(!whole && place(error).0 == wal_path(dir(), FileId(2))),
+        }
     }
 }
