@@ -35,6 +35,9 @@ use crate::manifest::edit::KeyspaceEdit;
 use crate::manifest::edit::SstMeta;
 use crate::manifest::edit::VersionEdit;
 
+/// No file has so many entries or bytes.
+const AMOUNT_MAX: u64 = 1 << 52;
+
 /// Why an edit cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum BadEdit {
@@ -145,6 +148,18 @@ impl<'a> Field<'a> {
         self.end(n)
     }
 
+    fn file(self) -> Result<FileId, BadEdit> {
+        let id = FileId(self.number()?);
+        let possible = id <= FileId::STORED_MAX;
+        if possible { Ok(id) } else { Err(BadEdit::Malformed("a file number is too large")) }
+    }
+
+    /// A count, or a number of bytes: small enough that those of all files can be added up.
+    fn amount(self) -> Result<u64, BadEdit> {
+        let n = self.number()?;
+        if n <= AMOUNT_MAX { Ok(n) } else { Err(BadEdit::Malformed("an amount is too large")) }
+    }
+
     fn number32(self) -> Result<u32, BadEdit> {
         u32::try_from(self.number()?).map_err(|_| BadEdit::Malformed("a number is too large"))
     }
@@ -185,7 +200,8 @@ impl<'a> Field<'a> {
 
 fn seqno(n: u64) -> Result<SeqNo, BadEdit> {
     let seqno = SeqNo::new(n);
-    if seqno.get() == n { Ok(seqno) } else { Err(BadEdit::Malformed("a seqno is too large")) }
+    let possible = n <= SeqNo::STORED_MAX.get();
+    if possible { Ok(seqno) } else { Err(BadEdit::Malformed("a seqno is too large")) }
 }
 
 /// A sequence of fields.
@@ -211,9 +227,9 @@ pub(super) fn decode(bytes: &[u8]) -> Result<VersionEdit, BadEdit> {
     let mut fields = Fields(Decoder::new(bytes));
     while let Some((tag, field)) = fields.next()? {
         match tag {
-            1 => edit.next_file = Some(FileId(field.number()?)),
+            1 => edit.next_file = Some(field.file()?),
             2 => edit.last_seqno = Some(field.seqno()?),
-            3 => edit.wal_floor = Some(FileId(field.number()?)),
+            3 => edit.wal_floor = Some(field.file()?),
             4 => edit.log_durable = Some(field.seqno()?),
             5 => edit.next_keyspace = Some(field.number32()?),
             7 => edit.keyspaces.push(decode_keyspace(field.fields())?),
@@ -250,8 +266,8 @@ fn decode_sst(mut fields: Fields<'_>) -> Result<(u8, SstMeta), BadEdit> {
     while let Some((tag, field)) = fields.next()? {
         match tag {
             1 => level = Some(field.level()?),
-            3 => id = Some(FileId(field.number()?)),
-            5 => meta.bytes = field.number()?,
+            3 => id = Some(field.file()?),
+            5 => meta.bytes = field.amount()?,
             7 => meta.uid = field.u64()?,
             9 => meta.smallest = field.key()?,
             11 => meta.largest = field.key()?,
@@ -260,9 +276,9 @@ fn decode_sst(mut fields: Fields<'_>) -> Result<(u8, SstMeta), BadEdit> {
                 meta.min_seqno = seqno(seqnos.varint()?)?;
                 meta.max_seqno = seqno(seqnos.varint()?)?;
             }
-            14 => meta.entries = field.number()?,
-            16 => meta.tombstones = field.number()?,
-            18 => meta.raw_bytes = field.number()?,
+            14 => meta.entries = field.amount()?,
+            16 => meta.tombstones = field.amount()?,
+            18 => meta.raw_bytes = field.amount()?,
             20 => meta.oldest_tombstone_ms = field.number()?,
             _ => unknown(tag)?,
         }

@@ -5,6 +5,7 @@ use std::cmp::Ordering;
 use crate::base::coding::put_varint;
 use crate::base::compression::Compression;
 use crate::base::compression::compress_lz4;
+use crate::base::error::Error;
 use crate::base::error::Result;
 use crate::base::ids::KeyspaceId;
 use crate::base::key::InternalKey;
@@ -152,21 +153,19 @@ impl SstWriter {
 
     /// Adds an entry.
     ///
-    /// # Panics
-    /// If `key` does not sort after all before it, or is longer than a key can be: going on would
-    /// write a file that lies.
+    /// # Errors
+    /// `Io`; and `Internal` if `key` does not sort after all before it, or is longer than a key can
+    /// be: going on would write a file that lies. What a compaction read may be to blame.
     pub(crate) fn add(&mut self, key: KeyRef<'_>, value: &[u8]) -> Result<()> {
         let first = self.properties.entries == 0;
         let order = self.last_user.as_slice().cmp(key.user);
         let same_user = !first && order == Ordering::Equal;
-        assert!(
-            first || order == Ordering::Less || (same_user && key.trailer < self.last_trailer),
-            "entries of an SST must be added in order"
-        );
-        assert!(
-            key.user.len() <= KEY_LEN_MAX && value.len() <= ENTRY_LEN_MAX - KEY_LEN_MAX,
-            "an entry is too large for an SST"
-        );
+        if !(first || order == Ordering::Less || (same_user && key.trailer < self.last_trailer)) {
+            return Err(Error::internal("entries of an SST were added out of order"));
+        }
+        if key.user.len() > KEY_LEN_MAX || value.len() > ENTRY_LEN_MAX - KEY_LEN_MAX {
+            return Err(Error::internal("an entry is too large for an SST"));
+        }
         if !self.block.is_empty()
             && self.block.size_with(key.user, value) > self.options.block_bytes
         {

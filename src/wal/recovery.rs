@@ -387,10 +387,6 @@ impl Replay<'_> {
                 let claim = durable(SeqNo::new(record.stamp.durable().unwrap_or_default()));
                 Some(format!("the record at offset {offset} of {} {claim}", name(id)))
             }
-            Scan::Undecidable => Some(format!(
-                "too much of {} looks like records to tell whether a crash did it",
-                name(id)
-            )),
         }
     }
 

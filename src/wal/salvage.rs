@@ -68,7 +68,7 @@ pub(crate) fn salvage(context: Context, bytes: &Bytes, offsets: Range<u64>) -> S
             Decoded::End | Decoded::Invalid(_) => {
                 match scan_for_valid(context, bytes, offset + 8..offsets.end, |_| true) {
                     Scan::Found(at, record) => (at, record),
-                    Scan::Nothing | Scan::Undecidable => break,
+                    Scan::Nothing => break,
                 }
             }
         };
@@ -88,7 +88,7 @@ pub(crate) fn salvage(context: Context, bytes: &Bytes, offsets: Range<u64>) -> S
 fn batch_of(record: &Record, bytes: &Bytes) -> Option<LogRecord> {
     let payload = bytes.slice(record.payload.clone());
     let ops = Ops::new(&payload).try_fold(0u64, |count, op| op.map(|_| count + 1)).ok()?;
-    let fits = record.stamp.seqno.checked_add(ops)? <= SeqNo::MAX.get();
+    let fits = record.stamp.seqno.checked_add(ops)? <= SeqNo::STORED_MAX.get();
     fits.then(|| LogRecord { seqno: SeqNo::new(record.stamp.seqno), payload })
 }
 
