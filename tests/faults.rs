@@ -1,6 +1,7 @@
 //! The n-th call of each kind fails, for n = 0, 1, 2, … until none is left to fail: once or for
 //! good, before or after it has done its work. Never a panic, a hang, a wrong answer or a lost
-//! acknowledgement; and when the cause is mended, the database opens and works again.
+//! acknowledgement; and when the cause is mended, the database opens and works again. Also if the
+//! calls that fail are those of a recovery from a crash, and if a crash follows.
 //!
 //! Of the reads of a workload only each fifth is tried, unless `ESKER_FAULT_ALL` is set.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -206,7 +207,8 @@ fn sweep(before: Option<&MemFs>, start: &State, in_open: bool) {
                 ways += 1;
                 let mut n = 0;
                 loop {
-                    let error = if ways % 2 == 0 { FaultError::EIO } else { FaultError::ENOSPC };
+                    let errors = [FaultError::EIO, FaultError::ENOSPC, FaultError::EMFILE];
+                    let error = errors[(ways + n as usize / stride as usize) % errors.len()];
                     let rule = FaultRule::new(op, error).nth(n).effect(*effect);
                     let rule = if forever { rule.forever() } else { rule };
                     let what = format!("{op:?} {n} {effect:?} forever={forever}");
@@ -234,8 +236,14 @@ fn any_call_of_an_open_may_fail() {
     let mut model = Model { states: vec![State::new()], ..Model::default() };
     work(&db, &mut model, false, "before");
     // Not closed: there is a log to replay.
-    let crashed = mem.crash_clone(CrashMode::KeepAll, 0);
-    sweep(Some(&crashed), model.last(), true);
+    for mode in CrashMode::ALL {
+        let crashed = mem.crash_clone(mode, 1);
+        let left = options().fs(Arc::new(crashed.crash_clone(CrashMode::KeepAll, 0))).open(DIR);
+        let left = contents(&left.unwrap()).unwrap();
+        let low = if mode == CrashMode::KeepAll { model.states.len() - 1 } else { model.durable };
+        model.check(&left, low, &format!("{mode:?}"));
+        sweep(Some(&crashed), &left, true);
+    }
 }
 
 /// With threads, and calls that fail now and then: no hang, no panic, nothing acknowledged is lost.

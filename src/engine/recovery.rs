@@ -58,6 +58,7 @@ use crate::fs::DirEntry;
 use crate::fs::Fs;
 use crate::fs::ReadMode;
 use crate::fs::names::FileKind;
+use crate::fs::names::NUMBER_USED_MAX;
 use crate::fs::names::manifest_path;
 use crate::fs::names::sst_path;
 use crate::fs::names::wal_path;
@@ -86,6 +87,10 @@ const RECORDS_PER_PART_MIN: usize = 1024;
 
 /// What is added to the names of log segments that were given up.
 const SET_ASIDE: &str = ".given-up";
+
+/// A database that claims to have used larger numbers is damaged: what is left is more than will
+/// ever be written.
+const SEQNO_USED_MAX: u64 = 1 << 55;
 
 /// The directory and what it is opened with.
 struct Site<'a> {
@@ -145,9 +150,15 @@ pub(super) fn recover(
         // power cut without it would look like a database that has lost it.
         fs.sync_dir(dir)?;
     }
-    let used = listing.iter().filter_map(|entry| number_of(&entry.name)).max().unwrap_or_default();
+    let used = listing.iter().filter_map(|entry| number_of(&entry.name));
+    let used = used.filter(|id| id.0 <= NUMBER_USED_MAX).max().unwrap_or_default();
     let segment = catalog.next_file.max(used.next()).max(FIRST_MANIFEST.next());
     let last = last_seqno(&catalog, &log);
+    if last.get() > SEQNO_USED_MAX {
+        let path = manifest_path(dir, catalog.manifest);
+        let what = format!("it, or the log, has the impossible sequence number {last}");
+        return Err(Error::corruption(&path, 0, what));
+    }
     let (reopened, next_file) = reopen_log(&site, &catalog, &log, segment, last)?;
     let mut unused = reopened.unused.clone();
     let given_up = log.given_up.clone();
@@ -225,13 +236,32 @@ fn read_catalog(site: &Site<'_>) -> Result<Catalog> {
         let applied = apply_edit(&mut catalog, edit, &site.opener);
         applied.map_err(|what| Error::corruption(&path, 0, what))?;
     }
-    if !catalog.keyspaces.contains_key(&KeyspaceId::DEFAULT) {
-        return Err(Error::corruption(&path, 0, "it has no default keyspace"));
-    }
-    for entry in catalog.keyspaces.values() {
-        invariants::check(&entry.version).map_err(|what| Error::corruption(&path, 0, what))?;
-    }
+    check_catalog(&catalog).map_err(|what| Error::corruption(&path, 0, what))?;
     Ok(catalog)
+}
+
+/// What holds of all keyspaces together.
+fn check_catalog(catalog: &Catalog) -> Result<(), String> {
+    let default = catalog.keyspaces.get(&KeyspaceId::DEFAULT);
+    if default.is_none_or(|entry| entry.name != DEFAULT_KEYSPACE) {
+        return Err("it has no default keyspace".to_owned());
+    }
+    if catalog.next_file.0 > NUMBER_USED_MAX {
+        return Err("it claims to have used an impossible number of files".to_owned());
+    }
+    let (mut names, mut files) = (HashSet::new(), HashSet::new());
+    for (id, entry) in &catalog.keyspaces {
+        if id.0 >= catalog.next_keyspace || !names.insert(&entry.name) {
+            return Err(format!("keyspace {} has a number or a name that is not its own", id.0));
+        }
+        invariants::check(&entry.version)?;
+        for file in entry.version.files().map(|file| file.meta.id) {
+            if file >= catalog.next_file || !files.insert(file) {
+                return Err(format!("file {file} has a number that is not its own"));
+            }
+        }
+    }
+    Ok(())
 }
 
 fn apply_edit(

@@ -140,14 +140,16 @@ impl Core {
     }
 
     /// Notes in the manifest that the log is durable to its end: so damage there, where no later
-    /// record can bear witness, is told from the torn end that a crash leaves.
+    /// record can bear witness, is told from the torn end that a crash leaves. And bears witness to
+    /// the last edit of the manifest itself: damage to this note costs nothing.
     pub(crate) fn seal_log(&self) {
         let mut set = self.versions.lock();
         let edit = self.stamp();
-        if edit.log_durable <= Some(set.log_durable) {
+        let (known, snapshot_bytes) = (Some(set.log_durable), set.snapshot_bytes);
+        let Some(manifest) = &mut set.manifest else { return };
+        if edit.log_durable <= known && manifest.bytes() == snapshot_bytes {
             return;
         }
-        let Some(manifest) = &mut set.manifest else { return };
         if let Err(error) = manifest.append(&edit) {
             tracing::warn!(%error, "the log is durable, but the manifest does not say so");
         }

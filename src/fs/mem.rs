@@ -214,14 +214,15 @@ impl Fs for MemFs {
     }
 
     fn lock(&self, path: &Path, mode: LockMode) -> Result<Box<dyn DirLock>> {
-        if mode == LockMode::Exclusive && !self.exists(path)? {
+        if self.exists(path)? {
+            self.with_tree("open", path, |tree| tree.file(path).map(drop))?;
+        } else if mode == LockMode::Exclusive {
             match self.create(path) {
                 // Another thread was faster.
                 Err(error) if error.io_kind() == Some(io::ErrorKind::AlreadyExists) => {}
                 created => drop(created?),
             }
         }
-        self.with_tree("open", path, |tree| tree.file(path).map(drop))?;
         let directory = parent_of(path);
         match self.with_tree("lock", path, |tree| tree.lock(directory, mode))? {
             Some(id) => Ok(Box::new(MemLock { fs: self.clone(), directory: id })),

@@ -21,6 +21,10 @@ pub(crate) const CURRENT_TMP: &str = "CURRENT.tmp";
 /// Name of the lock file.
 pub(crate) const LOCK: &str = "LOCK";
 
+/// A database that claims to have used larger numbers is damaged: between this and the largest that
+/// a name may have there is room for all files that will ever be.
+pub(crate) const NUMBER_USED_MAX: u64 = 1 << 61;
+
 /// A kind of file, with its number where it has one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum FileKind {

@@ -55,7 +55,10 @@ pub(crate) fn read_manifest(
             Decoded::Record(_) => {
                 return Err(Error::corruption(&path, offset, "a record is not next in number"));
             }
-            Decoded::End => break,
+            Decoded::End => {
+                check_tail(&path, context, &content, offset, "there are zeros between records")?;
+                break;
+            }
             Decoded::Invalid(what) => {
                 check_tail(&path, context, &content, offset, what)?;
                 break;
@@ -75,7 +78,7 @@ pub(crate) fn read_manifest(
     Ok(edits)
 }
 
-/// An invalid record is a torn append only if nothing valid follows.
+/// What is no record is the end, or a torn append, only if nothing valid follows.
 fn check_tail(
     path: &Path,
     context: Context,

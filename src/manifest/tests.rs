@@ -223,6 +223,27 @@ fn every_flipped_byte_of_a_manifest_is_a_prefix_or_an_error() {
     }
 }
 
+/// A lost block reads as zeros, which look like the end; but no append follows one that failed.
+#[test]
+fn zeros_between_records_of_a_manifest_are_no_end() {
+    let fs = new_fs();
+    write(&fs, 4);
+    let path = manifest_path(&dir(), ID);
+    let bytes = content(&fs, &path);
+    let last = bytes.len() - codec::encode(&numbered(4)).len().next_multiple_of(8) - 24;
+    for start in 0..bytes.len() {
+        for len in [24, 100, 512] {
+            let mut zeroed = bytes.clone();
+            zeroed[start..(start + len).min(bytes.len())].fill(0);
+            if let Ok(edits) = read_manifest(&with_file(&path, &zeroed), &dir(), ID, DB) {
+                let lost = zeroed != bytes && start + len <= last;
+                assert!(!lost, "{len} zeros at {start} went unnoticed");
+                assert!((1..).zip(&edits).all(|(n, edit)| *edit == numbered(n)));
+            }
+        }
+    }
+}
+
 #[test]
 fn a_manifest_of_another_database_or_number_is_refused() {
     let fs = new_fs();

@@ -202,6 +202,27 @@ fn a_lost_drop_of_a_keyspace_costs_nothing_else() {
     assert!(back > 0, "the drop is in the last record");
 }
 
+/// What a clean close notes bears witness to the record before it.
+#[test]
+fn a_drop_of_a_keyspace_before_a_clean_close_is_not_lost_to_a_flip() {
+    let mut maker = Maker::new(6);
+    maker.put("default", &[1, 2], 20, Durability::Sync);
+    maker.put("gone", &[3, 4], 20, Durability::Sync);
+    maker.db.drop_keyspace("gone").unwrap();
+    maker.steps.last_mut().unwrap().1.remove("gone");
+    let image = maker.closed("a keyspace dropped, then closed");
+    let (name, intact, _) = manifest(&image);
+    let mut opened = 0;
+    for at in 0..intact.len() {
+        let mut damaged = intact.clone();
+        damaged[at] ^= 4;
+        let fs = image.copy();
+        replace(&fs, &name, &damaged);
+        opened += usize::from(judge(&image, &fs, &[&name], &format!("byte {at} of {name}")));
+    }
+    assert!(opened > 0, "damage to the note itself costs nothing");
+}
+
 /// A log that does not fit into memory is replayed after the new manifest is in force; what can be
 /// found wrong must be found before.
 #[test]

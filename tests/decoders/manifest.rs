@@ -264,7 +264,34 @@ fn replay(edits: &[Edit]) -> Result<(), &'static str> {
     if !keyspaces.contains_key(&0) {
         return Err("there is no default keyspace");
     }
+    let mut numbers = BTreeSet::new();
+    if !keyspaces.values().flatten().all(|facts| numbers.insert(facts.file)) {
+        return Err("a file is in two keyspaces");
+    }
+    if named_twice(edits) {
+        return Err("a name is used twice, or the default keyspace has another one");
+    }
+    if edits.iter().filter_map(|edit| edit.next_file).any(|next| next > 1 << 61) {
+        return Err("file numbers run out");
+    }
+    if edits.iter().filter_map(|edit| edit.last_seqno).any(|last| last > 1 << 55) {
+        return Err("sequence numbers run out");
+    }
     keyspaces.values().try_for_each(|files| check_version(files))
+}
+
+/// Does keyspace 0 not have its name, or another one have it too?
+fn named_twice(edits: &[Edit]) -> bool {
+    let mut names: BTreeMap<u32, &str> = BTreeMap::new();
+    for change in edits.iter().flat_map(|edit| &edit.keyspaces) {
+        if change.dropped {
+            names.remove(&change.keyspace);
+        } else if let Some(name) = &change.name {
+            names.insert(change.keyspace, name);
+        }
+    }
+    let distinct: BTreeSet<&str> = names.values().copied().collect();
+    distinct.len() < names.len() || names.get(&0) != Some(&"default")
 }
 
 fn check_version(files: &[SstFacts]) -> Result<(), &'static str> {

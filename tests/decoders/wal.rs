@@ -5,7 +5,9 @@ use std::path::Path;
 
 use esker::Error;
 use esker::ErrorKind;
+use esker::Key;
 use esker::Recovery;
+use esker::Value;
 use esker::fs::MemFs;
 use esker::fuzz_api::Edit;
 use esker::fuzz_api::KeyspaceChange;
@@ -25,6 +27,8 @@ use super::open;
 
 const DB: u64 = 0xdead_beef_0bad_cafe;
 const LAG_UNKNOWN: u32 = u32::MAX;
+/// A key that no input has.
+const PROBE: &str = "a key that is written in between";
 
 /// A log: raw files, files whose checksums are right and nothing else, or a damaged log.
 pub(crate) fn wal_decode(data: &[u8]) {
@@ -186,13 +190,13 @@ fn check_database(files: &Files, sound: bool) {
     let edit = Edit {
         next_file: Some(100),
         last_seqno: Some(0),
-        log_durable: None,
+        log_durable: Some(files.durable),
         wal_floor: Some(files.floor),
         next_keyspace: Some(2),
         keyspaces: vec![default],
     };
     manifest::install(&fs, DB, 99, &[esker::fuzz_api::encode_edit(&edit)]);
-    let mut seen = None;
+    let (mut seen, mut written) = (None, false);
     for round in 0..2 {
         let db = match open(&fs, Recovery::Strict) {
             Ok(db) => db,
@@ -202,11 +206,17 @@ fn check_database(files: &Files, sound: bool) {
             }
         };
         assert!(sound, "the log was refused, and is opened");
-        let found: Vec<_> =
-            db.iter().map(|entry| entry.map_err(|error| allow(&error, &"read")).ok()).collect();
+        let read = |entry: Result<(Key, Value), Error>| match entry {
+            Ok((key, _)) if key == PROBE => None,
+            entry => Some(entry.map_err(|error| allow(&error, &"read")).ok()),
+        };
+        let found: Vec<_> = db.iter().filter_map(read).collect();
         if let Some(seen) = seen.replace(found.clone()) {
             assert!(seen == found, "the second recovery differs from the first");
+            assert!(!written || db.get(PROBE).unwrap().is_some(), "a write is lost");
         }
+        // Sequence numbers may have run out.
+        written = db.put(PROBE, "").is_ok();
         db.close().unwrap();
     }
 }
