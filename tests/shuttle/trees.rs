@@ -10,6 +10,7 @@ use esker::Reader;
 use esker::fs::MemFs;
 
 use crate::world::generation;
+use crate::world::generation_of;
 use crate::world::join;
 use crate::world::one_in;
 use crate::world::open;
@@ -57,6 +58,35 @@ pub(crate) fn switched_memtables() {
     db.close().unwrap();
     let db = open_alone(&fs);
     assert_eq!((generation(&db, "key 0"), generation(&db, "key 1")), (4, 4));
+}
+
+/// Few steps, so that a reader is interrupted at every one of them: a key is overwritten and
+/// flushed, after which the old version is in no file.
+pub(crate) fn one_reader() {
+    let db = open(&tiny(MemFs::new()).durability(Durability::Os).background_threads(0));
+    db.put("a", value(1, 10)).unwrap();
+    db.put("b", value(1, 10)).unwrap();
+    let writer = db.clone();
+    let writer = spawn(move || {
+        writer.put("a", value(2, 10)).unwrap();
+        writer.put("b", value(2, 10)).unwrap();
+        writer.flush().unwrap();
+    });
+    let (a, b) = if one_in(2) {
+        (generation(&db, "a"), generation(&db, "b"))
+    } else if one_in(2) {
+        let values = db.multi_get(["a", "b"]).unwrap();
+        let [a, b] = [0, 1].map(|i: usize| generation_of(values[i].as_deref()));
+        assert!(a >= b, "{a} and {b} at one instant");
+        (a, b)
+    } else {
+        let found = scan(&db);
+        let [a, b] = ["a", "b"].map(|key| found.get(key).copied().unwrap_or(0));
+        assert!(a >= b, "{a} and {b} at one instant");
+        (a, b)
+    };
+    assert!(a >= 1 && b >= 1, "{a} and {b}: a key is missing");
+    join([writer]);
 }
 
 const KEYS: [&str; 3] = ["a", "b", "c"];
