@@ -1,5 +1,6 @@
 //! Readers against what changes the shape of a tree: seals, flushes, compactions.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
 use std::sync::atomic::Ordering::SeqCst;
@@ -8,6 +9,7 @@ use esker::Db;
 use esker::Durability;
 use esker::Reader;
 use esker::fs::MemFs;
+use shuttle::rand::Rng as _;
 
 use crate::world::generation;
 use crate::world::generation_of;
@@ -72,19 +74,23 @@ pub(crate) fn one_reader() {
         writer.put("b", value(2, 10)).unwrap();
         writer.flush().unwrap();
     });
-    let (a, b) = if one_in(2) {
-        (generation(&db, "a"), generation(&db, "b"))
-    } else if one_in(2) {
-        let values = db.multi_get(["a", "b"]).unwrap();
-        let [a, b] = [0, 1].map(|i: usize| generation_of(values[i].as_deref()));
-        assert!(a >= b, "{a} and {b} at one instant");
-        (a, b)
-    } else {
-        let found = scan(&db);
-        let [a, b] = ["a", "b"].map(|key| found.get(key).copied().unwrap_or(0));
-        assert!(a >= b, "{a} and {b} at one instant");
-        (a, b)
+    let both = |found: BTreeMap<String, u8>| ["a", "b"].map(|key| *found.get(key).unwrap_or(&0));
+    let way = shuttle::rand::thread_rng().gen_range(0..4);
+    let [a, b] = match way {
+        0 => ["a", "b"].map(|key| generation(&db, key)),
+        1 => {
+            let values = db.multi_get(["a", "b"]).unwrap();
+            [0, 1].map(|i: usize| generation_of(values[i].as_deref()))
+        }
+        2 => both(scan(&db)),
+        _ => {
+            let snapshot = db.snapshot();
+            let found = both(scan(&snapshot));
+            assert_eq!(both(scan(&snapshot)), found);
+            found
+        }
     };
+    assert!(way == 0 || a >= b, "{a} and {b} at one instant");
     assert!(a >= 1 && b >= 1, "{a} and {b}: a key is missing");
     join([writer]);
 }
