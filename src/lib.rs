@@ -148,6 +148,7 @@
 //! The modules, in the order in which a write passes them; each knows only those further down in the
 //! table of layers in `DESIGN.md`, which also has the file formats and the invariants.
 //!
+//! - `repair`: what still reads of a damaged database, put into a new one.
 //! - `api`: what you hold; validates, calls the engine once, wraps.
 //! - `engine`: all shared state, locks and threads: commit, reads, recovery, jobs, backpressure.
 //! - `wal`: the write-ahead log, in `record`s.
@@ -171,10 +172,14 @@ pub mod bench_api;
 mod cache;
 mod compaction;
 mod engine;
+#[cfg(any(test, feature = "testing"))]
+#[doc(hidden)]
+pub mod fuzz_api;
 mod iter;
 mod manifest;
 mod memtable;
 mod record;
+mod repair;
 mod sst;
 mod tools;
 mod version;
@@ -212,7 +217,12 @@ pub use engine::stats::StallStats;
 pub use engine::stats::Stats;
 pub use engine::stats::WalStats;
 pub use engine::stats::WriteStats;
+pub use repair::Loss;
+pub use repair::RepairReport;
+pub use repair::RepairedKeyspace;
+pub use repair::repair;
 pub use tools::dump::dump;
+pub use wal::GivenUp;
 
 /// The examples of the README compile.
 #[cfg(doctest)]

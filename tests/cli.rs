@@ -490,3 +490,154 @@ fn a_small_tour_passes() {
     assert!(json["crashes"]["batches_acknowledged"].as_u64().unwrap() > 0);
     assert_eq!(std::fs::read_dir(dir).unwrap().count(), 0, "nothing is left behind");
 }
+
+/// The arguments of every command that only reads, on the database `db`.
+const READING: [&[&str]; 8] = [
+    &["get", "db", "000001"],
+    &["scan", "db"],
+    &["count", "db"],
+    &["export", "db"],
+    &["keyspaces", "db"],
+    &["stats", "db"],
+    &["levels", "db"],
+    &["verify", "db"],
+];
+
+#[test]
+fn commands_that_read_change_nothing_and_go_beside_each_other() {
+    let shell = Shell::new();
+    let lines = numbered(2000, |i| format!("{i:06}\tvalue of {i}\n"));
+    succeeded(&["load"], shell.feed(&["load", "db"], lines.as_bytes()));
+    let before = contents(&shell);
+    let options = esker::Options::new().read_only(true);
+    let reader = options.open(shell.0.path().join("db")).unwrap();
+    for args in READING {
+        assert!(!shell.ok(args).is_empty(), "{args:?}");
+    }
+    assert!(shell.fails(&["put", "db", "k", "v"]).contains("in use"));
+    drop(reader);
+    assert!(contents(&shell) == before);
+}
+
+#[test]
+#[cfg(unix)]
+fn commands_that_read_need_no_permission_to_write() {
+    use std::os::unix::fs::MetadataExt as _;
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::os::unix::process::CommandExt as _;
+
+    let shell = Shell::new();
+    let lines = numbered(2000, |i| format!("{i:06}\tvalue of {i}\n"));
+    succeeded(&["load"], shell.feed(&["load", "db"], lines.as_bytes()));
+    let permit = |path: &Path, mode: u32| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let db = shell.0.path().join("db");
+    for (file, _) in contents(&shell) {
+        permit(&file, 0o444);
+    }
+    permit(&db, 0o555);
+    permit(shell.0.path(), 0o755);
+    let is_root = std::fs::metadata(shell.0.path()).unwrap().uid() == 0;
+    // Whoever runs this as root may write everywhere, and somebody else is asked.
+    let program = shell.0.path().join("esker");
+    std::fs::copy(binary(), &program).unwrap();
+    permit(&program, 0o755);
+    let run = |args: &[&str]| {
+        let mut command = Command::new(&program);
+        command.args(args).current_dir(shell.0.path()).stdin(Stdio::null());
+        if is_root {
+            command.uid(65534).gid(65534);
+        }
+        command.output().unwrap()
+    };
+    let refused = run(&["put", "db", "k", "v"]);
+    assert!(!refused.status.success(), "{refused:?}");
+    for lock in [true, false] {
+        if !lock {
+            permit(&db, 0o755);
+            std::fs::remove_file(db.join("LOCK")).unwrap();
+            permit(&db, 0o555);
+        }
+        for args in READING {
+            assert!(!succeeded(args, run(args)).is_empty(), "{args:?}");
+        }
+    }
+    assert!(!db.join("LOCK").exists());
+    permit(&db, 0o755);
+}
+
+#[test]
+fn what_recovery_gives_up_is_told() {
+    let shell = Shell::new();
+    let lines = numbered(5000, |i| format!("{i:06}\tvalue of {i}\n"));
+    succeeded(&["load"], shell.feed(&["load", "db", "--batch", "10"], lines.as_bytes()));
+    let (wal, mut bytes) = contents(&shell)
+        .into_iter()
+        .find(|(path, _)| path.extension().is_some_and(|extension| extension == "wal"))
+        .unwrap();
+    bytes[10_000] ^= 1;
+    std::fs::write(&wal, &bytes).unwrap();
+    let wal = wal.file_name().unwrap().to_str().unwrap();
+    let before = contents(&shell);
+    let line = shell.fails(&["count", "db"]);
+    assert!(line.contains(wal) && line.contains("is damaged at offset"), "{line}");
+    let lenient = &["count", "db", "--recovery", "to-last-consistent-point"];
+    let output = shell.run(lenient);
+    let told = String::from_utf8(output.stderr.clone()).unwrap();
+    assert!(told.starts_with("warning: ") && told.contains(wal), "{told}");
+    let count = String::from_utf8(succeeded(&lenient[..], output)).unwrap();
+    assert!(contents(&shell) == before);
+    let stats = shell.json(&["stats", "db", "--json", "--recovery", "to-last-consistent-point"]);
+    let first = stats["given_up"]["first_seqno"].as_u64().unwrap();
+    // Each batch of ten has one operation more, which notes how far the load has come.
+    let count = count.trim().parse::<u64>().unwrap();
+    assert_eq!(first - 1, count / 10 * 11);
+    assert_eq!(stats["given_up"]["last_seqno"], 5500);
+    // A command that writes cuts the log, and keeps what it cut off.
+    let args = &["put", "db", "more", "x", "--recovery", "to-last-consistent-point"];
+    let told = String::from_utf8(shell.run(args).stderr).unwrap();
+    assert!(told.contains(".given-up"), "{told}");
+    assert!(shell.exists(&format!("db/{wal}.given-up")));
+    assert_eq!(shell.text(&["count", "db"]), format!("{}\n", count + 1));
+}
+
+#[test]
+fn a_damaged_database_is_repaired_into_a_new_one() {
+    let shell = Shell::new();
+    let lines = numbered(20_000, |i| format!("{i:06}\tvalue of {i}\n"));
+    succeeded(&["load"], shell.feed(&["load", "db", "--memtable", "64K"], lines.as_bytes()));
+    shell.ok(&["put", "db", "-k", "second", "k", "v"]);
+    let exported = shell.ok(&["export", "db"]);
+    let report = shell.json(&["repair", "db", "whole", "--json"]);
+    assert_eq!((&report["ok"], &report["bytes_lost"]), (&true.into(), &0.into()), "{report}");
+    assert_eq!(shell.ok(&["export", "whole"]), exported);
+    assert_eq!(shell.text(&["get", "whole", "-k", "second", "k"]), "v\n");
+
+    // One block of one file, and the pointer to the manifest.
+    let mut ssts = contents(&shell);
+    ssts.retain(|(path, _)| path.extension().is_some_and(|extension| extension == "sst"));
+    let (path, mut bytes) = ssts.into_iter().max_by_key(|(_, bytes)| bytes.len()).unwrap();
+    bytes[2000] ^= 1;
+    std::fs::write(&path, &bytes).unwrap();
+    std::fs::remove_file(shell.0.path().join("db/CURRENT")).unwrap();
+    let before = contents(&shell);
+    assert!(shell.fails(&["count", "db"]).contains("CURRENT"));
+    let text = shell.text(&["repair", "db", "new"]);
+    let name = path.file_name().unwrap().to_str().unwrap();
+    for part in ["CURRENT", name, "offset", "keyspace     second: 1 entry", "lost"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    assert!(contents(&shell) == before);
+    let count: u64 = shell.text(&["count", "new"]).trim().parse().unwrap();
+    assert!((19_000..20_000).contains(&count), "{count}");
+    assert!(shell.text(&["verify", "new"]).starts_with("all is well"));
+    let json = shell.json(&["repair", "db", "newer", "--json"]);
+    assert_eq!(json["entries"].as_u64().unwrap(), count + 2, "{json}");
+    assert_eq!(json["losses"].as_array().unwrap().len(), 2, "{json}");
+
+    assert!(shell.fails(&["repair", "db", "new"]).contains("not empty"));
+    assert!(shell.fails(&["repair", "db", "db/new"]).contains("lies in"));
+    assert!(shell.fails(&["repair", "nothing", "newest"]).contains("nothing"));
+    assert!(!shell.exists("newest"));
+}

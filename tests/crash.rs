@@ -1,471 +1,322 @@
 //! Crashes at every event of the file system, in every way it may come up again.
 //!
-//! The oracle is one sentence: after a crash the contents of all keyspaces together equal the model
-//! after j steps, with (last durable acknowledgement) <= j <= (last step begun). So no write is
-//! lost, torn, resurrected or reordered.
+//! The oracle is that of [`harness::crashes`]: what is found is a state that the workload went
+//! through, no older than the last durable acknowledgement, no newer than the last step begun.
 //!
-//! `ESKER_CRASH_SEEDS` multiplies the number of workloads (default: 1).
+//! `ESKER_CRASH_STATES` sets how many states of a crashed machine are looked at (default: 50,000);
+//! `forever` is a number too. A failure names its seed: `ESKER_CRASH_FIRST` begins with it.
 #![allow(
     clippy::unwrap_used,
     clippy::disallowed_methods,
-    reason = "a test fails by panicking, and may use threads"
+    reason = "a test fails by panicking, and may look at the clock"
 )]
 
-use std::collections::BTreeMap;
+mod harness;
+
+use std::fmt;
+use std::fmt::Display;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
-use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::mpsc;
-use std::time::Duration;
+use std::time::Instant;
 
-use esker::Clock;
 use esker::Db;
 use esker::Durability;
 use esker::Keyspace;
 use esker::Options;
-use esker::Snapshot;
 use esker::WriteBatch;
 use esker::fs::CrashMode;
 use esker::fs::Fs as _;
 use esker::fs::MemFs;
+use parking_lot::Mutex;
 
-const DIR: &str = "/parent/db";
-/// Workloads in a default run.
-const SEEDS: u64 = 6;
+use harness::choices::Choices;
+use harness::choices::mix;
+use harness::crashes::Wreck;
+use harness::state::History;
+use harness::state::contents;
+use harness::workload::DIR;
+use harness::workload::Progress;
+use harness::workload::Workload;
+
+/// States to look at in a default run.
+const STATES: u64 = 50_000;
+/// Steps of a workload.
 const STEPS: usize = 90;
-/// Of the crashes, one in so many is followed by crashes at every event of its recovery.
-const NESTED_EVERY: u64 = 97;
+/// After one crash in so many, every event of the recovery is a crash in turn; and after one crash
+/// of a recovery in so many, every event of that one's recovery.
+const NESTED_EVERY: [u64; 2] = [150, 300];
 
-/// Contents by keyspace and key. An empty keyspace is as good as none.
-type State = BTreeMap<String, BTreeMap<Vec<u8>, Vec<u8>>>;
-
-/// Time and random numbers that are the same in every run.
-#[derive(Debug, Default)]
-struct TestClock(AtomicU64);
-
-impl Clock for TestClock {
-    fn monotonic(&self) -> Duration {
-        Duration::from_micros(self.0.fetch_add(1, Relaxed))
-    }
-
-    fn wall_ms(&self) -> u64 {
-        1_700_000_000_000 + self.0.fetch_add(1, Relaxed)
-    }
-
-    fn unique(&self) -> u64 {
-        mix(self.0.fetch_add(1, Relaxed))
-    }
+/// What all workloads share.
+struct Survey {
+    wanted: u64,
+    nested_every: [u64; 2],
+    next_seed: AtomicU64,
+    checked: AtomicU64,
+    nested: AtomicU64,
+    nested_again: AtomicU64,
+    failed: AtomicBool,
+    begun: Instant,
+    told: AtomicU64,
 }
 
-fn mix(n: u64) -> u64 {
-    let mut n = n.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    n = (n ^ (n >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    n = (n ^ (n >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    n ^ (n >> 31)
-}
+/// A crash to look at: at which event of the workload, and what it has left.
+type Wrecks = Arc<Mutex<Vec<(u64, Wreck)>>>;
 
-struct Rng(u64);
-
-impl Rng {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(1);
-        mix(self.0)
-    }
-
-    fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
-    }
-}
-
-/// How far the workload has come, as steps; read at each event.
-#[derive(Default)]
-struct Progress {
-    begun: AtomicUsize,
-    acknowledged: AtomicUsize,
-    durable: AtomicUsize,
-}
-
-/// A state of the machine after a crash, and what it may hold.
-struct Crashed {
-    what: String,
-    fs: MemFs,
+/// Where a crash happened.
+struct Place<'a> {
+    within: &'a dyn Display,
+    event: u64,
     mode: CrashMode,
-    seed: u64,
-    low: usize,
-    high: usize,
-    /// `states[j]` is the model after j steps.
-    states: Arc<Vec<State>>,
-    options: Options,
 }
 
-fn contents(db: &Db) -> State {
-    let mut state = State::new();
-    for name in db.keyspaces() {
-        let entries: BTreeMap<_, _> = db
-            .keyspace(&name)
-            .unwrap()
-            .iter()
-            .map(|entry| entry.map(|(k, v)| (k.to_vec(), v.to_vec())).unwrap())
-            .collect();
-        if !entries.is_empty() {
-            state.insert(name, entries);
+impl Display for Place<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}; crash at event {}, {:?}", self.within, self.event, self.mode)
+    }
+}
+
+/// The survey ends when one of its threads panics.
+struct Alarm<'a>(&'a AtomicBool);
+
+impl Drop for Alarm<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.store(true, Relaxed);
         }
     }
-    state
 }
 
-fn open(options: &Options, fs: &MemFs, what: &str) -> Db {
+impl Survey {
+    fn new(wanted: u64, first: u64, nested_every: [u64; 2]) -> Survey {
+        Survey {
+            wanted,
+            nested_every,
+            next_seed: AtomicU64::new(first),
+            checked: AtomicU64::new(0),
+            nested: AtomicU64::new(0),
+            nested_again: AtomicU64::new(0),
+            failed: AtomicBool::new(false),
+            begun: Instant::now(),
+            told: AtomicU64::new(0),
+        }
+    }
+
+    /// One workload after the other, until enough was seen.
+    fn work(&self) {
+        let _alarm = Alarm(&self.failed);
+        while self.checked.load(Relaxed) < self.wanted && !self.failed.load(Relaxed) {
+            self.run(self.next_seed.fetch_add(1, Relaxed));
+            self.tell();
+        }
+    }
+
+    /// Tells how far it is, each half minute.
+    fn tell(&self) {
+        let seconds = self.begun.elapsed().as_secs();
+        let told = self.told.load(Relaxed);
+        if seconds < told + 30 || self.told.swap(seconds, Relaxed) != told {
+            return;
+        }
+        let (checked, next) = (self.checked.load(Relaxed), self.next_seed.load(Relaxed));
+        eprintln!("{checked} states in {seconds} s; next seed: {next}");
+    }
+
+    /// One workload, with every crash at each of its events.
+    fn run(&self, seed: u64) {
+        let mut workload = Workload::new(format!("seed {seed}"), Choices::seed(seed));
+        let mut wrecks = watch(&workload, seed);
+        workload.open();
+        self.check_all(&mut workload, &wrecks);
+        for _ in 0..STEPS {
+            workload.step();
+            workload.check_live();
+            if workload.choices.below(50) > 0 {
+                self.check_all(&mut workload, &wrecks);
+                continue;
+            }
+            // Goes on with what one of these crashes has left.
+            let all = std::mem::take(&mut *wrecks.lock());
+            if all.is_empty() {
+                continue;
+            }
+            let chosen = workload.choices.index(all.len());
+            let (event, wreck) = all.into_iter().nth(chosen).unwrap();
+            workload.trail.add("crash at event", event);
+            workload.die();
+            workload.recover(wreck);
+            wrecks = watch(&workload, seed);
+        }
+        workload.die();
+    }
+
+    /// Looks at the crashes of the last step.
+    fn check_all(&self, workload: &mut Workload, wrecks: &Wrecks) {
+        for (event, wreck) in std::mem::take(&mut *wrecks.lock()) {
+            let place = Place { within: &workload.trail, event, mode: wreck.mode };
+            let options = workload.options_for(wreck.seed);
+            self.check(&wreck, &options, &workload.history, 0, &place);
+        }
+    }
+
+    /// Opens what a crash has left and looks at it; if `depth` and chance allow, at what is left by
+    /// each crash of this recovery as well.
+    fn check(
+        &self,
+        wreck: &Wreck,
+        options: &Options,
+        history: &History,
+        depth: usize,
+        what: &dyn Display,
+    ) {
+        let every = self.nested_every.get(depth);
+        let nested = every.is_some_and(|every| wreck.seed.is_multiple_of(*every));
+        let again: Arc<Mutex<Vec<(u64, CrashMode, MemFs)>>> = Arc::default();
+        if nested {
+            let (again, seed) = (again.clone(), wreck.seed);
+            wreck.fs.on_event(Some(Arc::new(move |event, fs: &MemFs| {
+                for mode in CrashMode::ALL {
+                    let left = fs.crash_clone(mode, mix(seed ^ event));
+                    again.lock().push((event, mode, left));
+                }
+            })));
+        }
+        let db = open(options, &wreck.fs, what);
+        wreck.fs.on_event(None);
+        let found = contents(&db, what);
+        let step = history.find(&found, wreck.low, wreck.high, what);
+        self.checked.fetch_add(1, Relaxed);
+        for (level, count) in [(1, &self.nested), (2, &self.nested_again)] {
+            count.fetch_add(u64::from(depth == level), Relaxed);
+        }
+        if wreck.seed % 8 == 1 {
+            db.verify(&mut |_, _| {}).unwrap_or_else(|error| panic!("{what}: {error}"));
+        }
+        if wreck.seed % 2 == 1 || nested {
+            go_on(&db, wreck, options, history, step, what);
+        }
+        drop(db);
+        for (event, mode, fs) in std::mem::take(&mut *again.lock()) {
+            let seed = mix(wreck.seed ^ event << 3 ^ mode as u64);
+            let within = format!("{what}; in its recovery");
+            let place = Place { within: &within, event, mode };
+            let left = wreck.again(fs, mode, seed, step);
+            self.check(&left, options, history, depth + 1, &place);
+        }
+    }
+}
+
+/// Takes every crash at every event from now on.
+fn watch(workload: &Workload, seed: u64) -> Wrecks {
+    let wrecks = Wrecks::default();
+    let (taken, progress) = (wrecks.clone(), workload.progress.clone());
+    workload.fs.on_event(Some(Arc::new(move |event, fs: &MemFs| {
+        for (n, mode) in CrashMode::ALL.into_iter().enumerate() {
+            let seed = mix(seed << 32 | event << 3 | n as u64);
+            taken.lock().push((event, Wreck::take(fs, mode, seed, &progress)));
+        }
+    })));
+    wrecks
+}
+
+fn open(options: &Options, fs: &MemFs, what: &dyn Display) -> Db {
     let opened = options.clone().fs(Arc::new(fs.clone())).open(DIR);
     opened.unwrap_or_else(|error| panic!("{what}: {error}"))
 }
 
-/// The largest j within bounds whose state is found.
-fn find(found: &State, states: &[State], low: usize, high: usize, what: &str) -> usize {
-    let j = (low..=high).rev().find(|j| &states[*j] == found);
-    j.unwrap_or_else(|| {
-        let elsewhere: Vec<_> = (0..states.len()).filter(|j| &states[*j] == found).collect();
-        let (near, diff) = (low..=high)
-            .map(|j| (j, difference(found, &states[j])))
-            .min_by_key(|(_, diff)| diff.len())
-            .unwrap();
-        panic!(
-            "{what}: no allowed state in {low}..={high}; equal to {elsewhere:?}; \
-             nearest is {near}, which differs by\n{}",
-            diff.join("\n")
-        )
-    })
+/// The database takes writes again, and keeps them.
+fn go_on(
+    db: &Db,
+    wreck: &Wreck,
+    options: &Options,
+    history: &History,
+    step: usize,
+    what: &dyn Display,
+) {
+    let fail = |error: esker::Error| panic!("{what}: {error}");
+    let mut batch = WriteBatch::new();
+    batch.put(db, "after", "the crash").durability(Durability::Sync);
+    db.write(batch).unwrap_or_else(fail);
+    if wreck.seed % 4 == 1 {
+        db.flush().unwrap_or_else(fail);
+        while db.run_one_job().unwrap_or_else(|error| panic!("{what}: {error}")) {}
+    }
+    let again = open(options, &wreck.fs.crash_clone(CrashMode::Strict, 0), what);
+    let mut found = contents(&again, what);
+    let after = found.remove(&(0, b"after"[..].into()));
+    assert_eq!(after.as_deref(), Some(&b"the crash"[..]), "{what}: lost after the crash");
+    history.find(&found, step, step, &format!("{what}, and again"));
 }
 
-fn difference(found: &State, model: &State) -> Vec<String> {
-    let flat = |state: &State| -> BTreeMap<(String, Vec<u8>), String> {
-        let entries = state.iter().flat_map(|(name, entries)| {
-            entries.iter().map(|(k, v)| ((name.clone(), k.clone()), v.clone()))
-        });
-        entries.map(|(at, v)| (at, String::from_utf8_lossy(&v[..v.len().min(20)]).into())).collect()
-    };
-    let (found, model) = (flat(found), flat(model));
-    let keys: std::collections::BTreeSet<_> = found.keys().chain(model.keys()).collect();
-    let differ = keys.into_iter().filter(|at| found.get(*at) != model.get(*at));
-    let line = |at: &(String, Vec<u8>)| {
-        let key = String::from_utf8_lossy(&at.1).into_owned();
-        format!("  {}/{key}: found {:?}, model {:?}", at.0, found.get(at), model.get(at))
-    };
-    differ.map(line).collect()
-}
-
-impl Crashed {
-    fn check(&self, nested: bool) {
-        let Crashed { what, fs, low, high, states, options, .. } = self;
-        let crashes = Arc::new(parking_lot::Mutex::new(Vec::new()));
-        if nested {
-            let (crashes, seed) = (crashes.clone(), self.seed);
-            fs.on_event(Some(Arc::new(move |event, fs: &MemFs| {
-                for mode in CrashMode::ALL {
-                    let crash = fs.crash_clone(mode, mix(seed ^ event));
-                    crashes.lock().push((format!("event {event} of recovery, {mode:?}"), crash));
-                }
-            })));
-        }
-        let db = open(options, fs, what);
-        fs.on_event(None);
-        let found = contents(&db);
-        find(&found, states, *low, *high, what);
-        db.verify(&mut |_, _| {}).unwrap_or_else(|error| panic!("{what}: {error}"));
-        self.go_on(&db, found);
-        drop(db);
-        for (again, fs) in std::mem::take(&mut *crashes.lock()) {
-            let what = format!("{what}; {again}");
-            let db = open(options, &fs, &what);
-            find(&contents(&db), states, *low, *high, &what);
-        }
-    }
-
-    /// The database takes writes again, and keeps them.
-    fn go_on(&self, db: &Db, mut state: State) {
-        let what = &self.what;
-        let mut batch = WriteBatch::new();
-        batch.put(db, "after", "the crash").durability(Durability::Sync);
-        db.write(batch).unwrap_or_else(|error| panic!("{what}: {error}"));
-        let default = state.entry("default".to_owned()).or_default();
-        default.insert(b"after".to_vec(), b"the crash".to_vec());
-        if self.seed.is_multiple_of(4) {
-            db.flush().unwrap();
-            while db.run_one_job().unwrap() {}
-        }
-        let fs = self.fs.crash_clone(CrashMode::Strict, 0);
-        let again = open(&self.options, &fs, &format!("{what}, and again"));
-        assert!(contents(&again) == state, "{what}: lost after the crash");
-    }
-}
-
-/// Crashes to look at: event, mode, what was left, and the allowed states.
-type Crashes = Arc<parking_lot::Mutex<Vec<(u64, CrashMode, MemFs, [usize; 2])>>>;
-
-/// A workload and the model beside it.
-struct Workload {
-    rng: Rng,
-    seed: u64,
-    options: Options,
-    fs: MemFs,
-    db: Option<Db>,
-    snapshot: Option<Snapshot>,
-    states: Vec<State>,
-    progress: Arc<Progress>,
-    crashes: Crashes,
-    checker: mpsc::SyncSender<Crashed>,
-    events: u64,
-    log: Vec<String>,
-}
-
-impl Workload {
-    fn run(seed: u64, checker: mpsc::SyncSender<Crashed>) {
-        let mut rng = Rng(mix(seed));
-        let options = Options::new()
-            .memtable_bytes(1024 << rng.below(3))
-            .block_bytes(256)
-            .file_bytes(4096)
-            .wal_bytes(16 << 10 << rng.below(3))
-            .memory_budget(if rng.below(2) == 0 { 24 << 10 } else { 1 << 20 })
-            .durability(Durability::Os)
-            .tombstone_age(Duration::from_millis(rng.below(2) * 100_000))
-            .background_threads(0)
-            .clock(Arc::new(TestClock(AtomicU64::new(mix(seed) >> 24))));
-        let mut workload = Workload {
-            rng,
-            seed,
-            options,
-            fs: MemFs::new(),
-            db: None,
-            snapshot: None,
-            states: vec![State::new()],
-            progress: Arc::default(),
-            crashes: Arc::default(),
-            checker,
-            events: 0,
-            log: Vec::new(),
-        };
-        workload.watch();
-        workload.reopen();
-        while workload.states.len() <= STEPS {
-            workload.step();
-            workload.hand_over();
-        }
-        workload.db = None;
-        workload.snapshot = None;
-        workload.hand_over();
-    }
-
-    fn db(&self) -> &Db {
-        self.db.as_ref().unwrap()
-    }
-
-    /// Takes every crash at every event from now on.
-    fn watch(&mut self) {
-        let (progress, crashes, seed) = (self.progress.clone(), self.crashes.clone(), self.seed);
-        self.fs.on_event(Some(Arc::new(move |event, fs: &MemFs| {
-            let high = progress.begun.load(Relaxed);
-            for (n, mode) in CrashMode::ALL.into_iter().enumerate() {
-                let low = match mode {
-                    CrashMode::KeepAll => progress.acknowledged.load(Relaxed),
-                    _ => progress.durable.load(Relaxed),
-                };
-                let seed = mix(seed << 32 | event << 3 | n as u64);
-                crashes.lock().push((event, mode, fs.crash_clone(mode, seed), [low, high]));
-            }
-        })));
-    }
-
-    /// Gives the crashes of the last step to the checker.
-    fn hand_over(&mut self) {
-        let states = Arc::new(self.states.clone());
-        for (event, mode, fs, [low, high]) in std::mem::take(&mut *self.crashes.lock()) {
-            self.events += 1;
-            let last = self.log.iter().rev().take(6).rev().cloned().collect::<Vec<_>>().join("; ");
-            let crashed = Crashed {
-                what: format!("seed {}, event {event}, {mode:?} (… {last})", self.seed),
-                fs,
-                mode,
-                seed: mix(self.seed << 32 | self.events),
-                low,
-                high,
-                states: states.clone(),
-                options: self.options.clone(),
-            };
-            // The checker is gone if it has panicked: that is seen when it is joined.
-            let _ = self.checker.send(crashed);
-        }
-    }
-
-    fn reopen(&mut self) {
-        self.snapshot = None;
-        if let Some(db) = self.db.take() {
-            db.close().unwrap();
-            self.durable();
-        }
-        self.db = Some(open(&self.options, &self.fs, &format!("seed {}", self.seed)));
-    }
-
-    /// A crash, after which the workload goes on with what is left.
-    fn crash(&mut self) {
-        let mode = CrashMode::ALL[self.rng.below(4) as usize];
-        let fs = self.fs.crash_clone(mode, self.rng.next());
-        self.fs.on_event(None);
-        self.hand_over();
-        (self.db, self.snapshot) = (None, None);
-        let what = format!("seed {}, {mode:?} (… {:?})", self.seed, self.log.last());
-        let low = match mode {
-            CrashMode::KeepAll => self.progress.acknowledged.load(Relaxed),
-            _ => self.progress.durable.load(Relaxed),
-        };
-        self.progress.acknowledged.store(low, Relaxed);
-        self.fs = fs;
-        self.watch();
-        self.db = Some(open(&self.options, &self.fs, &what));
-        let j = find(&contents(self.db()), &self.states, low, self.states.len() - 1, &what);
-        self.hand_over();
-        self.states.truncate(j + 1);
-        self.progress.begun.store(j, Relaxed);
-        self.progress.acknowledged.store(j, Relaxed);
-        self.durable();
-    }
-
-    fn durable(&mut self) {
-        self.progress.durable.store(self.states.len() - 1, Relaxed);
-    }
-
-    /// One step of the model, with what it does to the database.
-    fn change(
-        &mut self,
-        durable: bool,
-        model: impl FnOnce(&mut State),
-        act: impl FnOnce(&Db) -> esker::Result<()>,
-    ) {
-        let mut state = self.states.last().unwrap().clone();
-        model(&mut state);
-        state.retain(|_, entries| !entries.is_empty());
-        self.states.push(state);
-        let step = self.states.len() - 1;
-        self.progress.begun.store(step, Relaxed);
-        act(self.db()).unwrap();
-        self.progress.acknowledged.store(step, Relaxed);
-        if durable {
-            self.durable();
-        }
-    }
-
-    fn step(&mut self) {
-        let choice = self.rng.below(100);
-        self.log.push(format!("{choice}"));
-        match choice {
-            0..70 => self.write(),
-            70..73 => {
-                self.db().flush().unwrap();
-                self.durable();
-            }
-            73..82 => drop(self.db().run_one_job().unwrap()),
-            82..86 => {
-                self.db().sync().unwrap();
-                self.durable();
-            }
-            86..89 => {
-                let name = self.other();
-                self.db().keyspace(&name).unwrap();
-            }
-            89..92 => self.drop_keyspace(),
-            92..94 => {
-                let snapshot = self.snapshot.is_none().then(|| self.db().snapshot());
-                self.snapshot = snapshot;
-            }
-            94..96 => self.db().compact_range::<&[u8], _>(..).unwrap(),
-            96..98 => self.reopen(),
-            _ => self.crash(),
-        }
-        let found = contents(self.db());
-        let step = self.states.len() - 1;
-        find(&found, &self.states, step, step, &format!("seed {}, live", self.seed));
-    }
-
-    fn other(&mut self) -> String {
-        format!("ks{}", self.rng.below(2))
-    }
-
-    fn drop_keyspace(&mut self) {
-        let name = self.other();
-        if self.db().keyspaces().contains(&name) {
-            let model = |state: &mut State| drop(state.remove(&name));
-            self.change(true, model, |db| db.drop_keyspace(&name));
-        }
-    }
-
-    fn write(&mut self) {
-        let step = self.states.len();
-        let ops = if self.rng.below(2) == 0 { 1 } else { 2 + self.rng.below(4) };
-        let durability = match self.rng.below(6) {
-            0 => Durability::Sync,
-            1 => Durability::Interval(Duration::from_secs(3600)),
-            _ => Durability::Os,
-        };
-        let mut batch = WriteBatch::new();
-        batch.durability(durability);
-        let mut changes = Vec::new();
-        for op in 0..ops {
-            let name = if self.rng.below(2) == 0 { "default".to_owned() } else { self.other() };
-            let keyspace = self.db().keyspace(&name).unwrap();
-            let key = format!("key{:02}", self.rng.below(24)).into_bytes();
-            if self.rng.below(4) == 0 {
-                batch.delete(&keyspace, &key);
-                changes.push((name, key, None));
-            } else {
-                let len = if self.rng.below(12) == 0 { 1500 } else { self.rng.below(120) as usize };
-                let value = format!("{step}.{op} {}", "x".repeat(len)).into_bytes();
-                batch.put(&keyspace, &key, &value);
-                changes.push((name, key, Some(value)));
-            }
-        }
-        let model = |state: &mut State| {
-            for (name, key, value) in changes {
-                let entries = state.entry(name).or_default();
-                match value {
-                    Some(value) => drop(entries.insert(key, value)),
-                    None => drop(entries.remove(&key)),
-                }
-            }
-        };
-        self.change(durability == Durability::Sync, model, |db| db.write(batch));
-    }
-}
-
-fn seeds() -> u64 {
-    let factor = std::env::var("ESKER_CRASH_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
-    SEEDS * factor
-}
-
-fn first_seed() -> u64 {
-    std::env::var("ESKER_CRASH_FIRST").ok().and_then(|n| n.parse().ok()).unwrap_or(0)
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
 }
 
 #[test]
 fn whatever_crashes_leave_is_a_prefix_with_all_that_is_durable() {
-    let (to_checker, crashes) = mpsc::sync_channel::<Crashed>(512);
-    let checker = std::thread::spawn(move || {
-        let mut checked = 0;
-        for crashed in crashes {
-            crashed.check(crashed.seed % NESTED_EVERY == 0 && crashed.mode != CrashMode::KeepAll);
-            checked += 1;
-        }
-        checked
-    });
-    for seed in first_seed()..first_seed() + seeds() {
-        Workload::run(seed, to_checker.clone());
-    }
-    drop(to_checker);
-    let checked: u64 = match checker.join() {
-        Ok(checked) => checked,
-        Err(panic) => std::panic::resume_unwind(panic),
+    let wanted = match variable("ESKER_CRASH_STATES").as_deref() {
+        None => STATES,
+        Some("forever") => u64::MAX,
+        Some(number) => number.parse().expect("ESKER_CRASH_STATES is a number or \"forever\""),
     };
-    assert!(checked > 500 * seeds(), "only {checked} crashes");
+    let first = variable("ESKER_CRASH_FIRST").map_or(0, |seed| seed.parse().unwrap());
+    let survey = Survey::new(wanted, first, NESTED_EVERY);
+    let threads = std::thread::available_parallelism().map_or(2, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| survey.work());
+        }
+    });
+    let checked = survey.checked.load(Relaxed);
+    let (nested, again) = (survey.nested.load(Relaxed), survey.nested_again.load(Relaxed));
+    let seeds = survey.next_seed.load(Relaxed) - first;
+    eprintln!(
+        "{checked} states of {seeds} workloads, {nested} of them crashes of a recovery, {again} of \
+         the recovery of one, in {:?}",
+        survey.begun.elapsed()
+    );
+    assert!(checked >= wanted, "only {checked} states");
+    if wanted >= STATES {
+        assert!(nested > wanted / 20 && again > wanted / 200, "only {nested} and {again} nested");
+    }
+}
+
+/// Every crash of the first open, every one of the next, and some of that after it.
+#[test]
+fn a_creation_may_crash_anywhere_and_so_may_the_next() {
+    let survey = Survey::new(0, 0, [1, 40]);
+    for seed in 0..2 {
+        let mut workload = Workload::new(format!("creation {seed}"), Choices::seed(seed));
+        let wrecks = watch(&workload, seed);
+        workload.open();
+        survey.check_all(&mut workload, &wrecks);
+        workload.die();
+    }
+    let checked = survey.checked.load(Relaxed);
+    assert!(checked > 20_000, "only {checked} states");
+}
+
+/// All workloads of three steps: few steps around a sync are where most that can go wrong does.
+#[test]
+fn every_crash_of_every_short_workload_leaves_what_it_may() {
+    // A write, another, a flush, a job, a sync, a dropped keyspace, a compaction, a close and open.
+    const STEPS: [u64; 8] = [0, 1, 64, 68, 78, 84, 92, 96];
+    let survey = Survey::new(0, 0, [u64::MAX; 2]);
+    let all = STEPS.len() as u64;
+    for number in 0..all.pow(3) {
+        let mut workload = Workload::new(format!("short {number}"), Choices::seed(number));
+        workload.open();
+        let wrecks = watch(&workload, number);
+        for place in 0..3 {
+            workload.step_of(STEPS[(number / all.pow(place) % all) as usize]);
+        }
+        survey.check_all(&mut workload, &wrecks);
+        workload.die();
+    }
+    let checked = survey.checked.load(Relaxed);
+    assert!(checked > 20_000, "only {checked} states");
 }
 
 /// The parent of a new database is durable when the first write is.
@@ -495,8 +346,8 @@ fn watch_writers(
     fs: &MemFs,
     progress: &Arc<[Progress; WRITERS]>,
     round: u64,
-) -> Arc<parking_lot::Mutex<Vec<AmidWriters>>> {
-    let crashes = Arc::new(parking_lot::Mutex::new(Vec::new()));
+) -> Arc<Mutex<Vec<AmidWriters>>> {
+    let crashes = Arc::new(Mutex::new(Vec::new()));
     let (progress, found) = (progress.clone(), crashes.clone());
     fs.on_event(Some(Arc::new(move |event, fs: &MemFs| {
         if !mix(event ^ round).is_multiple_of(8) {
@@ -539,7 +390,7 @@ fn count_up(db: &Db, side: &Keyspace, writer: usize, progress: &Progress) {
 impl AmidWriters {
     fn check(&self, options: &Options) {
         let AmidWriters { what, fs, low, high } = self;
-        let db = open(&options.clone().background_threads(0), fs, what);
+        let db = open(&options.clone().background_threads(0), fs, &what);
         let side = db.keyspace("side").unwrap();
         for writer in 0..WRITERS {
             let counter = db.get([writer as u8]).unwrap();
@@ -567,7 +418,7 @@ fn crashes_amid_many_threads_lose_nothing_durable() {
             .memory_budget(64 << 10)
             .durability(Durability::Os)
             .background_threads(2);
-        let db = open(&options, &fs, "new");
+        let db = open(&options, &fs, &"new");
         let side = db.keyspace("side").unwrap();
         let progress: Arc<[Progress; WRITERS]> = Arc::default();
         let crashes = watch_writers(&fs, &progress, round);

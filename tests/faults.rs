@@ -1,6 +1,7 @@
 //! The n-th call of each kind fails, for n = 0, 1, 2, … until none is left to fail: once or for
 //! good, before or after it has done its work. Never a panic, a hang, a wrong answer or a lost
-//! acknowledgement; and when the cause is mended, the database opens and works again.
+//! acknowledgement; and when the cause is mended, the database opens and works again. Also if the
+//! calls that fail are those of a recovery from a crash, and if a crash follows.
 //!
 //! Of the reads of a workload only each fifth is tried, unless `ESKER_FAULT_ALL` is set.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -206,7 +207,8 @@ fn sweep(before: Option<&MemFs>, start: &State, in_open: bool) {
                 ways += 1;
                 let mut n = 0;
                 loop {
-                    let error = if ways % 2 == 0 { FaultError::EIO } else { FaultError::ENOSPC };
+                    let errors = [FaultError::EIO, FaultError::ENOSPC, FaultError::EMFILE];
+                    let error = errors[(ways + n as usize / stride as usize) % errors.len()];
                     let rule = FaultRule::new(op, error).nth(n).effect(*effect);
                     let rule = if forever { rule.forever() } else { rule };
                     let what = format!("{op:?} {n} {effect:?} forever={forever}");
@@ -234,8 +236,14 @@ fn any_call_of_an_open_may_fail() {
     let mut model = Model { states: vec![State::new()], ..Model::default() };
     work(&db, &mut model, false, "before");
     // Not closed: there is a log to replay.
-    let crashed = mem.crash_clone(CrashMode::KeepAll, 0);
-    sweep(Some(&crashed), model.last(), true);
+    for mode in CrashMode::ALL {
+        let crashed = mem.crash_clone(mode, 1);
+        let left = options().fs(Arc::new(crashed.crash_clone(CrashMode::KeepAll, 0))).open(DIR);
+        let left = contents(&left.unwrap()).unwrap();
+        let low = if mode == CrashMode::KeepAll { model.states.len() - 1 } else { model.durable };
+        model.check(&left, low, &format!("{mode:?}"));
+        sweep(Some(&crashed), &left, true);
+    }
 }
 
 /// With threads, and calls that fail now and then: no hang, no panic, nothing acknowledged is lost.
@@ -312,5 +320,129 @@ fn writes_resume_when_there_is_space_again() {
         }
         db.flush().unwrap();
         assert_eq!(db.iter().count(), acknowledged as usize + 1, "{what}");
+    }
+}
+
+/// After a failed sync nobody can know what is durable: closing must not claim it.
+#[test]
+fn closing_tells_if_acknowledged_writes_are_not_durable() {
+    let mem = MemFs::new();
+    let fs = FaultFs::new(Arc::new(mem.clone()));
+    let db = options().fs(Arc::new(fs.clone())).open(DIR).unwrap();
+    db.put("k", "v").unwrap();
+    let rule = FaultRule::new(FaultOp::SyncData, FaultError::EIO);
+    fs.inject(rule.effect(FaultEffect::SyncFailsAndDropsPages));
+    db.sync().unwrap_err();
+    assert_eq!(db.close().unwrap_err().kind(), esker::ErrorKind::ReadOnly);
+    let lost = options().fs(Arc::new(mem.crash_clone(CrashMode::Strict, 0))).open(DIR).unwrap();
+    assert_eq!(lost.get("k").unwrap(), None);
+}
+
+/// A database of several files on several levels, closed, and what it holds.
+fn filled() -> (MemFs, Vec<(String, String)>) {
+    let mem = MemFs::new();
+    let db = options().fs(Arc::new(mem.clone())).open(DIR).unwrap();
+    for n in 0..120 {
+        let key = format!("{:03}", n * 7 % 120);
+        db.put(&key, format!("{key} {}", "x".repeat(60))).unwrap();
+        if n % 3 == 0 {
+            db.run_one_job().unwrap();
+        }
+    }
+    db.flush().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    let all = db.iter().map(|entry| entry.map(|(k, v)| (text(&k), text(&v))).unwrap()).collect();
+    (mem, all)
+}
+
+/// Opens what [`filled`] gives with nothing cached, and lets the n-th read or open of a file fail.
+fn with_failing_read(mem: &MemFs, op: FaultOp, n: u64) -> (FaultFs, Db) {
+    let fs = FaultFs::new(Arc::new(mem.crash_clone(CrashMode::KeepAll, 0)));
+    let db = options().fs(Arc::new(fs.clone())).open(DIR).unwrap();
+    fs.inject(FaultRule::new(op, FaultError::EIO).nth(n).path_contains(".sst"));
+    (fs, db)
+}
+
+/// What an iterator returns before an error is right, and after it comes nothing, from either end.
+#[test]
+fn an_iterator_that_met_an_error_gives_nothing_more() {
+    let (mem, all) = filled();
+    for (op, calls_min) in [(FaultOp::Read, 8), (FaultOp::Open, 2)] {
+        for way in 0..3 {
+            for n in 0.. {
+                let what = format!("{op:?} {n}, way {way}");
+                let (fs, db) = with_failing_read(&mem, op, n);
+                let (mut iter, mut left) =
+                    (db.iter(), std::collections::VecDeque::from(all.clone()));
+                let mut failed = false;
+                for step in 0.. {
+                    let back = way == 1 || (way == 2 && step % 3 == 0);
+                    let (found, model) = if back {
+                        (iter.next_back(), left.pop_back())
+                    } else {
+                        (iter.next(), left.pop_front())
+                    };
+                    match found {
+                        None => {
+                            assert!(model.is_none(), "{what}: it ends too early");
+                            break;
+                        }
+                        Some(Ok((key, value))) => {
+                            let (model_key, model_value) = model.unwrap();
+                            assert!(key == *model_key && value == *model_value, "{what}: {key:?}");
+                        }
+                        Some(Err(error)) => {
+                            assert_eq!(error.kind(), esker::ErrorKind::Io, "{what}: {error}");
+                            assert!(iter.next().is_none() && iter.next_back().is_none(), "{what}");
+                            assert!(iter.next().is_none() && iter.next_back().is_none(), "{what}");
+                            failed = true;
+                            break;
+                        }
+                    }
+                }
+                assert_eq!(failed, fs.injected() > 0, "{what}: an error was kept back");
+                if !failed {
+                    assert!(n >= calls_min, "only {n} calls failed");
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// A cursor that met an error stands nowhere and says so, until a seek brings it back.
+#[test]
+fn a_cursor_stays_in_error_until_it_seeks() {
+    let (mem, all) = filled();
+    for forward in [true, false] {
+        for n in 0.. {
+            let what = format!("read {n}, forward: {forward}");
+            let (fs, db) = with_failing_read(&mem, FaultOp::Read, n);
+            let mut cursor = db.cursor();
+            let walk = |cursor: &mut esker::Cursor| -> esker::Result<usize> {
+                let mut on =
+                    if forward { cursor.seek_to_first()? } else { cursor.seek_to_last()? };
+                let mut count = 0;
+                while on {
+                    let at = if forward { count } else { all.len() - 1 - count };
+                    assert_eq!(cursor.key(), Some(all[at].0.as_bytes()), "{what}");
+                    assert_eq!(cursor.value(), Some(all[at].1.as_bytes()), "{what}");
+                    count += 1;
+                    on = if forward { cursor.next()? } else { cursor.prev()? };
+                }
+                Ok(count)
+            };
+            let walked = walk(&mut cursor);
+            if let Ok(count) = walked {
+                assert!(count == all.len() && fs.injected() == 0 && n >= 8, "{what}");
+                break;
+            }
+            for _ in 0..2 {
+                assert!(!cursor.valid() && cursor.key().is_none(), "{what}");
+                assert!(cursor.entry().is_none() && cursor.value().is_none(), "{what}");
+                assert!(cursor.next().is_err() && cursor.prev().is_err(), "{what}");
+            }
+            assert_eq!(walk(&mut cursor).unwrap(), all.len(), "{what}: after a seek");
+        }
     }
 }

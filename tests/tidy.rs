@@ -8,7 +8,7 @@ use std::fs;
 use std::path::Path;
 
 /// The modules of `src/` from the bottom up. A module may name itself and those of lower layers.
-const LAYERS: [&[&str]; 9] = [
+const LAYERS: [&[&str]; 10] = [
     &["base"],
     &["fs"],
     &["memtable", "iter", "record", "cache"],
@@ -17,11 +17,13 @@ const LAYERS: [&[&str]; 9] = [
     &["compaction"],
     &["engine"],
     &["api", "tools"],
+    &["repair"],
     &["bin"],
 ];
 
 /// What layers alone would allow.
-const FORBIDDEN: [(&str, &str); 3] = [("tools", "engine"), ("api", "sst"), ("api", "wal")];
+const FORBIDDEN: [(&str, &str); 4] =
+    [("tools", "engine"), ("api", "sst"), ("api", "wal"), ("repair", "engine")];
 
 /// Words of production code, and the only files that may hold them.
 const CONFINED: [(&str, &[&str]); 17] = [
@@ -222,6 +224,8 @@ fn each_rule_is_enforced() {
         ("src/tools/a.rs", "//! A.\nuse crate::engine::Engine;\n", "tools must not know engine"),
         ("src/api/a.rs", "//! A.\nuse crate::sst::SstReader;\n", "api must not know sst"),
         ("src/api/a.rs", "//! A.\nuse crate::tools::A;\n", "api must not know tools"),
+        ("src/repair/a.rs", "//! A.\nuse crate::engine::A;\n", "repair must not know engine"),
+        ("src/api/a.rs", "//! A.\nuse crate::repair::A;\n", "api must not know repair"),
         ("src/engine/a.rs", "//! A.\nuse crate::Error;\n", "is no module"),
         ("src/blob/a.rs", "//! A.\n", "has no layer"),
         ("src/wal/a.rs", "//! A.\nuse std::fs::File;\n", "std::fs does not belong"),
@@ -250,4 +254,45 @@ fn each_rule_is_enforced() {
     for (path, text) in good {
         assert_eq!(check(path, text), Vec::<String>::new(), "{text:?}");
     }
+}
+
+/// Every fault and every hazard has a row in `DESIGN.md`, and every test that a row names exists.
+#[test]
+fn every_hazard_has_its_test() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = Vec::new();
+    for dir in ["src", "tests"] {
+        collect(root, &root.join(dir), &mut files);
+    }
+    let design = fs::read_to_string(root.join("DESIGN.md")).unwrap();
+    let (_, hazards) = design.split_once("\n## 16. Hazards\n").unwrap();
+    let rows: Vec<Vec<&str>> = hazards
+        .lines()
+        .filter(|line| line.starts_with("| F") || line.starts_with("| H"))
+        .map(|line| line.trim_matches('|').split('|').map(str::trim).collect())
+        .collect();
+    let expected = (1..=26).map(|n| format!("F{n}")).chain((1..=66).map(|n| format!("H{n}")));
+    assert!(rows.iter().map(|row| row[0].to_owned()).eq(expected), "a row is missing");
+    let mut wrong = Vec::new();
+    for row in rows {
+        let is_test = |name: &&str| {
+            name.contains('_') && name.chars().all(|c| c.is_ascii_lowercase() || c == '_')
+        };
+        let named: Vec<&str> = row[2].split('`').skip(1).step_by(2).filter(is_test).collect();
+        let excused = row[2].starts_with("cannot occur: ") || row[2].starts_with("not covered: ");
+        if named.is_empty() && !excused {
+            wrong.push(format!("{}: neither a test nor a reason", row[0]));
+        }
+        for name in named {
+            let function = format!("fn {name}(");
+            let test = files.iter().any(|(_, text)| {
+                let mut found = text.match_indices(&function);
+                found.any(|(at, _)| text[..at].trim_end().ends_with("#[test]"))
+            });
+            if !test {
+                wrong.push(format!("{}: there is no test {name}", row[0]));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }

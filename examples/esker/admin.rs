@@ -1,5 +1,5 @@
 //! Commands on the database as a whole: `keyspaces`, `stats`, `levels`, `compact`, `verify`,
-//! `dump`.
+//! `repair`, `dump`.
 
 use std::fmt::Write as _;
 use std::io;
@@ -8,6 +8,7 @@ use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
+use esker::RepairReport;
 use esker::Stats;
 use serde_json::json;
 
@@ -28,7 +29,7 @@ fn print(text: impl std::fmt::Display) -> Result<()> {
 }
 
 pub(crate) fn keyspaces(global: &Global, path: &Path) -> Result<()> {
-    let db = global.open(path)?;
+    let db = global.open_to_read(path)?;
     let names = db.keyspaces();
     if global.json {
         print(format_args!("{}\n", json!(names)))?;
@@ -41,7 +42,7 @@ pub(crate) fn keyspaces(global: &Global, path: &Path) -> Result<()> {
 }
 
 pub(crate) fn levels(global: &Global, path: &Path, files: bool) -> Result<()> {
-    let db = global.open(path)?;
+    let db = global.open_to_read(path)?;
     let stats = db.stats();
     if global.json {
         print(format_args!("{}\n", picture::json(&stats, files)))?;
@@ -53,7 +54,7 @@ pub(crate) fn levels(global: &Global, path: &Path, files: bool) -> Result<()> {
 }
 
 pub(crate) fn stats(global: &Global, path: &Path) -> Result<()> {
-    let db = global.open(path)?;
+    let db = global.open_to_read(path)?;
     let stats = db.stats();
     if global.json {
         print(format_args!("{}\n", stats_json(&stats)))?;
@@ -128,7 +129,10 @@ fn stats_text(stats: &Stats) -> String {
         .join(", "),
     );
     if let Some(cause) = &stats.read_only {
-        line("read-only", format!("since {cause}"));
+        line("read-only", cause.clone());
+    }
+    if let Some(given_up) = &stats.given_up {
+        line("given up", given_up.to_string());
     }
     out
 }
@@ -185,6 +189,20 @@ pub(crate) fn stats_json(stats: &Stats) -> serde_json::Value {
         "sst_bytes": stats.sst_bytes(),
         "snapshots": stats.snapshots,
         "read_only": stats.read_only,
+        "given_up": stats.given_up.as_ref().map(given_up_json),
+    })
+}
+
+fn given_up_json(given_up: &esker::GivenUp) -> serde_json::Value {
+    json!({
+        "file": given_up.file,
+        "offset": given_up.offset,
+        "what": given_up.what,
+        "first_seqno": given_up.first_seqno.get(),
+        "last_seqno": given_up.last_seqno.map(esker::SeqNo::get),
+        "batches": given_up.batches,
+        "bytes": given_up.bytes,
+        "kept": given_up.kept,
     })
 }
 
@@ -237,7 +255,7 @@ pub(crate) fn compact(
 }
 
 pub(crate) fn verify(global: &Global, path: &Path, progress: &Progress) -> Result<()> {
-    let db = global.open(path)?;
+    let db = global.open_to_read(path)?;
     let start = latency::now();
     let bar = progress.bytes("verifying", Some(0));
     let found = db.verify(&mut |done, total| {
@@ -268,6 +286,100 @@ pub(crate) fn verify(global: &Global, path: &Path, progress: &Progress) -> Resul
     }
     db.close()?;
     Ok(())
+}
+
+pub(crate) fn repair(global: &Global, from: &Path, to: &Path, progress: &Progress) -> Result<()> {
+    let start = latency::now();
+    let bar = progress.bytes("repairing", Some(0));
+    let report = global.options().repair(from, to, &mut |done, total| {
+        bar.set_total(total);
+        bar.set(done);
+    });
+    drop(bar);
+    let report = report?;
+    if global.json {
+        let mut json = repair_json(&report);
+        json["seconds"] = start.elapsed().as_secs_f64().into();
+        return print(format_args!("{json}\n"));
+    }
+    print(repair_text(&report, to, start.elapsed()))
+}
+
+/// The report for people.
+fn repair_text(report: &RepairReport, to: &Path, time: Duration) -> String {
+    let mut out = format!(
+        "saved {} in {}, {} from the log, in {}\n",
+        text::plural(report.entries, "entry"),
+        text::plural(report.keyspaces.len() as u64, "keyspace"),
+        text::plural(report.batches, "batch"),
+        text::duration(time),
+    );
+    let mut line = |name: &str, text: String| {
+        // Writing to a String cannot fail.
+        let _ = writeln!(out, "{name:<12} {text}");
+    };
+    for keyspace in &report.keyspaces {
+        let name = text::escape(keyspace.name.as_bytes());
+        line("keyspace", format!("{name}: {}", text::plural(keyspace.entries, "entry")));
+    }
+    let files = text::plural(report.files, "file");
+    let (damaged, unreadable) = (report.files_damaged, report.files_unreadable);
+    line(
+        "read",
+        format!("{files}; {damaged} damaged, of which {unreadable} unreadable or missing"),
+    );
+    for loss in &report.losses {
+        line("damaged", loss.to_string());
+    }
+    for remark in &report.remarks {
+        line("note", remark.clone());
+    }
+    line(
+        "lost",
+        match (report.is_clean(), report.bytes_lost) {
+            (true, _) => "nothing".to_owned(),
+            (false, 0) => "nothing that is known".to_owned(),
+            (false, bytes) => format!("{} of stored entries", text::bytes(bytes)),
+        },
+    );
+    line("new", to.display().to_string());
+    out
+}
+
+/// The report for programs.
+fn repair_json(report: &RepairReport) -> serde_json::Value {
+    let keyspaces: Vec<_> = report
+        .keyspaces
+        .iter()
+        .map(|keyspace| json!({ "name": keyspace.name, "entries": keyspace.entries }))
+        .collect();
+    let losses: Vec<_> = report
+        .losses
+        .iter()
+        .map(|loss| {
+            let keys = loss.keys.as_ref();
+            json!({
+                "file": loss.file,
+                "offset": loss.offset,
+                "bytes": loss.bytes,
+                "what": loss.what,
+                "from": keys.map(|(from, _)| text::escape(from)),
+                "to": keys.map(|(_, to)| text::escape(to)),
+            })
+        })
+        .collect();
+    json!({
+        "ok": report.is_clean(),
+        "entries": report.entries,
+        "keyspaces": keyspaces,
+        "batches": report.batches,
+        "files": report.files,
+        "files_damaged": report.files_damaged,
+        "files_unreadable": report.files_unreadable,
+        "bytes_lost": report.bytes_lost,
+        "losses": losses,
+        "remarks": report.remarks,
+    })
 }
 
 pub(crate) fn dump(path: &Path) -> Result<()> {

@@ -1,5 +1,6 @@
 //! The command line: its commands and options, and what each means.
 
+use std::io::Write as _;
 use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -186,6 +187,13 @@ pub(crate) enum Command {
     Verify {
         /// The directory of the database
         db: PathBuf,
+    },
+    /// Rebuild what still reads of a damaged database as a new one; the old one stays as it is
+    Repair {
+        /// The directory of the damaged database
+        db: PathBuf,
+        /// The directory of the new one: missing or empty
+        new: PathBuf,
     },
     /// Print any file of a database as text; the database need not open
     Dump {
@@ -450,18 +458,47 @@ impl Global {
 
     /// Opens a database that must exist.
     pub(crate) fn open(&self, path: &Path) -> Result<Db> {
+        self.open_with(self.options(), path)
+    }
+
+    /// Opens a database for reading, beside others who read it. Nothing in it is changed.
+    pub(crate) fn open_to_read(&self, path: &Path) -> Result<Db> {
+        self.open_with(self.options().read_only(true), path)
+    }
+
+    fn open_with(&self, options: Options, path: &Path) -> Result<Db> {
         match std::fs::metadata(path) {
             Err(error) => Err(Failure::io("open", path.display(), &error)),
             Ok(meta) if !meta.is_dir() => {
                 Err(Failure::new(format!("cannot open {}: it is no directory", path.display())))
             }
-            Ok(_) => Ok(self.options().create_if_missing(false).open(path)?),
+            Ok(_) => {
+                let db = options.create_if_missing(false).open(path)?;
+                self.tell_given_up(&db);
+                Ok(db)
+            }
+        }
+    }
+
+    /// What recovery gave up is told whatever the command prints.
+    fn tell_given_up(&self, db: &Db) {
+        if let Some(given_up) = db.stats().given_up.filter(|_| !self.quiet) {
+            // A remark that cannot be shown is no reason to fail.
+            let _ = writeln!(std::io::stderr(), "warning: {given_up}");
         }
     }
 
     /// Opens a database and the keyspace to work on, both of which must exist.
     pub(crate) fn open_keyspace(&self, path: &Path) -> Result<(Db, Keyspace)> {
-        let db = self.open(path)?;
+        self.keyspace_of(self.open(path)?)
+    }
+
+    /// The same for reading.
+    pub(crate) fn open_keyspace_to_read(&self, path: &Path) -> Result<(Db, Keyspace)> {
+        self.keyspace_of(self.open_to_read(path)?)
+    }
+
+    fn keyspace_of(&self, db: Db) -> Result<(Db, Keyspace)> {
         let names = db.keyspaces();
         if !names.contains(&self.keyspace) {
             let (name, known) = (&self.keyspace, names.join(", "));
@@ -474,6 +511,7 @@ impl Global {
     /// Opens a database and the keyspace to work on, and creates what is missing.
     pub(crate) fn create_keyspace(&self, path: &Path) -> Result<(Db, Keyspace)> {
         let db = self.options().open(path)?;
+        self.tell_given_up(&db);
         let keyspace = db.keyspace(&self.keyspace)?;
         Ok((db, keyspace))
     }

@@ -64,6 +64,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Levels { db, files } => admin::levels(global, &db, files),
         Command::Compact { db, range } => admin::compact(global, &db, &range, &progress),
         Command::Verify { db } => admin::verify(global, &db, &progress),
+        Command::Repair { db, new } => admin::repair(global, &db, &new, &progress),
         Command::Dump { file } => admin::dump(&file),
         Command::Bench(args) => bench::run(global, &args, &progress),
     }

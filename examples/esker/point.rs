@@ -14,7 +14,7 @@ use crate::failure::Result;
 use crate::text;
 
 pub(crate) fn get(global: &Global, path: &Path, key: &[u8], raw: bool) -> Result<()> {
-    let (db, keyspace) = global.open_keyspace(path)?;
+    let (db, keyspace) = global.open_keyspace_to_read(path)?;
     let value = keyspace.get(key)?;
     let Some(value) = value else {
         return Err(Failure::new(format!("there is no key {}", text::quote(key))));

@@ -22,7 +22,7 @@ use crate::progress::Progress;
 use crate::text;
 
 pub(crate) fn scan(global: &Global, args: &ScanArgs) -> Result<()> {
-    let (db, keyspace) = global.open_keyspace(&args.db)?;
+    let (db, keyspace) = global.open_keyspace_to_read(&args.db)?;
     let format = if global.json { Format::Jsonl } else { Format::Tsv };
     let out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
     let mut writer = RecordWriter::new(out, format);
@@ -85,7 +85,7 @@ pub(crate) fn count(
     range: &RangeArgs,
     progress: &Progress,
 ) -> Result<()> {
-    let (db, keyspace) = global.open_keyspace(path)?;
+    let (db, keyspace) = global.open_keyspace_to_read(path)?;
     let mut bar = progress.entries("counting", estimate(&db, global, range));
     let mut found = 0u64;
     for_each(&keyspace, range, |_, _| {
@@ -177,7 +177,7 @@ pub(crate) fn export(global: &Global, args: &ExportArgs, progress: &Progress) ->
     if args.key.is_some() && format != Format::Jsonl {
         return Err(Failure::new("--key is for --format jsonl"));
     }
-    let (db, keyspace) = global.open_keyspace(&args.db)?;
+    let (db, keyspace) = global.open_keyspace_to_read(&args.db)?;
     let target = Target::open(&args.file)?;
     let bar = progress.entries("exporting", estimate(&db, global, &args.range));
     let written = write_all(&keyspace, args, format, target, bar);

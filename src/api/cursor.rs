@@ -9,12 +9,14 @@ use crate::base::error::Result;
 use crate::base::slice::Key;
 use crate::base::slice::Value;
 use crate::engine::read_view::TreeIter;
+use crate::engine::read_view::TreeView;
 
 /// A place among the entries of a keyspace, as of the moment the cursor was made. Made by
 /// [`Reader::cursor`].
 ///
 /// It lends out keys and values without copying them. Each move tells whether it ended on an entry;
-/// off either end, and after an error, only a seek brings it back.
+/// off either end only a seek brings it back. After an error it stands nowhere, and steps return
+/// that error again until a seek succeeds: so no error is taken for the end.
 ///
 /// ```
 /// # let dir = tempfile::tempdir()?;
@@ -35,20 +37,45 @@ use crate::engine::read_view::TreeIter;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Cursor {
-    tree: Result<TreeIter, Error>,
+    view: Result<TreeView, Error>,
+    /// None until it is first placed.
+    tree: Option<TreeIter>,
+    /// What the last move failed with.
+    failed: Option<Error>,
 }
 
 impl Cursor {
     pub(crate) fn new(reader: &Reader) -> Cursor {
         let view = reader.engine.view(&reader.state, reader.pin());
-        let tree = view.and_then(|view| view.open_iter((Bound::Unbounded, Bound::Unbounded)));
-        Cursor { tree }
+        Cursor { failed: view.as_ref().err().cloned(), view, tree: None }
     }
 
-    fn act(&mut self, act: impl FnOnce(&mut TreeIter) -> Result<()>) -> Result<bool> {
-        let tree = self.tree.as_mut().map_err(|error| error.clone())?;
-        act(tree)?;
+    fn place(&mut self, seek: impl FnOnce(&mut TreeIter) -> Result<()>) -> Result<bool> {
+        let placed = self.try_place(seek);
+        self.failed = placed.as_ref().err().cloned();
+        placed
+    }
+
+    fn try_place(&mut self, seek: impl FnOnce(&mut TreeIter) -> Result<()>) -> Result<bool> {
+        let tree = match &mut self.tree {
+            Some(tree) => tree,
+            none => {
+                let view = self.view.as_ref().map_err(Error::clone)?;
+                none.insert(view.open_iter((Bound::Unbounded, Bound::Unbounded))?)
+            }
+        };
+        seek(tree)?;
         Ok(tree.valid())
+    }
+
+    fn step(&mut self, step: impl FnOnce(&mut TreeIter) -> Result<()>) -> Result<bool> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
+        let Some(tree) = self.tree.as_mut().filter(|tree| tree.valid()) else { return Ok(false) };
+        let stepped = step(tree);
+        self.failed = stepped.as_ref().err().cloned();
+        stepped.map(|()| tree.valid())
     }
 
     /// To the first entry at or after `key`. O(log n).
@@ -56,7 +83,7 @@ impl Cursor {
     /// # Errors
     /// `Corruption`; `Io`. The cursor then stands nowhere.
     pub fn seek(&mut self, key: impl AsRef<[u8]>) -> Result<bool> {
-        self.act(|tree| tree.seek(key.as_ref()))
+        self.place(|tree| tree.seek(key.as_ref()))
     }
 
     /// To the last entry at or before `key`. O(log n).
@@ -64,7 +91,7 @@ impl Cursor {
     /// # Errors
     /// As [`Cursor::seek`].
     pub fn seek_for_prev(&mut self, key: impl AsRef<[u8]>) -> Result<bool> {
-        self.act(|tree| tree.seek_for_prev(key.as_ref()))
+        self.place(|tree| tree.seek_for_prev(key.as_ref()))
     }
 
     /// To the first entry of all.
@@ -72,7 +99,7 @@ impl Cursor {
     /// # Errors
     /// As [`Cursor::seek`].
     pub fn seek_to_first(&mut self) -> Result<bool> {
-        self.act(TreeIter::seek_to_first)
+        self.place(TreeIter::seek_to_first)
     }
 
     /// To the last entry of all.
@@ -80,7 +107,7 @@ impl Cursor {
     /// # Errors
     /// As [`Cursor::seek`].
     pub fn seek_to_last(&mut self) -> Result<bool> {
-        self.act(TreeIter::seek_to_last)
+        self.place(TreeIter::seek_to_last)
     }
 
     /// One entry on. Nothing happens if the cursor stands nowhere.
@@ -89,7 +116,7 @@ impl Cursor {
     /// As [`Cursor::seek`].
     #[expect(clippy::should_implement_trait, reason = "a lending cursor cannot be an Iterator")]
     pub fn next(&mut self) -> Result<bool> {
-        self.act(|tree| if tree.valid() { tree.next() } else { Ok(()) })
+        self.step(TreeIter::next)
     }
 
     /// One entry back. Nothing happens if the cursor stands nowhere.
@@ -97,11 +124,11 @@ impl Cursor {
     /// # Errors
     /// As [`Cursor::seek`].
     pub fn prev(&mut self) -> Result<bool> {
-        self.act(|tree| if tree.valid() { tree.prev() } else { Ok(()) })
+        self.step(TreeIter::prev)
     }
 
     fn current(&self) -> Option<&TreeIter> {
-        self.tree.as_ref().ok().filter(|tree| tree.valid())
+        self.tree.as_ref().filter(|tree| self.failed.is_none() && tree.valid())
     }
 
     /// Does the cursor stand on an entry?

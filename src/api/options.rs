@@ -56,6 +56,38 @@ impl Options {
         self
     }
 
+    /// Open for reading only (default: false): nothing on disk is created, changed or removed, so
+    /// that it does on a read-only file system, in a directory without write permission, and for a
+    /// database of which nothing must be lost before it was looked at.
+    ///
+    /// Everything that reads works: what the log holds is read into memory. All of it, so that
+    /// memory is bounded by the budget and the length of the log together. Everything that writes
+    /// is [`Error::ReadOnly`](crate::Error::ReadOnly), a database that does not exist is
+    /// [`Error::NotADatabase`](crate::Error::NotADatabase), and no threads run.
+    /// [`recovery`](Options::recovery) says what becomes of damage in the log, as ever: with
+    /// [`Recovery::ToLastConsistentPoint`] what is in front of it can be read, and what is behind
+    /// it is still there.
+    ///
+    /// Any number of processes may have a database open for reading at once, while nobody has it
+    /// open for writing. A directory without the file `LOCK`, which only a copy can be, is read
+    /// without a lock: nothing keeps other processes from writing to it meanwhile.
+    ///
+    /// ```
+    /// use esker::{Db, ErrorKind, Options};
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// Db::open(dir.path())?.put("k", "v")?;
+    /// let reader = Options::new().read_only(true).open(dir.path())?;
+    /// let another = Options::new().read_only(true).open(dir.path())?;
+    /// assert_eq!(reader.get("k")?.unwrap(), "v");
+    /// assert_eq!(reader.put("k", "w").unwrap_err().kind(), ErrorKind::ReadOnly);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn read_only(mut self, yes: bool) -> Options {
+        self.config.read_only = yes;
+        self
+    }
+
     /// What an acknowledged write survives, unless its batch says otherwise (default:
     /// [`Durability::Sync`]).
     pub fn durability(mut self, durability: Durability) -> Options {
@@ -161,11 +193,16 @@ impl Options {
         self
     }
 
+    pub(crate) fn file_system(&self) -> &Arc<dyn Fs> {
+        &self.fs
+    }
+
     /// Opens the database in the directory `path`, recovering it if the last process crashed.
     ///
     /// # Errors
-    /// `InvalidOptions`; `Locked` if it is open already; `Corruption`; `UnsupportedFormat`;
-    /// `NotADatabase`; `Io`. A failed open changes nothing that a later open needs.
+    /// `InvalidOptions`; `Locked` if it is open already (but see [`Options::read_only`]);
+    /// `Corruption`; `UnsupportedFormat`; `NotADatabase`; `Io`. A failed open changes nothing that
+    /// a later open needs.
     pub fn open(self, path: impl AsRef<Path>) -> Result<Db> {
         self.config.validate()?;
         Db::open_with(path.as_ref(), &self.config, &self.fs, self.clock)

@@ -83,7 +83,10 @@ impl<'a> Ops<'a> {
 
     fn decode(&mut self) -> Result<Op<'a>, Malformed> {
         let decoder = &mut self.decoder;
-        let kind = ValueKind::from_byte(decoder.u8()?).ok_or(Malformed("unknown kind of op"))?;
+        let kind = ValueKind::from_byte(decoder.u8()?);
+        let Some(kind @ (ValueKind::Put | ValueKind::Delete)) = kind else {
+            return Err(Malformed("an operation of a kind that this version does not read"));
+        };
         let keyspace = KeyspaceId(decoder.varint32()?);
         let key = decoder.bytes()?;
         if key.len() > KEY_LEN_MAX {

@@ -68,15 +68,12 @@ pub enum Error {
         /// The directory.
         path: PathBuf,
     },
-    /// An earlier failure made it unsafe to acknowledge further writes. Reads go on; reopen the
-    /// database to write again.
-    #[error(
-        "the database takes no more writes since an earlier failure ({cause}): \
-         mend the cause, then close and reopen it"
-    )]
+    /// The database takes no writes: it was opened read-only, or an earlier failure made it unsafe
+    /// to acknowledge any more. Reads go on; reopen the database to write again.
+    #[error("{}", why_read_only(cause.as_deref()))]
     ReadOnly {
-        /// The failure.
-        cause: Arc<Error>,
+        /// The failure; `None` if the database was opened read-only.
+        cause: Option<Arc<Error>>,
     },
     /// There is no keyspace of this name, or it was dropped.
     #[error("there is no keyspace {name:?}")]
@@ -119,6 +116,16 @@ pub enum Error {
     },
 }
 
+fn why_read_only(cause: Option<&Error>) -> String {
+    match cause {
+        Some(cause) => format!(
+            "the database takes no more writes since an earlier failure ({cause}): \
+             mend the cause, then close and reopen it"
+        ),
+        None => "the database was opened read-only".to_owned(),
+    }
+}
+
 /// What a program can do about an [`Error`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -127,7 +134,7 @@ pub enum ErrorKind {
     Corruption,
     /// The environment failed (disk full, permission, too many files): mend it and try again.
     Io,
-    /// The database takes no more writes until it is reopened; reads go on.
+    /// The database takes no writes until it is reopened for them; reads go on.
     ReadOnly,
     /// A concurrent write got in the way: try again.
     Conflict,
@@ -172,13 +179,6 @@ impl Error {
         Error::InvalidArgument { what: what.into() }
     }
 
-    /// An entry that only a newer version can have written.
-    pub(crate) fn unknown_kind(kind: u8) -> Error {
-        Error::argument(format!(
-            "the entry is of kind {kind}, which this version of esker does not read"
-        ))
-    }
-
     pub(crate) fn internal(what: impl Into<String>) -> Error {
         Error::Internal { what: what.into() }
     }
@@ -187,7 +187,7 @@ impl Error {
     pub(crate) fn read_only(cause: Error) -> Error {
         match cause {
             Error::ReadOnly { .. } => cause,
-            _ => Error::ReadOnly { cause: Arc::new(cause) },
+            _ => Error::ReadOnly { cause: Some(Arc::new(cause)) },
         }
     }
 

@@ -7,6 +7,9 @@ use std::fmt;
 pub(crate) struct FileId(pub(crate) u64);
 
 impl FileId {
+    /// No stored number is larger, so that there always is a next one.
+    pub(crate) const STORED_MAX: FileId = FileId(1 << 62);
+
     /// The following number.
     #[must_use]
     pub(crate) fn next(self) -> FileId {

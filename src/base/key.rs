@@ -44,6 +44,13 @@ impl Trailer {
         (self.0 & 0xff) as u8
     }
 
+    /// Is it of a kind that this version knows what to do with? Readers of files refuse all others,
+    /// compactions too: what shadows what is decided by the kind.
+    #[inline]
+    pub(crate) fn is_readable(self) -> bool {
+        self.kind_byte() <= ValueKind::Put as u8
+    }
+
     /// The kind, or `None` for a seek trailer or a kind that this version does not know.
     pub(crate) fn kind(self) -> Option<ValueKind> {
         ValueKind::from_byte(self.kind_byte())

@@ -17,6 +17,7 @@ pub(crate) mod ids;
 pub(crate) mod internal_iter;
 pub(crate) mod key;
 pub(crate) mod options;
+pub(crate) mod planted;
 pub(crate) mod range;
 pub(crate) mod seqno;
 pub(crate) mod slice;

@@ -1,5 +1,6 @@
 //! Settings as plain data: what the user chose, checked once, and what is derived from it.
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use crate::base::compression::Compression;
@@ -35,7 +36,8 @@ pub enum Recovery {
     /// Refuse to open, and name the file and offset. Nothing on disk is changed.
     #[default]
     Strict,
-    /// Keep everything before the damage and give up everything after it.
+    /// Keep everything before the damage and give up everything after it, with a report:
+    /// [`Stats::given_up`](crate::Stats::given_up).
     ToLastConsistentPoint,
 }
 
@@ -43,6 +45,7 @@ pub enum Recovery {
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
     pub(crate) create_if_missing: bool,
+    pub(crate) read_only: bool,
     pub(crate) durability: Durability,
     pub(crate) recovery: Recovery,
     pub(crate) memory_budget: usize,
@@ -63,11 +66,17 @@ pub(crate) const MIB: usize = 1 << 20;
 /// Number of levels of a tree. With a factor of ten between levels, seven hold more than any disk.
 pub(crate) const LEVELS: usize = 7;
 
+/// Threads that can run at once. Asked for once: the system reads files to answer.
+pub(crate) fn cores() -> usize {
+    static CORES: OnceLock<usize> = OnceLock::new();
+    *CORES.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from))
+}
+
 impl Default for Config {
     fn default() -> Config {
-        let cores = std::thread::available_parallelism().map_or(2, usize::from);
         Config {
             create_if_missing: true,
+            read_only: false,
             durability: Durability::Sync,
             recovery: Recovery::Strict,
             memory_budget: 256 * MIB,
@@ -78,7 +87,7 @@ impl Default for Config {
             compression: Compression::Lz4,
             filter_bits_per_key: 10,
             mmap: true,
-            background_threads: cores.clamp(2, 8),
+            background_threads: cores().clamp(2, 8),
             tombstone_age: Duration::from_secs(24 * 60 * 60),
             write_deadline: None,
         }

@@ -15,6 +15,9 @@ impl SeqNo {
     /// The largest sequence number: reading at it sees everything.
     pub const MAX: SeqNo = SeqNo((1 << 56) - 1);
 
+    /// No stored number is larger, so that there are always some left for the next writes.
+    pub(crate) const STORED_MAX: SeqNo = SeqNo(SeqNo::MAX.0 - (1 << 48));
+
     /// The sequence number `n`, or [`SeqNo::MAX`] when `n` does not fit.
     pub fn new(n: u64) -> SeqNo {
         SeqNo(n.min(SeqNo::MAX.0))

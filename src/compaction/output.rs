@@ -16,6 +16,7 @@ use crate::base::ids::FileId;
 use crate::base::ids::KeyspaceId;
 use crate::base::key::KeyRef;
 use crate::base::options::SstOptions;
+use crate::base::planted::Planted;
 use crate::base::sync::atomic::AtomicU64;
 use crate::fs::Fs;
 use crate::fs::names::sst_path;
@@ -54,6 +55,8 @@ pub(crate) struct OutputSpec {
     pub(crate) keyspace: KeyspaceId,
     pub(crate) sst: SstOptions,
     pub(crate) file_bytes: u64,
+    /// Bytes of all inputs: how long a file can become.
+    pub(crate) input_bytes: u64,
     /// Files of the level beneath the output, sorted; empty at the bottom and for flushes.
     pub(crate) grandparents: Vec<Arc<SstFile>>,
     /// Age of the oldest tombstone among the inputs; `None` if the job's own tombstones are new.
@@ -134,6 +137,10 @@ impl<'a> Output<'a> {
         let path = sst_path(&self.context.dir, id);
         let file = self.context.fs.create(&path)?;
         self.created.push(id);
+        // A disk without room for the file says so before the work, and the file is in one piece.
+        let done: u64 = self.done.iter().map(|meta| meta.bytes).sum();
+        let left = self.spec.input_bytes.saturating_sub(done);
+        file.reserve(left.min(self.spec.file_bytes))?;
         self.overlap = 0;
         let uid = self.context.clock.unique();
         let now = self.context.clock.wall_ms();
@@ -155,7 +162,7 @@ impl<'a> Output<'a> {
     /// Completes the last file. All files are durable, content and names, on return.
     pub(crate) fn finish(mut self) -> Result<Vec<SstMeta>> {
         self.finish_file()?;
-        if !self.done.is_empty() {
+        if !self.done.is_empty() && !Planted::DirNotSynced.is_on() {
             self.context.fs.sync_dir(&self.context.dir)?;
         }
         self.created.clear();

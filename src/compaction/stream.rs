@@ -16,6 +16,7 @@ use crate::base::error::Result;
 use crate::base::internal_iter::InternalIter;
 use crate::base::key::KeyRef;
 use crate::base::key::Trailer;
+use crate::base::planted::Planted;
 use crate::base::seqno::SeqNo;
 use crate::base::value::ValueKind;
 
@@ -41,6 +42,7 @@ impl<I: InternalIter, B: FnMut(&[u8]) -> bool> Survivors<I, B> {
         is_bottom: B,
         zero_seqnos: bool,
     ) -> Result<Survivors<I, B>> {
+        let snapshots = if Planted::SnapshotIgnored.is_on() { Vec::new() } else { snapshots };
         let mut survivors = Survivors {
             inner,
             snapshots,
@@ -88,7 +90,8 @@ impl<I: InternalIter, B: FnMut(&[u8]) -> bool> Survivors<I, B> {
             self.trailer = key.trailer;
             if !shadowed {
                 let kind = key.trailer.kind();
-                let oldest = stripe == 0 && (self.is_bottom)(&self.user);
+                let is_bottom = (self.is_bottom)(&self.user) || Planted::TombstoneDropped.is_on();
+                let oldest = stripe == 0 && is_bottom;
                 match kind {
                     Some(ValueKind::Delete) if oldest => {}
                     Some(ValueKind::Put) if oldest && self.zero_seqnos => {

@@ -41,6 +41,7 @@ use crate::base::error::Result;
 use crate::base::ids::FileId;
 use crate::base::key::Trailer;
 use crate::base::options::Durability;
+use crate::base::planted::Planted;
 use crate::base::seqno::SeqNo;
 use crate::base::sync::Condvar;
 use crate::base::sync::Mutex;
@@ -287,8 +288,11 @@ impl Core {
         self.wait_for_room(batch.bytes().len(), mode.deadline.or(self.config.write_deadline))?;
         let appended = self.append(batch, keyspaces)?;
         self.apply(batch, keyspaces, &appended)?;
-        self.write_up_to(appended.last)?;
+        if durability != Durability::Os || !Planted::AckedBeforeWritten.is_on() {
+            self.write_up_to(appended.last)?;
+        }
         match durability {
+            Durability::Sync if Planted::AckedBeforeSynced.is_on() => {}
             Durability::Sync => self.sync_up_to(appended.last)?,
             Durability::Interval(interval) => self.sync_within(interval)?,
             Durability::Os => {}
@@ -416,7 +420,11 @@ impl Core {
     /// Makes what the system has of the log durable. Requires: the sync lock, or no other thread.
     pub(crate) fn sync_written(&self) -> Result<()> {
         let task = self.commit.sync_queue.lock().begin();
-        if let Err(error) = task.run() {
+        let mut synced = task.run();
+        if Planted::SyncRetried.is_on() && synced.is_err() {
+            synced = task.run();
+        }
+        if let Err(error) = synced {
             return Err(self.fail(error));
         }
         self.metrics.syncs.add(1);

@@ -1,4 +1,5 @@
-//! Sticky failure: after a write, sync or manifest append failed, nothing more is acknowledged.
+//! Sticky failure: after a write, sync or manifest append failed, nothing more is acknowledged. A
+//! database that was opened read-only is in that state from the start.
 //!
 //! After a failed sync the kernel may have marked the lost pages clean, so that a second sync
 //! succeeds without having written them ("fsyncgate"; Rebello et al., ATC 2020). And a failed
@@ -28,6 +29,13 @@ impl Health {
         if self.failure.set(sticky).is_ok() {
             tracing::error!(%error, "the database takes no more writes until it is reopened");
         }
+        self.failed.store(true, Release);
+    }
+
+    /// Nothing is ever written: the database was opened read-only.
+    pub(crate) fn refuse_writes(&self) {
+        let refused = self.failure.set(Error::ReadOnly { cause: None });
+        debug_assert!(refused.is_ok());
         self.failed.store(true, Release);
     }
 

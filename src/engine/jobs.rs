@@ -30,7 +30,11 @@ impl Core {
     /// Runs one flush, or else one compaction, if any is due. True if one ran.
     pub(crate) fn run_one_job(&self) -> Result<bool> {
         self.health.check_writable()?;
-        Ok(self.flush_next()? || self.compact_next()?)
+        let ran = self.flush_next()? || self.compact_next()?;
+        if !ran {
+            self.sweep();
+        }
+        Ok(ran)
     }
 
     /// Runs one flush, if any is due.
@@ -90,6 +94,7 @@ impl Core {
             keyspace: job.state.id,
             sst: self.sst_options(&version, 0),
             file_bytes: u64::MAX,
+            input_bytes: memtables.iter().map(|memtable| memtable.bytes() as u64).sum(),
             grandparents: Vec::new(),
             oldest_tombstone_ms: None,
         };
@@ -130,6 +135,7 @@ impl Core {
             keyspace: job.state.id,
             sst: self.sst_options(&plan.version, plan.output_level),
             file_bytes: self.config.file_bytes,
+            input_bytes: plan.input_bytes(),
             grandparents,
             oldest_tombstone_ms: tombstones.map(|file| file.meta.oldest_tombstone_ms).min(),
         };

@@ -46,6 +46,7 @@ use crate::engine::throttle::Throttle;
 use crate::engine::version_set::VersionSet;
 use crate::fs::DirLock;
 use crate::version::sst_file::SstOpener;
+use crate::wal::GivenUp;
 
 mod catalog;
 pub(crate) mod commit;
@@ -93,7 +94,7 @@ pub(crate) struct Core {
     /// While the log is replayed: nothing from this sequence number on may be cut off it.
     replay_from: AtomicU64,
     /// What a lenient recovery gave up.
-    given_up: Option<String>,
+    given_up: Option<GivenUp>,
 }
 
 /// An open database. Handles share it; when the last one is dropped, it closes.

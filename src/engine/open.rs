@@ -22,6 +22,7 @@ use crate::engine::workers;
 use crate::fs::DirEntry;
 use crate::fs::DirLock;
 use crate::fs::Fs;
+use crate::fs::LockMode;
 use crate::fs::names::CURRENT;
 use crate::fs::names::FileKind;
 use crate::fs::names::LOCK;
@@ -49,12 +50,14 @@ impl Engine {
         // Looked at again under the lock: another process may have been faster.
         let listing = fs.list(&dir)?;
         let found = look(&dir, &listing)?;
-        if found == Found::Nothing && !config.create_if_missing {
+        if found == Found::Nothing && !may_create(config) {
             return Err(not_a_database(path));
         }
         let core = recovery::recover(&dir, config, fs, clock, found == Found::Nothing, &listing)?;
         let core = Arc::new(core);
-        core.update_throttle();
+        if !config.read_only {
+            core.update_throttle();
+        }
         let threads = Mutex::new(workers::start(&core)?);
         Ok(Arc::new(Engine { core, threads, lock: Mutex::new(Some(lock)) }))
     }
@@ -76,8 +79,15 @@ impl Engine {
         }
         drop(self.versions.lock());
         self.commit.drain();
-        // What was acknowledged before a failure is as durable as it will get.
-        let synced = if self.health.failure().is_none() { self.sync_written() } else { Ok(()) };
+        let synced = match self.health.failure() {
+            None => self.sync_written(),
+            // What was acknowledged before a failure is as durable as it will get.
+            Some(failure) if self.visible() > self.synced() => Err(failure.clone()),
+            Some(_) => Ok(()),
+        };
+        if synced.is_ok() && self.health.failure().is_none() {
+            self.seal_log();
+        }
         self.sweep();
         drop(self.lock.lock().take());
         synced
@@ -96,6 +106,10 @@ fn not_a_database(path: &Path) -> Error {
     Error::NotADatabase { path: path.to_owned(), what: "it has no file CURRENT".to_owned() }
 }
 
+fn may_create(config: &Config) -> bool {
+    config.create_if_missing && !config.read_only
+}
+
 /// Creates the directory if that is allowed, and locks it. Leaves no trace in a directory that is
 /// not going to be a database.
 fn lock_directory(
@@ -103,16 +117,21 @@ fn lock_directory(
     config: &Config,
     fs: &dyn Fs,
 ) -> Result<(PathBuf, Box<dyn DirLock>)> {
-    if !config.create_if_missing && !fs.exists(&path.join(CURRENT))? {
-        return Err(not_a_database(path));
-    }
-    if config.create_if_missing {
+    if may_create(config) {
         fs.create_dir_all(path)?;
+    } else if !fs.exists(path)? {
+        return Err(not_a_database(path));
     }
     let dir = fs.canonical(path)?;
     let listing = fs.list(&dir)?;
-    look(&dir, &listing)?;
-    let lock = fs.lock(&dir.join(LOCK))?;
+    match look(&dir, &listing) {
+        Ok(Found::Nothing) | Err(Error::NotADatabase { .. }) if !may_create(config) => {
+            return Err(not_a_database(path));
+        }
+        found => drop(found?),
+    }
+    let mode = if config.read_only { LockMode::Shared } else { LockMode::Exclusive };
+    let lock = fs.lock(&dir.join(LOCK), mode)?;
     Ok((dir, lock))
 }
 
@@ -128,7 +147,7 @@ fn look(dir: &Path, listing: &[DirEntry]) -> Result<Found> {
     });
     if orphan.next().is_some() {
         let what = "it is missing, though the directory holds other files of a database: \
-                    restore it, or salvage the files into a new database";
+                    restore it, or repair the database into a new one";
         return Err(Error::corruption(&dir.join(CURRENT), 0, what));
     }
     let stranger = listing.iter().find(|entry| {

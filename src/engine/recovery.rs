@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 use std::collections::HashSet;
 use std::collections::VecDeque;
 use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Release;
 
@@ -29,6 +30,8 @@ use crate::base::ids::FileId;
 use crate::base::ids::KeyspaceId;
 use crate::base::key::Trailer;
 use crate::base::options::Config;
+use crate::base::options::cores;
+use crate::base::planted::Planted;
 use crate::base::seqno::SeqNo;
 use crate::base::sync::Mutex;
 use crate::base::sync::atomic::AtomicBool;
@@ -45,6 +48,10 @@ use crate::engine::keyspaces::Registry;
 use crate::engine::log_files::segment_bytes_first;
 use crate::engine::obsolete::Obsolete;
 use crate::engine::open::FIRST_MANIFEST;
+use crate::engine::recovery::stated::Catalog;
+use crate::engine::recovery::stated::KeyspaceEntry;
+use crate::engine::recovery::stated::check_files;
+use crate::engine::recovery::stated::read_catalog;
 use crate::engine::scheduler::Jobs;
 use crate::engine::stats::Metrics;
 use crate::engine::throttle::Throttle;
@@ -55,28 +62,34 @@ use crate::fs::DirEntry;
 use crate::fs::Fs;
 use crate::fs::ReadMode;
 use crate::fs::names::FileKind;
+use crate::fs::names::NUMBER_USED_MAX;
 use crate::fs::names::manifest_path;
-use crate::fs::names::sst_path;
 use crate::fs::names::wal_path;
 use crate::manifest::KeyspaceEdit;
 use crate::manifest::ManifestWriter;
 use crate::manifest::VersionEdit;
 use crate::manifest::install_current;
-use crate::manifest::read_current;
-use crate::manifest::read_manifest;
 use crate::memtable::Memtable;
-use crate::version::Version;
-use crate::version::builder;
-use crate::version::invariants;
 use crate::version::sst_file::SstOpener;
 use crate::wal;
+use crate::wal::GivenUp;
 use crate::wal::LogRecord;
 use crate::wal::LogSource;
 use crate::wal::RecoveredLog;
 use crate::wal::ReopenedLog;
 
+mod read_only;
+mod stated;
+
 /// A segment is replayed by as many threads as there are cores, but not in smaller parts.
 const RECORDS_PER_PART_MIN: usize = 1024;
+
+/// What is added to the names of log segments that were given up.
+const SET_ASIDE: &str = ".given-up";
+
+/// A database that claims to have used larger numbers is damaged: what is left is more than will
+/// ever be written.
+const SEQNO_USED_MAX: u64 = 1 << 55;
 
 /// The directory and what it is opened with.
 struct Site<'a> {
@@ -85,24 +98,6 @@ struct Site<'a> {
     fs: Arc<dyn Fs>,
     opener: Arc<SstOpener>,
     listing: &'a [DirEntry],
-}
-
-/// What the manifest says.
-struct Catalog {
-    db_id: DbId,
-    manifest: FileId,
-    next_file: FileId,
-    next_keyspace: u32,
-    last_seqno: SeqNo,
-    floor: FileId,
-    keyspaces: BTreeMap<KeyspaceId, KeyspaceEntry>,
-}
-
-#[derive(Default)]
-struct KeyspaceEntry {
-    name: String,
-    flushed: SeqNo,
-    version: Version,
 }
 
 /// Opens the database in `dir`, which is locked; creates it if it is `new`.
@@ -122,27 +117,41 @@ pub(super) fn recover(
     let catalog = if new { create(&site, clock.as_ref())? } else { read_catalog(&site)? };
     check_files(&site, &catalog)?;
     let keyspaces = make_keyspaces(&catalog, config);
+    if config.read_only {
+        return read_only::recover(&site, clock, cache, keyspaces, &catalog);
+    }
     let fits = log_bytes(listing) <= (config.memory_budget / 2) as u64;
     let target = if fits { Replay::Apply(&keyspaces) } else { Replay::Check };
     let log = replay(&site, &catalog, &target, &|_| Ok(()))?;
 
     // Phase 4.
-    let used = listing.iter().filter_map(|entry| number_of(&entry.name)).max().unwrap_or_default();
+    if !new && catalog.manifest == FIRST_MANIFEST {
+        // The creation may have been killed before `CURRENT` was durable. A segment that survives a
+        // power cut without it would look like a database that has lost it.
+        fs.sync_dir(dir)?;
+    }
+    let used = listing.iter().filter_map(|entry| number_of(&entry.name));
+    let used = used.filter(|id| id.0 <= NUMBER_USED_MAX).max().unwrap_or_default();
     let segment = catalog.next_file.max(used.next()).max(FIRST_MANIFEST.next());
     let last = last_seqno(&catalog, &log);
+    if last.get() > SEQNO_USED_MAX {
+        let path = manifest_path(dir, catalog.manifest);
+        let what = format!("it, or the log, has the impossible sequence number {last}");
+        return Err(Error::corruption(&path, 0, what));
+    }
     let (reopened, next_file) = reopen_log(&site, &catalog, &log, segment, last)?;
-    let unused = reopened.unused.clone();
-    let given_up = log.given_up.as_ref().map(|given| {
-        format!("{} from offset {} on: {}", given.file.display(), given.offset, given.what)
-    });
+    let mut unused = reopened.unused.clone();
+    let given_up = log.given_up.clone();
     let parts = Parts { site: &site, clock, cache, keyspaces, reopened, next_file, given_up };
-    let core = assemble(parts, &catalog)?;
+    let mut core = assemble(parts, &catalog)?;
     core.begin_manifest(&catalog, new)?;
 
     // Phases 5 and 6.
     if !fits {
         core.replay_in_parts(&site, &catalog, &log)?;
     }
+    let aside = core.set_aside();
+    unused.retain(|id| !aside.contains(&wal_path(dir, *id)));
     core.remove_leftovers(listing, &unused);
     Ok(core)
 }
@@ -188,82 +197,6 @@ fn create(site: &Site<'_>, clock: &dyn Clock) -> Result<Catalog> {
     read_catalog(site)
 }
 
-/// Phase 1.
-fn read_catalog(site: &Site<'_>) -> Result<Catalog> {
-    let fs = site.fs.as_ref();
-    let (db_id, manifest) = read_current(fs, site.dir)?;
-    let path = manifest_path(site.dir, manifest);
-    let mut catalog = Catalog {
-        db_id,
-        manifest,
-        next_file: manifest.next(),
-        next_keyspace: 0,
-        last_seqno: SeqNo::ZERO,
-        floor: FileId(0),
-        keyspaces: BTreeMap::new(),
-    };
-    for edit in read_manifest(fs, site.dir, manifest, db_id)? {
-        let applied = apply_edit(&mut catalog, edit, &site.opener);
-        applied.map_err(|what| Error::corruption(&path, 0, what))?;
-    }
-    if !catalog.keyspaces.contains_key(&KeyspaceId::DEFAULT) {
-        return Err(Error::corruption(&path, 0, "it has no default keyspace"));
-    }
-    for entry in catalog.keyspaces.values() {
-        invariants::check(&entry.version).map_err(|what| Error::corruption(&path, 0, what))?;
-    }
-    Ok(catalog)
-}
-
-fn apply_edit(
-    catalog: &mut Catalog,
-    edit: VersionEdit,
-    opener: &Arc<SstOpener>,
-) -> Result<(), String> {
-    catalog.next_file = catalog.next_file.max(edit.next_file.unwrap_or_default());
-    catalog.last_seqno = catalog.last_seqno.max(edit.last_seqno.unwrap_or_default());
-    catalog.floor = catalog.floor.max(edit.wal_floor.unwrap_or_default());
-    catalog.next_keyspace = catalog.next_keyspace.max(edit.next_keyspace.unwrap_or_default());
-    for change in edit.keyspaces {
-        if change.dropped {
-            if catalog.keyspaces.remove(&change.id).is_none() {
-                return Err(format!("an edit drops keyspace {}, which is not there", change.id.0));
-            }
-            continue;
-        }
-        if let Some(name) = &change.name {
-            let entry = KeyspaceEntry { name: name.clone(), ..KeyspaceEntry::default() };
-            if catalog.keyspaces.insert(change.id, entry).is_some() {
-                return Err(format!("an edit creates keyspace {} again", change.id.0));
-            }
-        }
-        let Some(entry) = catalog.keyspaces.get_mut(&change.id) else {
-            return Err(format!("an edit names keyspace {}, which is not there", change.id.0));
-        };
-        entry.flushed = entry.flushed.max(change.flushed_seqno.unwrap_or_default());
-        entry.version = builder::apply(&entry.version, &change, opener).map_err(|bad| bad.0)?;
-    }
-    Ok(())
-}
-
-/// Phase 2.
-fn check_files(site: &Site<'_>, catalog: &Catalog) -> Result<()> {
-    let sizes: BTreeMap<&str, &DirEntry> =
-        site.listing.iter().map(|entry| (entry.name.as_str(), entry)).collect();
-    for file in catalog.keyspaces.values().flat_map(|entry| entry.version.files()) {
-        let path = sst_path(site.dir, file.meta.id);
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        let Some(entry) = sizes.get(name).filter(|entry| !entry.is_dir) else {
-            return Err(Error::corruption(&path, 0, "the file is missing"));
-        };
-        if entry.len != file.meta.bytes {
-            let what = format!("it has {} bytes, and should have {}", entry.len, file.meta.bytes);
-            return Err(Error::corruption(&path, entry.len.min(file.meta.bytes), what));
-        }
-    }
-    Ok(())
-}
-
 fn make_keyspaces(catalog: &Catalog, config: &Config) -> Keyspaces {
     let make = |(id, entry): (&KeyspaceId, &KeyspaceEntry)| {
         let (version, bytes) = (entry.version.clone(), config.memtable_bytes);
@@ -298,12 +231,13 @@ fn replay(
     after: &dyn Fn(SeqNo) -> Result<()>,
 ) -> Result<RecoveredLog> {
     let source = log_source(site, catalog);
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let log = wal::recover(&source, site.listing, |records| {
+    let threads = cores();
+    let mut log = wal::recover(&source, site.listing, |records| {
+        check_records(site, catalog, records)?;
         if let Replay::Apply(keyspaces) = target {
             let part = records.len().div_ceil(threads).max(RECORDS_PER_PART_MIN);
             let parts: Vec<&[LogRecord]> = records.chunks(part).collect();
-            let apply = |part: &&[LogRecord]| apply_records(part, keyspaces, catalog);
+            let apply = |part: &&[LogRecord]| apply_records(part, keyspaces);
             for result in run_side_by_side(&parts, apply) {
                 result?;
             }
@@ -316,6 +250,9 @@ fn replay(
             None => Ok(()),
         }
     })?;
+    if Planted::SeqNoReused.is_on() {
+        log.last_seqno = SeqNo::new(log.last_seqno.get().saturating_sub(1));
+    }
     Ok(log)
 }
 
@@ -327,7 +264,7 @@ fn log_source<'a>(site: &'a Site<'_>, catalog: &Catalog) -> LogSource<'a> {
         dir: site.dir,
         db: catalog.db_id,
         floor: catalog.floor,
-        durable: flushed,
+        durable: flushed.max(catalog.log_durable),
         mode: site.config.recovery,
     }
 }
@@ -357,11 +294,29 @@ fn last_of(record: &LogRecord) -> SeqNo {
     SeqNo::new(record.seqno.get() + ops.saturating_sub(1))
 }
 
-fn apply_records(records: &[LogRecord], keyspaces: &Keyspaces, catalog: &Catalog) -> Result<()> {
+/// A log that names keyspaces which the manifest does not know is newer than the manifest.
+fn check_records(site: &Site<'_>, catalog: &Catalog, records: &[LogRecord]) -> Result<()> {
+    for op in records.iter().flat_map(|record| Ops::new(&record.payload)) {
+        let op = op.map_err(|bad| Error::internal(bad.0))?;
+        if op.keyspace.0 >= catalog.next_keyspace {
+            let path = manifest_path(site.dir, catalog.manifest);
+            let number = op.keyspace.0;
+            let what = format!("it does not know keyspace {number}, which the log writes to");
+            return Err(Error::corruption(&path, 0, what));
+        }
+    }
+    Ok(())
+}
+
+fn apply_records(records: &[LogRecord], keyspaces: &Keyspaces) -> Result<()> {
     // Batches in a row mostly go to the same keyspace.
     let mut cached: Option<(&Arc<KeyspaceState>, Arc<Memtable>, SeqNo)> = None;
     for record in records {
-        for (seqno, op) in (record.seqno.get()..).zip(Ops::new(&record.payload)) {
+        let mut ops = usize::MAX;
+        if Planted::HalfBatch.is_on() {
+            ops = Ops::new(&record.payload).count().div_ceil(2);
+        }
+        for (seqno, op) in (record.seqno.get()..).zip(Ops::new(&record.payload)).take(ops) {
             let op = op.map_err(|bad| Error::internal(bad.0))?;
             let seqno = SeqNo::new(seqno);
             if cached.as_ref().is_none_or(|(state, ..)| state.id != op.keyspace) {
@@ -370,10 +325,7 @@ fn apply_records(records: &[LogRecord], keyspaces: &Keyspaces, catalog: &Catalog
                     .map(|state| (state, state.view_full().active.clone(), state.flushed()));
             }
             let Some((_, memtable, flushed)) = &cached else {
-                if op.keyspace.0 < catalog.next_keyspace {
-                    continue; // It was dropped.
-                }
-                return Err(Error::internal("the log names a keyspace that never was"));
+                continue; // It was dropped.
             };
             if seqno > *flushed {
                 memtable.insert(op.key, Trailer::new(seqno, op.kind), op.value);
@@ -393,6 +345,9 @@ fn note_records(keyspaces: &Keyspaces, first: SeqNo) {
 }
 
 fn last_seqno(catalog: &Catalog, log: &RecoveredLog) -> SeqNo {
+    if Planted::SeqNoReused.is_on() {
+        return log.last_seqno;
+    }
     let files = catalog.keyspaces.values().flat_map(|entry| entry.version.files());
     let in_files = files.map(|file| file.meta.max_seqno).max().unwrap_or_default();
     let flushed = catalog.keyspaces.values().map(|entry| entry.flushed).max().unwrap_or_default();
@@ -407,7 +362,7 @@ struct Parts<'a> {
     keyspaces: Keyspaces,
     reopened: ReopenedLog,
     next_file: FileId,
-    given_up: Option<String>,
+    given_up: Option<GivenUp>,
 }
 
 fn assemble(parts: Parts<'_>, catalog: &Catalog) -> Result<Core> {
@@ -434,7 +389,7 @@ fn assemble(parts: Parts<'_>, catalog: &Catalog) -> Result<Core> {
         active.last = None;
     }
     if let Some(what) = &given_up {
-        tracing::warn!("recovery gave up the log's end: {what}");
+        tracing::warn!("recovery gave up the end of the log: {what}");
     }
     Ok(Core {
         config: site.config.clone(),
@@ -452,7 +407,7 @@ fn assemble(parts: Parts<'_>, catalog: &Catalog) -> Result<Core> {
         default,
         commit: CommitState::new(reopened.buffer, reopened.end, segments),
         db_id: catalog.db_id,
-        versions: Mutex::new(VersionSet::new(catalog.next_keyspace)),
+        versions: Mutex::new(VersionSet::new(catalog.next_keyspace, catalog.manifest)),
         snapshots: Arc::default(),
         jobs: Jobs::default(),
         throttle: Throttle::default(),
@@ -483,7 +438,7 @@ impl Core {
         };
         let manifest = ManifestWriter::create(fs, dir, id, catalog.db_id, &snapshot)?;
         install_current(fs, dir, catalog.db_id, id)?;
-        self.versions.lock().put_in_force(manifest, id);
+        self.versions.lock().put_in_force(manifest, id, &snapshot);
         if new {
             // Not in the listing from before the creation.
             self.remove_leftover(&manifest_path(dir, catalog.manifest));
@@ -512,6 +467,30 @@ impl Core {
         })?;
         self.replay_from.store(u64::MAX, Release);
         Ok(())
+    }
+
+    /// Keeps what was given up of the log, under names that nobody looks at. Returns what the files
+    /// were called.
+    fn set_aside(&mut self) -> Vec<PathBuf> {
+        let Some(given_up) = &mut self.given_up else {
+            return Vec::new();
+        };
+        let fs = self.output.fs.as_ref();
+        let before = given_up.kept.clone();
+        for path in &mut given_up.kept {
+            let mut name = path.clone().into_os_string();
+            name.push(SET_ASIDE);
+            match fs.rename(path, Path::new(&name)) {
+                Ok(()) => *path = name.into(),
+                Err(error) => {
+                    tracing::warn!(%error, "what was given up of the log is not kept");
+                }
+            }
+        }
+        if let Err(error) = fs.sync_dir(&self.output.dir) {
+            tracing::warn!(%error, "what was given up of the log may not be kept");
+        }
+        before
     }
 
     /// Phase 6. Removes what is ours and named by nothing; unknown files are left alone.

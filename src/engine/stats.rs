@@ -6,6 +6,7 @@ use crate::base::seqno::SeqNo;
 use crate::base::stats::Counter;
 use crate::base::stats::Histogram;
 use crate::base::stats::LatencySummary;
+use crate::wal::GivenUp;
 
 /// What a database holds and has done since it was opened. Taken by
 /// [`Db::stats`](crate::Db::stats).
@@ -34,7 +35,7 @@ pub struct Stats {
     pub read_only: Option<String>,
     /// What was given up of the log, if it was damaged and opened with
     /// [`Recovery::ToLastConsistentPoint`](crate::Recovery::ToLastConsistentPoint).
-    pub given_up: Option<String>,
+    pub given_up: Option<GivenUp>,
 }
 
 /// One keyspace.

@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering::Acquire;
 use crate::base::error::Error;
 use crate::base::error::Result;
 use crate::base::ids::FileId;
+use crate::base::planted::Planted;
 use crate::base::seqno::SeqNo;
 use crate::base::sync::MutexGuard;
 use crate::engine::Core;
@@ -25,28 +26,42 @@ use crate::version::invariants;
 
 /// A manifest is replaced by a fresh one once its edits take this many times its first record…
 const ROLLOVER_FACTOR: u64 = 4;
-/// …but not before it has this many bytes.
+/// …but not before it has this many bytes, or a sixteenth of the log's bound if that is less.
 const ROLLOVER_BYTES_MIN: u64 = 1 << 20;
 
 /// The manifest in force. Its lock orders all changes of versions and of the set of keyspaces.
 #[derive(Debug)]
 pub(crate) struct VersionSet {
-    /// `None` only during recovery.
+    /// `None` only during recovery, and if nothing is ever written.
     manifest: Option<ManifestWriter>,
     manifest_id: FileId,
     /// Size of the manifest when it held nothing but a snapshot.
     snapshot_bytes: u64,
+    /// What the manifest says of the log.
+    log_durable: SeqNo,
     pub(crate) next_keyspace: u32,
 }
 
 impl VersionSet {
-    pub(crate) fn new(next_keyspace: u32) -> VersionSet {
-        let manifest_id = FileId::default();
-        VersionSet { manifest: None, manifest_id, snapshot_bytes: 0, next_keyspace }
+    /// What was read from manifest `manifest_id`.
+    pub(crate) fn new(next_keyspace: u32, manifest_id: FileId) -> VersionSet {
+        VersionSet {
+            manifest: None,
+            manifest_id,
+            snapshot_bytes: 0,
+            log_durable: SeqNo::ZERO,
+            next_keyspace,
+        }
     }
 
-    /// Appends to `manifest` from now on, which `CURRENT` names.
-    pub(crate) fn put_in_force(&mut self, manifest: ManifestWriter, id: FileId) {
+    /// Appends to `manifest` from now on, which `CURRENT` names and `snapshot` begins.
+    pub(crate) fn put_in_force(
+        &mut self,
+        manifest: ManifestWriter,
+        id: FileId,
+        snapshot: &VersionEdit,
+    ) {
+        self.log_durable = snapshot.log_durable.unwrap_or_default();
         self.snapshot_bytes = manifest.bytes();
         self.manifest = Some(manifest);
         self.manifest_id = id;
@@ -89,6 +104,11 @@ impl Core {
         let removed: Vec<FileId> = edit.removed.iter().map(|(_, id)| *id).collect();
         let floor = flushed.map(|flushed| self.wal_floor(&state, flushed));
         let edit = VersionEdit { wal_floor: floor, keyspaces: vec![edit], ..self.stamp() };
+        if Planted::LogRemovedEarly.is_on() {
+            self.commit.append_lock().cut(floor.unwrap_or_default()).iter().for_each(|segment| {
+                self.remove_segment(segment.id);
+            });
+        }
         self.append_edit(&mut set, &edit)?;
         state.install(next, flushed);
         let gone = base
@@ -114,7 +134,25 @@ impl Core {
         let Some(manifest) = &mut set.manifest else {
             return Err(Error::internal("there is no manifest yet"));
         };
-        manifest.append(edit).map_err(|error| self.fail(error))
+        manifest.append(edit).map_err(|error| self.fail(error))?;
+        set.log_durable = set.log_durable.max(edit.log_durable.unwrap_or_default());
+        Ok(())
+    }
+
+    /// Notes in the manifest that the log is durable to its end: so damage there, where no later
+    /// record can bear witness, is told from the torn end that a crash leaves. And bears witness to
+    /// the last edit of the manifest itself: damage to this note costs nothing.
+    pub(crate) fn seal_log(&self) {
+        let mut set = self.versions.lock();
+        let edit = self.stamp();
+        let (known, snapshot_bytes) = (Some(set.log_durable), set.snapshot_bytes);
+        let Some(manifest) = &mut set.manifest else { return };
+        if edit.log_durable <= known && manifest.bytes() == snapshot_bytes {
+            return;
+        }
+        if let Err(error) = manifest.append(&edit) {
+            tracing::warn!(%error, "the log is durable, but the manifest does not say so");
+        }
     }
 
     /// An edit that states which numbers are in use.
@@ -122,6 +160,7 @@ impl Core {
         VersionEdit {
             next_file: Some(self.output.peek_file_id()),
             last_seqno: Some(self.visible()),
+            log_durable: Some(self.synced()),
             ..VersionEdit::default()
         }
     }
@@ -152,7 +191,8 @@ impl Core {
     /// Replaces the manifest by a fresh one once it has grown too long.
     pub(crate) fn roll_manifest_over(&self) -> Result<()> {
         let mut set = self.versions.lock();
-        let limit = (ROLLOVER_FACTOR * set.snapshot_bytes).max(ROLLOVER_BYTES_MIN);
+        let least = ROLLOVER_BYTES_MIN.min(self.config.wal_bytes / 16);
+        let limit = (ROLLOVER_FACTOR * set.snapshot_bytes).max(least);
         let bytes = set.manifest.as_ref().map_or(0, ManifestWriter::bytes);
         if bytes < limit || self.health.check_writable().is_err() {
             return Ok(());
@@ -173,7 +213,7 @@ impl Core {
         // From here on it is unknown which of the two is in force until both names are durable.
         install_current(fs, dir, self.db_id, id).map_err(|error| self.fail(error))?;
         let old = set.manifest_id;
-        set.put_in_force(manifest, id);
+        set.put_in_force(manifest, id, &snapshot);
         drop(set);
         if let Err(error) = fs.remove(&manifest_path(dir, old)) {
             tracing::warn!(%error, "an old manifest stays until the next open");

@@ -20,7 +20,7 @@ const RETRY_DELAY: Duration = Duration::from_millis(500);
 
 /// Starts the threads of a database.
 pub(crate) fn start(core: &Arc<Core>) -> Result<Vec<JoinHandle<()>>> {
-    if core.is_manual() {
+    if core.is_manual() || core.config.read_only {
         return Ok(Vec::new());
     }
     let mut lanes = vec![Lane::Log, Lane::Flush];

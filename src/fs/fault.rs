@@ -20,6 +20,7 @@ use crate::base::sync::Mutex;
 use crate::fs::DirEntry;
 use crate::fs::DirLock;
 use crate::fs::Fs;
+use crate::fs::LockMode;
 use crate::fs::ReadMode;
 use crate::fs::ReadableFile;
 use crate::fs::WritableFile;
@@ -383,8 +384,8 @@ impl Fs for FaultFs {
         self.faults.run(FaultOp::SyncDir, &[path], sync)
     }
 
-    fn lock(&self, path: &Path) -> Result<Box<dyn DirLock>> {
-        let lock = || self.inner.lock(path);
+    fn lock(&self, path: &Path, mode: LockMode) -> Result<Box<dyn DirLock>> {
+        let lock = || self.inner.lock(path, mode);
         self.faults.run(FaultOp::Lock, &[path], lock)
     }
 

@@ -31,6 +31,7 @@ use crate::base::sync::Mutex;
 use crate::fs::DirEntry;
 use crate::fs::DirLock;
 use crate::fs::Fs;
+use crate::fs::LockMode;
 use crate::fs::ReadMode;
 use crate::fs::ReadableFile;
 use crate::fs::WritableFile;
@@ -212,8 +213,10 @@ impl Fs for MemFs {
         self.with_tree("sync directory", path, |tree| tree.sync_dir(path))
     }
 
-    fn lock(&self, path: &Path) -> Result<Box<dyn DirLock>> {
-        if !self.exists(path)? {
+    fn lock(&self, path: &Path, mode: LockMode) -> Result<Box<dyn DirLock>> {
+        if self.exists(path)? {
+            self.with_tree("open", path, |tree| tree.file(path).map(drop))?;
+        } else if mode == LockMode::Exclusive {
             match self.create(path) {
                 // Another thread was faster.
                 Err(error) if error.io_kind() == Some(io::ErrorKind::AlreadyExists) => {}
@@ -221,7 +224,7 @@ impl Fs for MemFs {
             }
         }
         let directory = parent_of(path);
-        match self.with_tree("lock", path, |tree| tree.lock(directory))? {
+        match self.with_tree("lock", path, |tree| tree.lock(directory, mode))? {
             Some(id) => Ok(Box::new(MemLock { fs: self.clone(), directory: id })),
             None => Err(Error::Locked { path: directory.to_owned() }),
         }

@@ -66,6 +66,16 @@ pub enum ReadMode {
     Sequential,
 }
 
+/// Whom a lock on a directory keeps out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LockMode {
+    /// Everybody else: whoever writes.
+    Exclusive,
+    /// Whoever writes. Any number of readers may hold one at once.
+    Shared,
+}
+
 /// An entry of a directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -105,10 +115,13 @@ pub trait Fs: Debug + Send + Sync + 'static {
     fn exists(&self, path: &Path) -> Result<bool>;
     /// Makes creations, renames and removals in this directory durable.
     fn sync_dir(&self, path: &Path) -> Result<()>;
-    /// Locks the directory by the file `path` in it (created if missing; its content means
-    /// nothing). Fails with [`Error::Locked`](crate::Error::Locked) if any other lock on it lives,
+    /// Locks the directory by the file `path` in it, whose content means nothing. Fails with
+    /// [`Error::Locked`](crate::Error::Locked) if a lock on it lives that `mode` does not go with,
     /// in this process or another. Released on drop, and by the death of the process.
-    fn lock(&self, path: &Path) -> Result<Box<dyn DirLock>>;
+    ///
+    /// A missing file is created for an exclusive lock. A shared one creates and changes nothing:
+    /// without the file it is valid in this process only.
+    fn lock(&self, path: &Path, mode: LockMode) -> Result<Box<dyn DirLock>>;
     /// The directory's true name: absolute, with links resolved.
     fn canonical(&self, path: &Path) -> Result<PathBuf>;
 }

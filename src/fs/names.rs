@@ -21,8 +21,9 @@ pub(crate) const CURRENT_TMP: &str = "CURRENT.tmp";
 /// Name of the lock file.
 pub(crate) const LOCK: &str = "LOCK";
 
-/// Files with larger numbers are not ours: so no name makes numbers run out.
-const NUMBER_MAX: u64 = 1 << 62;
+/// A database that claims to have used larger numbers is damaged: between this and the largest that
+/// a name may have there is room for all files that will ever be.
+pub(crate) const NUMBER_USED_MAX: u64 = 1 << 61;
 
 /// A kind of file, with its number where it has one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,7 +42,9 @@ impl FileKind {
         let number = |digits: &str| -> Option<FileId> {
             let canonical = digits.len() >= 6 && digits.bytes().all(|b| b.is_ascii_digit());
             let id = FileId(digits.parse().ok()?);
-            (canonical && id.0 <= NUMBER_MAX && id.to_string() == digits).then_some(id)
+            // With a larger number it is not ours: so no name makes numbers run out.
+            let possible = canonical && id <= FileId::STORED_MAX;
+            (possible && id.to_string() == digits).then_some(id)
         };
         match name {
             CURRENT => return Some(FileKind::Current),

@@ -1,6 +1,6 @@
 //! The operating system's files.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs;
 use std::fs::File;
 use std::fs::OpenOptions;
@@ -19,6 +19,7 @@ use crate::base::sync::Mutex;
 use crate::fs::DirEntry;
 use crate::fs::DirLock;
 use crate::fs::Fs;
+use crate::fs::LockMode;
 use crate::fs::ReadMode;
 use crate::fs::ReadableFile;
 use crate::fs::WritableFile;
@@ -100,17 +101,27 @@ impl Fs for OsFs {
         system::sync_dir(path).map_err(|error| Error::io("sync directory", path, error))
     }
 
-    fn lock(&self, path: &Path) -> Result<Box<dyn DirLock>> {
+    fn lock(&self, path: &Path, mode: LockMode) -> Result<Box<dyn DirLock>> {
         let directory = parent_of(path);
-        let reservation = Reservation::new(self.canonical(directory)?, directory)?;
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(path)
-            .map_err(|error| Error::io("open", path, error))?;
-        match file.try_lock() {
-            Ok(()) => Ok(Box::new(OsLock { file, reservation })),
+        let reservation = Reservation::new(self.canonical(directory)?, directory, mode)?;
+        let file = match mode {
+            LockMode::Exclusive => {
+                OpenOptions::new().write(true).create(true).truncate(false).open(path)
+            }
+            LockMode::Shared => File::open(path),
+        };
+        let file = match file {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && mode == LockMode::Shared => {
+                return Ok(Box::new(OsLock { file: None, reservation }));
+            }
+            file => file.map_err(|error| Error::io("open", path, error))?,
+        };
+        let locked = match mode {
+            LockMode::Exclusive => file.try_lock(),
+            LockMode::Shared => file.try_lock_shared(),
+        };
+        match locked {
+            Ok(()) => Ok(Box::new(OsLock { file: Some(file), reservation })),
             Err(TryLockError::WouldBlock) => Err(Error::Locked { path: directory.to_owned() }),
             Err(TryLockError::Error(error)) => Err(Error::io("lock", path, error)),
         }
@@ -217,34 +228,46 @@ impl ReadableFile for OsReadable {
     }
 }
 
-/// True names of the directories that this process has locked. The system's lock on a file would
-/// suffice on most systems; but not on those that grant a process every lock it already has.
-static LOCKED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+/// True names of the directories that this process has locked, each with the number of readers, or
+/// 0 for a writer. The system's lock on a file would suffice on most systems; but not on those that
+/// grant a process every lock it already has.
+static LOCKED: Mutex<BTreeMap<PathBuf, usize>> = Mutex::new(BTreeMap::new());
 
-/// An entry in [`LOCKED`].
+/// A share of an entry in [`LOCKED`].
 #[derive(Debug)]
 struct Reservation(PathBuf);
 
 impl Reservation {
-    fn new(canonical: PathBuf, path: &Path) -> Result<Reservation> {
-        if LOCKED.lock().insert(canonical.clone()) {
-            Ok(Reservation(canonical))
-        } else {
-            Err(Error::Locked { path: path.to_owned() })
-        }
+    fn new(canonical: PathBuf, path: &Path, mode: LockMode) -> Result<Reservation> {
+        let mut locked = LOCKED.lock();
+        let readers = match (mode, locked.get(&canonical)) {
+            (LockMode::Exclusive, None) => 0,
+            (LockMode::Shared, None) => 1,
+            (LockMode::Shared, Some(readers)) if *readers > 0 => readers + 1,
+            _ => return Err(Error::Locked { path: path.to_owned() }),
+        };
+        locked.insert(canonical.clone(), readers);
+        Ok(Reservation(canonical))
     }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        LOCKED.lock().remove(&self.0);
+        let mut locked = LOCKED.lock();
+        match locked.get_mut(&self.0) {
+            Some(readers) if *readers > 1 => *readers -= 1,
+            _ => {
+                locked.remove(&self.0);
+            }
+        }
     }
 }
 
 /// Fields drop in this order: the file is unlocked before this process may lock it again.
 #[derive(Debug)]
 struct OsLock {
-    file: File,
+    /// `None` for a reader of a directory without the file.
+    file: Option<File>,
     #[expect(dead_code, reason = "held for its drop")]
     reservation: Reservation,
 }
@@ -255,7 +278,7 @@ impl Drop for OsLock {
     fn drop(&mut self) {
         // Closing would do, unless a child process has inherited the file. If this fails, closing
         // is all that is left.
-        let _ = self.file.unlock();
+        let _ = self.file.as_ref().map(File::unlock);
     }
 }
 

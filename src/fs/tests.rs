@@ -9,6 +9,7 @@ use crate::base::error::Result;
 use crate::fs::DirEntry;
 use crate::fs::FaultFs;
 use crate::fs::Fs;
+use crate::fs::LockMode;
 use crate::fs::MemFs;
 use crate::fs::OsFs;
 use crate::fs::ReadMode;
@@ -261,23 +262,26 @@ fn a_directory_is_locked_once_until_the_lock_is_dropped() {
         fs.create_dir_all(&dir).unwrap();
         fs.create_dir_all(&root.join("other")).unwrap();
         let path = dir.join("LOCK");
-        let lock = fs.lock(&path).unwrap();
+        let lock = fs.lock(&path, LockMode::Exclusive).unwrap();
         assert!(fs.exists(&path).unwrap());
         for again in [path.clone(), root.join("other").join("..").join("db").join("LOCK")] {
-            match fs.lock(&again).unwrap_err() {
+            match fs.lock(&again, LockMode::Exclusive).unwrap_err() {
                 Error::Locked { path } => assert_eq!(Some(path.as_path()), again.parent()),
                 error => panic!("{error}"),
             }
         }
-        let other = fs.lock(&root.join("other").join("LOCK")).unwrap();
+        let other = fs.lock(&root.join("other").join("LOCK"), LockMode::Exclusive).unwrap();
         drop(lock);
-        let lock = fs.lock(&path).unwrap();
-        assert!(fs.lock(&path).is_err());
+        let lock = fs.lock(&path, LockMode::Exclusive).unwrap();
+        assert!(fs.lock(&path, LockMode::Exclusive).is_err());
         drop((lock, other));
-        fs.lock(&path).unwrap();
+        fs.lock(&path, LockMode::Exclusive).unwrap();
         let nowhere = root.join("nowhere").join("LOCK");
-        assert!(fs.lock(&nowhere).is_err());
-        assert!(fs.lock(&nowhere).unwrap_err().io_kind() == Some(io::ErrorKind::NotFound));
+        assert!(fs.lock(&nowhere, LockMode::Exclusive).is_err());
+        assert!(
+            fs.lock(&nowhere, LockMode::Exclusive).unwrap_err().io_kind()
+                == Some(io::ErrorKind::NotFound)
+        );
     });
 }
 
@@ -288,11 +292,11 @@ fn links_to_a_locked_directory_are_locked_too() {
     let (dir, link) = (temp.path().join("dir"), temp.path().join("link"));
     OsFs.create_dir_all(&dir).unwrap();
     std::os::unix::fs::symlink(&dir, &link).unwrap();
-    let lock = OsFs.lock(&link.join("LOCK")).unwrap();
-    let again = OsFs.lock(&dir.join("LOCK"));
+    let lock = OsFs.lock(&link.join("LOCK"), LockMode::Exclusive).unwrap();
+    let again = OsFs.lock(&dir.join("LOCK"), LockMode::Exclusive);
     assert!(matches!(again, Err(Error::Locked { path }) if path == dir));
     drop(lock);
-    OsFs.lock(&dir.join("LOCK")).unwrap();
+    OsFs.lock(&dir.join("LOCK"), LockMode::Exclusive).unwrap();
     OsFs.create_dir_all(&link).unwrap();
     assert_eq!(OsFs.canonical(&link).unwrap(), OsFs.canonical(&dir).unwrap());
 }
@@ -305,13 +309,44 @@ fn the_lock_is_one_that_other_processes_see() {
     std::fs::write(&path, b"damaged").unwrap();
     let stranger = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
     stranger.try_lock().unwrap();
-    assert!(matches!(OsFs.lock(&path), Err(Error::Locked { .. })));
+    assert!(matches!(OsFs.lock(&path, LockMode::Exclusive), Err(Error::Locked { .. })));
     stranger.unlock().unwrap();
-    let lock = OsFs.lock(&path).unwrap();
+    let lock = OsFs.lock(&path, LockMode::Exclusive).unwrap();
+    assert!(stranger.try_lock().is_err());
+    drop(lock);
+    stranger.try_lock_shared().unwrap();
+    assert!(OsFs.lock(&path, LockMode::Exclusive).is_err());
+    let lock = OsFs.lock(&path, LockMode::Shared).unwrap();
     assert!(stranger.try_lock().is_err());
     drop(lock);
     stranger.try_lock().unwrap();
+    assert!(OsFs.lock(&path, LockMode::Shared).is_err());
     assert_eq!(std::fs::read(&path).unwrap(), b"damaged");
+}
+
+#[test]
+fn readers_share_a_lock_that_keeps_writers_out_and_creates_nothing() {
+    on_each(|fs, root| {
+        let dir = root.join("db");
+        fs.create_dir_all(&dir).unwrap();
+        let path = dir.join("LOCK");
+        for exists in [false, true] {
+            let first = fs.lock(&path, LockMode::Shared).unwrap();
+            let second = fs.lock(&path, LockMode::Shared).unwrap();
+            assert_eq!(fs.exists(&path).unwrap(), exists);
+            for reader in [first, second] {
+                let writer = fs.lock(&path, LockMode::Exclusive);
+                assert!(matches!(writer, Err(Error::Locked { .. })), "{writer:?}");
+                drop(reader);
+            }
+            let writer = fs.lock(&path, LockMode::Exclusive).unwrap();
+            let reader = fs.lock(&path, LockMode::Shared);
+            assert!(matches!(reader, Err(Error::Locked { .. })), "{reader:?}");
+            drop(writer);
+        }
+        let nowhere = root.join("nowhere").join("LOCK");
+        assert!(fs.lock(&nowhere, LockMode::Shared).is_err());
+    });
 }
 
 #[test]

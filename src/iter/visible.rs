@@ -295,6 +295,7 @@ fn is_live(trailer: Trailer) -> Result<bool> {
     match trailer.kind() {
         Some(ValueKind::Put) => Ok(true),
         Some(ValueKind::Delete) => Ok(false),
-        _ => Err(Error::unknown_kind(trailer.kind_byte())),
+        // What reads files and logs refuses such entries.
+        _ => Err(Error::internal(format!("an entry of kind {}", trailer.kind_byte()))),
     }
 }

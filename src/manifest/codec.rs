@@ -5,9 +5,9 @@
 //! 1 next file number  varint    1 number           varint     1 level              varint
 //! 2 last seqno        varint    3 name             bytes      3 file number        varint
 //! 3 log floor         varint    5 dropped          empty      5 size               varint
-//! 5 next keyspace     varint    6 flushed seqno    varint     7 uid                u64
-//! 7 keyspace          fields    7 SST added        fields     9 smallest key       trailer u64, bytes
-//!                               9 SST removed      fields    11 largest key        trailer u64, bytes
+//! 4 log durable       varint    6 flushed seqno    varint     7 uid                u64
+//! 5 next keyspace     varint    7 SST added        fields     9 smallest key       trailer u64, bytes
+//! 7 keyspace          fields    9 SST removed      fields    11 largest key        trailer u64, bytes
 //!                                                            13 seqnos             two varints
 //!                                                            14 entries            varint
 //!                                                            16 tombstones         varint
@@ -34,6 +34,9 @@ use crate::base::seqno::SeqNo;
 use crate::manifest::edit::KeyspaceEdit;
 use crate::manifest::edit::SstMeta;
 use crate::manifest::edit::VersionEdit;
+
+/// No file has so many entries or bytes.
+const AMOUNT_MAX: u64 = 1 << 52;
 
 /// Why an edit cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,7 +69,7 @@ fn put_key(out: &mut Vec<u8>, tag: u64, key: &InternalKey) {
     put_field(out, tag, &bytes);
 }
 
-pub(super) fn encode(edit: &VersionEdit) -> Vec<u8> {
+pub(crate) fn encode(edit: &VersionEdit) -> Vec<u8> {
     let mut out = Vec::new();
     if let Some(next_file) = edit.next_file {
         put_number(&mut out, 1, next_file.0);
@@ -76,6 +79,9 @@ pub(super) fn encode(edit: &VersionEdit) -> Vec<u8> {
     }
     if let Some(floor) = edit.wal_floor {
         put_number(&mut out, 3, floor.0);
+    }
+    if let Some(durable) = edit.log_durable {
+        put_number(&mut out, 4, durable.get());
     }
     if let Some(next_keyspace) = edit.next_keyspace {
         put_number(&mut out, 5, u64::from(next_keyspace));
@@ -142,6 +148,18 @@ impl<'a> Field<'a> {
         self.end(n)
     }
 
+    fn file(self) -> Result<FileId, BadEdit> {
+        let id = FileId(self.number()?);
+        let possible = id <= FileId::STORED_MAX;
+        if possible { Ok(id) } else { Err(BadEdit::Malformed("a file number is too large")) }
+    }
+
+    /// A count, or a number of bytes: small enough that those of all files can be added up.
+    fn amount(self) -> Result<u64, BadEdit> {
+        let n = self.number()?;
+        if n <= AMOUNT_MAX { Ok(n) } else { Err(BadEdit::Malformed("an amount is too large")) }
+    }
+
     fn number32(self) -> Result<u32, BadEdit> {
         u32::try_from(self.number()?).map_err(|_| BadEdit::Malformed("a number is too large"))
     }
@@ -182,7 +200,8 @@ impl<'a> Field<'a> {
 
 fn seqno(n: u64) -> Result<SeqNo, BadEdit> {
     let seqno = SeqNo::new(n);
-    if seqno.get() == n { Ok(seqno) } else { Err(BadEdit::Malformed("a seqno is too large")) }
+    let possible = n <= SeqNo::STORED_MAX.get();
+    if possible { Ok(seqno) } else { Err(BadEdit::Malformed("a seqno is too large")) }
 }
 
 /// A sequence of fields.
@@ -208,9 +227,10 @@ pub(super) fn decode(bytes: &[u8]) -> Result<VersionEdit, BadEdit> {
     let mut fields = Fields(Decoder::new(bytes));
     while let Some((tag, field)) = fields.next()? {
         match tag {
-            1 => edit.next_file = Some(FileId(field.number()?)),
+            1 => edit.next_file = Some(field.file()?),
             2 => edit.last_seqno = Some(field.seqno()?),
-            3 => edit.wal_floor = Some(FileId(field.number()?)),
+            3 => edit.wal_floor = Some(field.file()?),
+            4 => edit.log_durable = Some(field.seqno()?),
             5 => edit.next_keyspace = Some(field.number32()?),
             7 => edit.keyspaces.push(decode_keyspace(field.fields())?),
             _ => unknown(tag)?,
@@ -246,8 +266,8 @@ fn decode_sst(mut fields: Fields<'_>) -> Result<(u8, SstMeta), BadEdit> {
     while let Some((tag, field)) = fields.next()? {
         match tag {
             1 => level = Some(field.level()?),
-            3 => id = Some(FileId(field.number()?)),
-            5 => meta.bytes = field.number()?,
+            3 => id = Some(field.file()?),
+            5 => meta.bytes = field.amount()?,
             7 => meta.uid = field.u64()?,
             9 => meta.smallest = field.key()?,
             11 => meta.largest = field.key()?,
@@ -256,9 +276,9 @@ fn decode_sst(mut fields: Fields<'_>) -> Result<(u8, SstMeta), BadEdit> {
                 meta.min_seqno = seqno(seqnos.varint()?)?;
                 meta.max_seqno = seqno(seqnos.varint()?)?;
             }
-            14 => meta.entries = field.number()?,
-            16 => meta.tombstones = field.number()?,
-            18 => meta.raw_bytes = field.number()?,
+            14 => meta.entries = field.amount()?,
+            16 => meta.tombstones = field.amount()?,
+            18 => meta.raw_bytes = field.amount()?,
             20 => meta.oldest_tombstone_ms = field.number()?,
             _ => unknown(tag)?,
         }

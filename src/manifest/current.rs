@@ -10,6 +10,7 @@ use crate::base::ids::FileId;
 use crate::fs::Fs;
 use crate::fs::names::CURRENT;
 use crate::fs::names::CURRENT_TMP;
+use crate::fs::names::NUMBER_USED_MAX;
 use crate::manifest::CURRENT_FORMAT;
 use crate::manifest::reader::unusable_header;
 use crate::record::file;
@@ -47,5 +48,8 @@ pub(crate) fn read_current(fs: &dyn Fs, dir: &Path) -> Result<(DbId, FileId)> {
     }
     let header = FileHeader::decode(CURRENT_FORMAT, &content);
     let header = header.map_err(|unusable| unusable_header(&path, &unusable))?;
+    if header.file.0 > NUMBER_USED_MAX {
+        return Err(Error::corruption(&path, 0, "it names a manifest with an impossible number"));
+    }
     Ok((header.db, header.file))
 }

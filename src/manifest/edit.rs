@@ -53,6 +53,8 @@ pub(crate) struct VersionEdit {
     pub(crate) next_file: Option<FileId>,
     /// Sequence numbers up to here were used.
     pub(crate) last_seqno: Option<SeqNo>,
+    /// The log was on stable storage up to here: what is missing of it below is damage.
+    pub(crate) log_durable: Option<SeqNo>,
     /// The oldest log segment that is needed.
     pub(crate) wal_floor: Option<FileId>,
     /// No keyspace number from here on was used.

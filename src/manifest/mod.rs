@@ -25,17 +25,22 @@ mod codec;
 mod current;
 mod edit;
 mod reader;
+mod salvage;
 #[cfg(test)]
 mod tests;
 mod writer;
 
 pub(crate) use codec::decode_edit;
+#[cfg(any(test, feature = "testing"))]
+pub(crate) use codec::encode as encode_edit;
 pub(crate) use current::install_current;
 pub(crate) use current::read_current;
 pub(crate) use edit::KeyspaceEdit;
 pub(crate) use edit::SstMeta;
 pub(crate) use edit::VersionEdit;
 pub(crate) use reader::read_manifest;
+pub(crate) use salvage::SalvagedManifest;
+pub(crate) use salvage::salvage_manifest;
 pub(crate) use writer::ManifestWriter;
 
 use crate::record::header::Format;

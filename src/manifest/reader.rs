@@ -1,6 +1,7 @@
 //! Reads a manifest back.
 #![deny(clippy::indexing_slicing)]
 
+use std::io;
 use std::path::Path;
 
 use crate::base::error::Error;
@@ -33,7 +34,12 @@ pub(crate) fn read_manifest(
     db: DbId,
 ) -> Result<Vec<VersionEdit>> {
     let path = manifest_path(dir, id);
-    let content = file::read(fs, &path, u64::MAX)?.bytes;
+    let content = match file::read(fs, &path, u64::MAX) {
+        Err(error) if error.io_kind() == Some(io::ErrorKind::NotFound) => {
+            return Err(Error::corruption(&path, 0, "the file is missing, and CURRENT names it"));
+        }
+        content => content?.bytes,
+    };
     let header = FileHeader::decode(MANIFEST_FORMAT, &content);
     let header = header.map_err(|unusable| unusable_header(&path, &unusable))?;
     if header.db != db || header.file != id {
@@ -49,7 +55,10 @@ pub(crate) fn read_manifest(
             Decoded::Record(_) => {
                 return Err(Error::corruption(&path, offset, "a record is not next in number"));
             }
-            Decoded::End => break,
+            Decoded::End => {
+                check_tail(&path, context, &content, offset, "there are zeros between records")?;
+                break;
+            }
             Decoded::Invalid(what) => {
                 check_tail(&path, context, &content, offset, what)?;
                 break;
@@ -69,7 +78,7 @@ pub(crate) fn read_manifest(
     Ok(edits)
 }
 
-/// An invalid record is a torn append only if nothing valid follows.
+/// What is no record is the end, or a torn append, only if nothing valid follows.
 fn check_tail(
     path: &Path,
     context: Context,
@@ -80,7 +89,7 @@ fn check_tail(
     let rest = offset + 8..content.len() as u64;
     match record::scan_for_valid(context, content, rest, |_| true) {
         Scan::Nothing => Ok(()),
-        Scan::Found(..) | Scan::Undecidable => Err(Error::corruption(path, offset, what)),
+        Scan::Found(..) => Err(Error::corruption(path, offset, what)),
     }
 }
 

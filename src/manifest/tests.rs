@@ -36,7 +36,11 @@ fn new_fs() -> MemFs {
 }
 
 fn seqno() -> impl Strategy<Value = SeqNo> {
-    (0..1u64 << 56).prop_map(SeqNo::new)
+    (0..=SeqNo::STORED_MAX.get()).prop_map(SeqNo::new)
+}
+
+fn file_id() -> impl Strategy<Value = FileId> {
+    (0..=FileId::STORED_MAX.0).prop_map(FileId)
 }
 
 fn key() -> impl Strategy<Value = InternalKey> {
@@ -44,27 +48,30 @@ fn key() -> impl Strategy<Value = InternalKey> {
 }
 
 fn meta() -> impl Strategy<Value = SstMeta> {
-    let numbers = (any::<u64>(), any::<u64>(), any::<u64>(), any::<u64>(), any::<u64>());
-    (numbers, any::<[u64; 2]>(), key(), key(), seqno(), seqno()).prop_map(
-        |(n, m, smallest, largest, min_seqno, max_seqno)| SstMeta {
-            id: FileId(n.0),
-            bytes: n.1,
-            uid: n.2,
-            smallest,
-            largest,
-            min_seqno,
-            max_seqno,
-            entries: n.3,
-            tombstones: n.4,
-            raw_bytes: m[0],
-            oldest_tombstone_ms: m[1],
+    let amount = || 0..=1u64 << 52;
+    let numbers = (file_id(), amount(), any::<u64>(), amount(), amount());
+    (numbers, amount(), any::<u64>(), [key(), key()], [seqno(), seqno()]).prop_map(
+        |(n, raw_bytes, oldest_tombstone_ms, [smallest, largest], [min_seqno, max_seqno])| {
+            SstMeta {
+                id: n.0,
+                bytes: n.1,
+                uid: n.2,
+                smallest,
+                largest,
+                min_seqno,
+                max_seqno,
+                entries: n.3,
+                tombstones: n.4,
+                raw_bytes,
+                oldest_tombstone_ms,
+            }
         },
     )
 }
 
 fn keyspace_edit() -> impl Strategy<Value = KeyspaceEdit> {
     let added = prop::collection::vec((0..7u8, meta()), 0..4);
-    let removed = prop::collection::vec((0..7u8, any::<u64>().prop_map(FileId)), 0..4);
+    let removed = prop::collection::vec((0..7u8, file_id()), 0..4);
     let flushed = prop::option::of(seqno());
     (any::<u32>(), any::<Option<String>>(), any::<bool>(), flushed, added, removed).prop_map(
         |(id, name, dropped, flushed_seqno, added, removed)| KeyspaceEdit {
@@ -80,14 +87,47 @@ fn keyspace_edit() -> impl Strategy<Value = KeyspaceEdit> {
 
 fn edit() -> impl Strategy<Value = VersionEdit> {
     let keyspaces = prop::collection::vec(keyspace_edit(), 0..3);
-    (any::<u64>(), prop::option::of(seqno()), any::<Option<u64>>(), any::<Option<u32>>(), keyspaces)
-        .prop_map(|(next, last_seqno, floor, next_keyspace, keyspaces)| VersionEdit {
-            next_file: Some(FileId(next)),
+    let floor = prop::option::of(file_id());
+    (file_id(), prop::option::of(seqno()), floor, any::<Option<u32>>(), keyspaces).prop_map(
+        |(next, last_seqno, floor, next_keyspace, keyspaces)| VersionEdit {
+            next_file: Some(next),
             last_seqno,
-            wal_floor: floor.map(FileId),
+            log_durable: last_seqno.map(|seqno| SeqNo::new(seqno.get() / 2)),
+            wal_floor: floor,
             next_keyspace,
             keyspaces,
-        })
+        },
+    )
+}
+
+/// With a valid checksum, which whoever means harm can compute as well.
+#[test]
+fn numbers_that_leave_no_room_for_more_are_refused() {
+    let sst = |meta: SstMeta| {
+        let mut keyspace = KeyspaceEdit::new(KeyspaceId(0));
+        keyspace.added.push((0, meta));
+        VersionEdit { keyspaces: vec![keyspace], ..VersionEdit::default() }
+    };
+    let file = Some(FileId(u64::MAX));
+    for edit in [
+        VersionEdit { next_file: file, ..VersionEdit::default() },
+        VersionEdit { wal_floor: file, ..VersionEdit::default() },
+        VersionEdit { last_seqno: Some(SeqNo::MAX), ..VersionEdit::default() },
+        VersionEdit { log_durable: Some(SeqNo::MAX), ..VersionEdit::default() },
+        sst(SstMeta { id: FileId(u64::MAX), ..SstMeta::default() }),
+        sst(SstMeta { bytes: u64::MAX, ..SstMeta::default() }),
+        sst(SstMeta { entries: u64::MAX, ..SstMeta::default() }),
+        sst(SstMeta { tombstones: u64::MAX, ..SstMeta::default() }),
+        sst(SstMeta { raw_bytes: u64::MAX, ..SstMeta::default() }),
+        sst(SstMeta { max_seqno: SeqNo::MAX, ..SstMeta::default() }),
+    ] {
+        let decoded = codec::decode(&codec::encode(&edit));
+        assert!(matches!(decoded, Err(codec::BadEdit::Malformed(_))), "{edit:?}");
+    }
+    let fs = MemFs::new();
+    fs.create_dir_all(&dir()).unwrap();
+    install_current(&fs, &dir(), DB, FileId(u64::MAX)).unwrap();
+    assert!(matches!(read_current(&fs, &dir()), Err(Error::Corruption { .. })));
 }
 
 fn numbered(n: u64) -> VersionEdit {
@@ -179,6 +219,27 @@ fn every_flipped_byte_of_a_manifest_is_a_prefix_or_an_error() {
                 assert_eq!(file, path);
             }
             Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+/// A lost block reads as zeros, which look like the end; but no append follows one that failed.
+#[test]
+fn zeros_between_records_of_a_manifest_are_no_end() {
+    let fs = new_fs();
+    write(&fs, 4);
+    let path = manifest_path(&dir(), ID);
+    let bytes = content(&fs, &path);
+    let last = bytes.len() - codec::encode(&numbered(4)).len().next_multiple_of(8) - 24;
+    for start in 0..bytes.len() {
+        for len in [24, 100, 512] {
+            let mut zeroed = bytes.clone();
+            zeroed[start..(start + len).min(bytes.len())].fill(0);
+            if let Ok(edits) = read_manifest(&with_file(&path, &zeroed), &dir(), ID, DB) {
+                let lost = zeroed != bytes && start + len <= last;
+                assert!(!lost, "{len} zeros at {start} went unnoticed");
+                assert!((1..).zip(&edits).all(|(n, edit)| *edit == numbered(n)));
+            }
         }
     }
 }

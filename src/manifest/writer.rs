@@ -6,6 +6,7 @@ use crate::base::error::Error;
 use crate::base::error::Result;
 use crate::base::ids::DbId;
 use crate::base::ids::FileId;
+use crate::base::planted::Planted;
 use crate::fs::Fs;
 use crate::fs::WritableFile;
 use crate::fs::names::manifest_path;
@@ -74,7 +75,10 @@ impl ManifestWriter {
         let mut bytes = Vec::with_capacity(payload.len() + 64);
         let stamp = Stamp { seqno: self.records + 1, lag: LAG_UNKNOWN };
         record::encode_into(&mut bytes, self.context, self.bytes, stamp, &payload);
-        let result = self.file.write_at(self.bytes, &bytes).and_then(|()| self.file.sync_data());
+        let mut result = self.file.write_at(self.bytes, &bytes);
+        if result.is_ok() && !Planted::ManifestNotSynced.is_on() {
+            result = self.file.sync_data();
+        }
         if let Err(error) = result {
             self.failed = Some(error.clone());
             return Err(error);

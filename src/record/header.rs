@@ -101,6 +101,9 @@ impl FileHeader {
         if version > format.version {
             return Err(Unusable::Newer(version));
         }
+        if file > FileId::STORED_MAX {
+            return Err(Unusable::Damaged("its number is impossible"));
+        }
         Ok(FileHeader { db, file, extra })
     }
 }

@@ -26,11 +26,13 @@
 
 use std::ops::Range;
 
+use crate::base::checksum::RangeChecksums;
 use crate::base::checksum::RecordChecksum;
 use crate::base::coding::Decoder;
 use crate::base::coding::Malformed;
 use crate::base::ids::DbId;
 use crate::base::ids::FileId;
+use crate::base::planted::Planted;
 
 pub(crate) mod file;
 pub(crate) mod header;
@@ -46,8 +48,8 @@ const ALIGN: u64 = 8;
 pub(crate) const LAG_UNKNOWN: u32 = u32::MAX;
 /// Longest payload.
 pub(crate) const PAYLOAD_LEN_MAX: usize = (1 << 31) - 1;
-/// A scan gives up after checksumming this many times the length of the file: bytes that were made
-/// to look like records must not make recovery quadratic.
+/// Bytes that look like records without being any must not make a scan quadratic. It checksums them
+/// one by one up to this many times the length of the file; then it prepares to do it faster.
 const SCAN_EFFORT: u64 = 4;
 
 /// Which file a record belongs to, as the checksum sees it.
@@ -60,6 +62,7 @@ impl Context {
     /// Two files of one database differ in few neighbouring bits, a difference that a CRC never
     /// misses: a stale record of a recycled file is rejected for certain, not only very likely.
     pub(crate) fn new(db: DbId, file: FileId) -> Context {
+        let file = if Planted::ForeignRecord.is_on() { FileId(0) } else { file };
         Context(db.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ file.0)
     }
 }
@@ -211,14 +214,11 @@ pub(crate) enum Scan {
     Found(u64, Record),
     /// There is none.
     Nothing,
-    /// So many bytes look like records and are none that the search was given up.
-    Undecidable,
 }
 
 /// Looks for the first valid record that starts within `offsets` and whose stamp is `plausible`.
 ///
-/// Linear in the length of `bytes`: only what looks like a record is checksummed, and of that no
-/// more than a fixed multiple of the file's length.
+/// Linear in the length of `bytes`, whatever they are: only what looks like a record is checksummed.
 pub(crate) fn scan_for_valid(
     context: Context,
     bytes: &[u8],
@@ -226,22 +226,30 @@ pub(crate) fn scan_for_valid(
     plausible: impl Fn(Stamp) -> bool,
 ) -> Scan {
     let mut effort = SCAN_EFFORT * bytes.len() as u64;
+    let mut ranges = None;
     let mut offset = offsets.start.next_multiple_of(ALIGN);
     while offset < offsets.end {
         let rest = usize::try_from(offset).ok().and_then(|at| bytes.get(at..));
         let Some((header, body)) = rest.and_then(<[u8]>::split_first_chunk) else {
             break;
         };
-        let len = Frame::parse(header)
-            .ok()
-            .filter(|frame| frame.reserved == 0 && plausible(frame.stamp))
-            .map_or(0, |frame| frame.len);
-        if (1..=body.len()).contains(&len) {
-            let Some(left) = effort.checked_sub(framed_len(len)) else {
-                return Scan::Undecidable;
+        let frame = Frame::parse(header).ok().filter(|frame| {
+            let fits = (1..=body.len()).contains(&frame.len);
+            fits && frame.reserved == 0 && plausible(frame.stamp)
+        });
+        if let Some(frame) = frame {
+            let may_match = if let Some(left) = effort.checked_sub(framed_len(frame.len)) {
+                effort = left;
+                true
+            } else {
+                let ranges = ranges.get_or_insert_with(|| RangeChecksums::new(bytes));
+                let start = bytes.len() - body.len();
+                let payload = ranges.of(start..start + frame.len);
+                let (_, covered) = header.split_at(4);
+                let crc = RecordChecksum::new(context.0, offset).update(covered);
+                crc.update_with(payload, frame.len as u64).finish() == frame.crc
             };
-            effort = left;
-            if let Decoded::Record(record) = decode_at(context, bytes, offset) {
+            if may_match && let Decoded::Record(record) = decode_at(context, bytes, offset) {
                 return Scan::Found(offset, record);
             }
         }

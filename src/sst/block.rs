@@ -12,6 +12,7 @@ use crate::base::coding::Malformed;
 use crate::base::coding::put_varint;
 use crate::base::compression::Compression;
 use crate::base::compression::decompress_lz4;
+use crate::base::planted::Planted;
 use crate::base::slice::COPY_LEN_MAX;
 use crate::base::slice::Slice;
 
@@ -98,7 +99,8 @@ pub(super) fn check(
 ) -> Result<(&[u8], Compression), Malformed> {
     let (body, sum) =
         stored.split_last_chunk::<8>().ok_or(Malformed("a block is shorter than its trailer"))?;
-    if block_checksum(uid, offset, body) != u64::from_le_bytes(*sum) {
+    let matches = block_checksum(uid, offset, body) == u64::from_le_bytes(*sum);
+    if !matches && !Planted::ChecksumIgnored.is_on() {
         return Err(Malformed("a block does not match its checksum"));
     }
     let (payload, [stored_kind, compression]) =

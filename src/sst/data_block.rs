@@ -35,6 +35,8 @@ const FLAG_ONE_TRAILER: u8 = 2;
 
 const TOO_SHORT: Malformed = Malformed("a data block is shorter than it claims");
 const BAD_ENTRY: Malformed = Malformed("an entry exceeds its data block");
+const UNKNOWN_KIND: Malformed =
+    Malformed("an entry is of a kind that this version of esker does not read");
 
 /// Where the parts of one entry lie in the payload of its block.
 #[derive(Clone, Copy, Debug, Default)]
@@ -105,6 +107,9 @@ impl EntryTable {
         };
         if value_at > end {
             return Err(BAD_ENTRY);
+        }
+        if !trailer.is_readable() {
+            return Err(UNKNOWN_KIND);
         }
         Ok(EntrySpan { key_at, key_end, value_at, end, trailer })
     }

@@ -110,6 +110,13 @@ impl<'a> IndexBlock<'a> {
         Ok(self.continues(i) && self.separator(i)? == user)
     }
 
+    /// Is the redundancy of separator `i` (head, shared prefix) what it says?
+    pub(super) fn entry_is_consistent(&self, i: usize) -> bool {
+        let shared = self.separator(0).ok().and_then(|first| first.get(..self.shared_len));
+        let suffix = shared.and_then(|shared| self.separator(i).ok()?.strip_prefix(shared));
+        suffix.is_some_and(|suffix| self.heads.get(i) == Some(&head8(suffix).to_le_bytes()))
+    }
+
     /// Where block `i` lies.
     #[inline]
     pub(super) fn block(&self, i: usize) -> Result<BlockHandle, Malformed> {

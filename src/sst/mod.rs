@@ -64,8 +64,11 @@ mod filter;
 mod footer;
 mod index_block;
 mod iter;
+#[cfg(any(test, feature = "testing"))]
+pub(crate) mod parts;
 mod properties;
 mod reader;
+mod salvage;
 mod top_index;
 mod verify;
 mod writer;
@@ -76,5 +79,6 @@ mod tests;
 pub(crate) use iter::SstIter;
 pub(crate) use reader::SstExpectation;
 pub(crate) use reader::SstReader;
+pub(crate) use salvage::SalvageIter;
 pub(crate) use writer::SstSummary;
 pub(crate) use writer::SstWriter;

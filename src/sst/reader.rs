@@ -364,6 +364,11 @@ impl SstReader {
         fetch(file, &self.path, self.uid, handle, kind, self.bytes)
     }
 
+    /// The footer as it is read through `file`, and where it lies.
+    pub(super) fn read_footer_from(&self, file: &dyn ReadableFile) -> Result<(Footer, u64)> {
+        read_footer(file, &self.path)
+    }
+
     pub(super) fn file(&self) -> &dyn ReadableFile {
         &*self.file
     }
@@ -404,7 +409,7 @@ fn newer(path: &Path, found: u32) -> Error {
 }
 
 /// The footer of a file, and where it lies.
-fn read_footer(file: &dyn ReadableFile, path: &Path) -> Result<(Footer, u64)> {
+pub(super) fn read_footer(file: &dyn ReadableFile, path: &Path) -> Result<(Footer, u64)> {
     let too_short = Malformed("it is too short for an SST");
     let at = file.len().checked_sub(FOOTER_LEN as u64);
     let at = at.ok_or_else(|| damaged(path, 0, too_short))?;
@@ -418,7 +423,7 @@ fn read_footer(file: &dyn ReadableFile, path: &Path) -> Result<(Footer, u64)> {
 }
 
 /// Reads, verifies and decompresses a block that must end by `end`.
-fn fetch(
+pub(super) fn fetch(
     file: &dyn ReadableFile,
     path: &Path,
     uid: u64,

@@ -49,12 +49,14 @@ impl SstReader {
             file,
             seen: SstCheck { min_seqno: SeqNo::MAX, ..SstCheck::default() },
             end: 0,
+            behind: Vec::new(),
         };
         for p in 0..self.top().len() {
             if let Some(partition) = self.top().partition(p) {
                 pass.partition(p, partition)?;
             }
         }
+        pass.tail()?;
         let mut seen = pass.seen;
         if seen.entries == 0 {
             seen.min_seqno = SeqNo::ZERO;
@@ -99,6 +101,8 @@ struct Pass<'a> {
     seen: SstCheck,
     /// Where the last data block ended.
     end: u64,
+    /// The blocks behind the data blocks.
+    behind: Vec<BlockHandle>,
 }
 
 impl Pass<'_> {
@@ -106,15 +110,47 @@ impl Pass<'_> {
         self.reader.fetch_from(self.file, handle, kind)
     }
 
+    fn fetch_behind(&mut self, handle: BlockHandle, kind: BlockKind) -> Result<Arc<[u8]>> {
+        self.behind.push(handle);
+        self.fetch(handle, kind)
+    }
+
+    /// What the reader read when it was opened is read again, since the file may have been damaged
+    /// after that; and nothing but padding lies between the blocks.
+    fn tail(&mut self) -> Result<()> {
+        let (reader, file) = (self.reader, self.file);
+        let (footer, footer_at) = reader.read_footer_from(file)?;
+        let same = ensure(footer.uid == reader.uid(), "another file has taken its place");
+        reader.whole(footer_at, same)?;
+        self.fetch_behind(footer.properties, BlockKind::Properties)?;
+        self.fetch_behind(footer.top, BlockKind::Top)?;
+        self.behind.sort_unstable_by_key(|handle| handle.offset);
+        let mut at = self.end;
+        for handle in &self.behind {
+            self.padding(at, handle.offset)?;
+            at = handle.end();
+        }
+        self.padding(at, footer_at)
+    }
+
+    fn padding(&self, from: u64, to: u64) -> Result<()> {
+        let len = to.checked_sub(from).filter(|len| *len < filter::LINE_LEN as u64);
+        let len = len.ok_or(Malformed("blocks overlap or leave a gap"));
+        let mut padding = vec![0; self.reader.whole(from, len)? as usize];
+        self.file.read_at(from, &mut padding)?;
+        let zeros = padding.iter().all(|byte| *byte == 0);
+        self.reader.whole(from, ensure(zeros, "the padding between blocks is not zero"))
+    }
+
     fn partition(&mut self, p: usize, partition: &Partition) -> Result<()> {
         let reader = self.reader;
         let at = partition.index.offset;
-        let index = self.fetch(partition.index, BlockKind::Index)?;
+        let index = self.fetch_behind(partition.index, BlockKind::Index)?;
         let index = reader.whole(at, IndexBlock::parse(&index))?;
         let filter = if partition.filter.is_none() {
             None
         } else {
-            Some(self.fetch(partition.filter, BlockKind::Filter)?)
+            Some(self.fetch_behind(partition.filter, BlockKind::Filter)?)
         };
         let agrees = || {
             ensure(
@@ -130,6 +166,9 @@ impl Pass<'_> {
             let handle = reader.whole(at, index.block(i))?;
             let contiguous = ensure(handle.offset == self.end, "data blocks leave a gap");
             reader.whole(at, contiguous)?;
+            let consistent =
+                ensure(index.entry_is_consistent(i), "the head of a separator does not fit it");
+            reader.whole(at, consistent)?;
             self.end = handle.end();
             let payload = self.fetch(handle, BlockKind::Data)?;
             let result = self.block(&payload, &index, i, filter.as_deref());

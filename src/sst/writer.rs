@@ -5,6 +5,7 @@ use std::cmp::Ordering;
 use crate::base::coding::put_varint;
 use crate::base::compression::Compression;
 use crate::base::compression::compress_lz4;
+use crate::base::error::Error;
 use crate::base::error::Result;
 use crate::base::ids::KeyspaceId;
 use crate::base::key::InternalKey;
@@ -13,6 +14,7 @@ use crate::base::key::KeyHash;
 use crate::base::key::KeyRef;
 use crate::base::key::Trailer;
 use crate::base::options::SstOptions;
+use crate::base::planted::Planted;
 use crate::base::seqno::SeqNo;
 use crate::base::value::ValueKind;
 use crate::fs::WritableFile;
@@ -137,8 +139,8 @@ impl SstWriter {
     }
 
     /// Cuts index partitions after so many blocks, so that a small file has several.
-    #[cfg(test)]
-    pub(super) fn set_partition_blocks_max(&mut self, blocks: usize) {
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn set_partition_blocks_max(&mut self, blocks: usize) {
         self.partition_blocks_max = blocks;
     }
 
@@ -151,21 +153,19 @@ impl SstWriter {
 
     /// Adds an entry.
     ///
-    /// # Panics
-    /// If `key` does not sort after all before it, or is longer than a key can be: going on would
-    /// write a file that lies.
+    /// # Errors
+    /// `Io`; and `Internal` if `key` does not sort after all before it, or is longer than a key can
+    /// be: going on would write a file that lies. What a compaction read may be to blame.
     pub(crate) fn add(&mut self, key: KeyRef<'_>, value: &[u8]) -> Result<()> {
         let first = self.properties.entries == 0;
         let order = self.last_user.as_slice().cmp(key.user);
         let same_user = !first && order == Ordering::Equal;
-        assert!(
-            first || order == Ordering::Less || (same_user && key.trailer < self.last_trailer),
-            "entries of an SST must be added in order"
-        );
-        assert!(
-            key.user.len() <= KEY_LEN_MAX && value.len() <= ENTRY_LEN_MAX - KEY_LEN_MAX,
-            "an entry is too large for an SST"
-        );
+        if !(first || order == Ordering::Less || (same_user && key.trailer < self.last_trailer)) {
+            return Err(Error::internal("entries of an SST were added out of order"));
+        }
+        if key.user.len() > KEY_LEN_MAX || value.len() > ENTRY_LEN_MAX - KEY_LEN_MAX {
+            return Err(Error::internal("an entry is too large for an SST"));
+        }
         if !self.block.is_empty()
             && self.block.size_with(key.user, value) > self.options.block_bytes
         {
@@ -351,7 +351,11 @@ impl SstWriter {
         let footer = Footer { properties, top: self.append(&top, BlockKind::Top)?, uid: self.uid };
         footer.encode(self.position(), &mut self.out);
         self.write_out()?;
-        self.file.sync_data()?;
+        // Gives back what was reserved behind the end.
+        self.file.set_len(self.out_at)?;
+        if !Planted::SstNotSynced.is_on() {
+            self.file.sync_data()?;
+        }
         let properties = self.properties;
         Ok(SstSummary {
             bytes: self.out_at,

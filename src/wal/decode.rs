@@ -94,7 +94,7 @@ impl Decode {
             op.map_err(|malformed| format!("a record holds no batch: {}", malformed.0))?;
             ops += 1;
         }
-        if expected.get().saturating_add(ops) > SeqNo::MAX.get() {
+        if expected.get().saturating_add(ops) > SeqNo::STORED_MAX.get() {
             return Err("the sequence numbers exceed the limit".to_owned());
         }
         self.records.push(LogRecord { seqno: expected, payload });

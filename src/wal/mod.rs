@@ -61,9 +61,11 @@
 mod buffer;
 mod catalog;
 mod decode;
+mod given_up;
 mod proof;
 mod recovery;
 mod reopen;
+mod salvage;
 mod segment;
 mod sync;
 
@@ -74,11 +76,16 @@ pub(crate) use buffer::LogBuffer;
 pub(crate) use buffer::LogMark;
 pub(crate) use buffer::PendingWrites;
 pub(crate) use decode::LogRecord;
+pub use given_up::GivenUp;
 pub(crate) use recovery::LogSource;
 pub(crate) use recovery::RecoveredLog;
 pub(crate) use recovery::recover;
 pub(crate) use reopen::ReopenedLog;
 pub(crate) use reopen::reopen;
+pub(crate) use salvage::FoundLog;
+pub(crate) use salvage::FoundSegment;
+pub(crate) use salvage::find_segments;
+pub(crate) use salvage::salvage_segment;
 pub(crate) use segment::FORMAT;
 pub(crate) use segment::PreparedSegment;
 pub(crate) use segment::prepare_segment;

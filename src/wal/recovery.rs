@@ -25,8 +25,10 @@ use crate::wal::catalog::Start;
 use crate::wal::decode::Decode;
 use crate::wal::decode::LogRecord;
 use crate::wal::decode::Stop;
+use crate::wal::given_up::GivenUp;
 use crate::wal::proof::Mark;
 use crate::wal::proof::Proof;
+use crate::wal::salvage::salvage;
 use crate::wal::segment::RECORDS_START;
 use crate::wal::segment::SegmentHeader;
 
@@ -57,14 +59,6 @@ pub(crate) struct LiveSegment {
     pub(crate) bytes: u64,
     /// Where its records end.
     pub(crate) end: u64,
-}
-
-/// Where and why a damaged log was cut.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct GivenUp {
-    pub(crate) file: PathBuf,
-    pub(crate) offset: u64,
-    pub(crate) what: String,
 }
 
 /// What [`recover`] found.
@@ -112,6 +106,14 @@ pub(crate) fn recover(
     replay.run(&chain, visit)?;
     let mut log = replay.log;
     log.unproven = replay.proof.unproven();
+    if log.given_up.is_some()
+        && let Some(tail) = log.segments.last()
+    {
+        // All of the damaged segment is written anew, so that it can be set aside.
+        let all = Mark { id: tail.id, offset: 0, next: tail.first_seqno };
+        let is_before = |mark: &Mark| (mark.id, mark.offset) < (all.id, all.offset);
+        log.unproven = log.unproven.filter(is_before).or(Some(all));
+    }
     sort_out(&catalog, &mut log);
     Ok(log)
 }
@@ -161,8 +163,8 @@ impl Replay<'_> {
         let mut following = chain.iter().skip(1);
         for header in chain {
             let end = following.next().map(|next| next.prev_end);
-            if !self.log.segments.is_empty() && header.first_seqno < self.next_seqno {
-                let damage = self.goes_back(header);
+            if !self.log.segments.is_empty() && !self.continues(header) {
+                let damage = self.does_not_continue(header);
                 return self.settle(Some(damage));
             }
             let path = self.path(header.id);
@@ -205,13 +207,52 @@ impl Replay<'_> {
         match self.source.mode {
             Recovery::Strict => Err(Error::corruption(&file, offset, what)),
             Recovery::ToLastConsistentPoint => {
-                self.log.given_up = Some(GivenUp { file, offset, what });
+                let first_seqno = self.next_seqno;
+                let given_up = GivenUp { file, offset, what, first_seqno, ..GivenUp::default() };
+                self.log.given_up = Some(self.survey(given_up)?);
                 Ok(())
             }
         }
     }
 
-    fn goes_back(&self, header: &SegmentHeader) -> Damage {
+    /// Looks at everything behind the log's end, and notes how much that is.
+    fn survey(&self, mut given_up: GivenUp) -> Result<GivenUp> {
+        let tail = self.log.tail.unwrap_or_default();
+        let at_tail = self.catalog.segments.get_key_value(&tail.0).map(|(id, found)| (*id, *found));
+        for (id, found) in at_tail.into_iter().chain(self.catalog.after(tail.0)) {
+            if found.start == Start::Foreign {
+                continue;
+            }
+            let read = file::read(self.source.fs, &self.path(id), u64::MAX)?;
+            let from = if id == tail.0 { tail.1 } else { RECORDS_START };
+            let behind = from..read.zero_from as u64;
+            if behind.is_empty() {
+                continue;
+            }
+            let context = Context::new(self.source.db, id);
+            let salvaged = salvage(context, &Bytes::from(read.bytes), behind.clone());
+            let started_at = match found.start {
+                Start::Started(header) if id != tail.0 => header.first_seqno.get().checked_sub(1),
+                _ => None,
+            };
+            let last = salvaged.last_seqno().max(started_at.map(SeqNo::new));
+            given_up.last_seqno =
+                given_up.last_seqno.max(last.filter(|last| *last >= given_up.first_seqno));
+            given_up.batches += salvaged.records.len() as u64;
+            given_up.bytes += behind.end - behind.start;
+            given_up.kept.push(self.path(id));
+        }
+        Ok(given_up)
+    }
+
+    /// Can the segment follow what was read so far? Numbers are skipped only by a segment that
+    /// states that all in front of it is durable.
+    fn continues(&self, header: &SegmentHeader) -> bool {
+        let first = header.first_seqno;
+        first == self.next_seqno || (first > self.next_seqno && header.durable.plus(1) >= first)
+    }
+
+    fn does_not_continue(&self, header: &SegmentHeader) -> Damage {
         Damage {
             file: self.path(header.id),
             offset: 0,
@@ -346,10 +387,6 @@ impl Replay<'_> {
                 let claim = durable(SeqNo::new(record.stamp.durable().unwrap_or_default()));
                 Some(format!("the record at offset {offset} of {} {claim}", name(id)))
             }
-            Scan::Undecidable => Some(format!(
-                "too much of {} looks like records to tell whether a crash did it",
-                name(id)
-            )),
         }
     }
 

@@ -9,6 +9,7 @@
 
 use crate::base::error::Error;
 use crate::base::error::Result;
+use crate::base::ids::DbId;
 use crate::base::ids::FileId;
 use crate::base::seqno::SeqNo;
 use crate::fs::names::wal_path;
@@ -137,6 +138,14 @@ pub(crate) fn reopen(
         last.end = prev_end;
         last.last_seqno = SeqNo::new(takeover.first_seqno.get().saturating_sub(1));
     }
+    if log.given_up.is_some()
+        && segments.last().is_some_and(|last| Some(last.id) == log.tail.map(|(id, _)| id))
+    {
+        // Nothing of the damaged segment is needed once the manifest names the new one as the
+        // log's first.
+        segments.pop();
+    }
+    let kept = segments.len();
     segments.push(LiveSegment {
         id: prepared.id,
         first_seqno,
@@ -144,7 +153,7 @@ pub(crate) fn reopen(
         bytes: prepared.bytes,
         end: copied_to,
     });
-    let superseded = log.segments.iter().skip(takeover.keep).map(|live| live.id);
+    let superseded = log.segments.iter().skip(kept).map(|live| live.id);
     let others = log.dropped.iter().chain(&log.debris).copied();
     let unused = superseded.chain(others).filter(|id| *id != prepared.id).collect();
     let end = LogMark { position: LogPosition::default(), seqno: last_seqno };
@@ -157,6 +166,16 @@ pub(crate) fn reopen(
 }
 
 impl ReopenedLog {
+    /// A log that is never written to.
+    pub(crate) fn for_reading(db: DbId, log: &RecoveredLog, last: SeqNo) -> ReopenedLog {
+        ReopenedLog {
+            buffer: LogBuffer::new(db),
+            end: LogMark { position: LogPosition::default(), seqno: last },
+            segments: log.segments.clone(),
+            unused: Vec::new(),
+        }
+    }
+
     /// Were sequence numbers skipped behind records that the new segment took over?
     pub(crate) fn needs_segment(&self) -> bool {
         self.buffer.has_no_segment()

@@ -56,7 +56,7 @@ impl SegmentHeader {
     pub(super) fn decode(bytes: &[u8]) -> Result<SegmentHeader, Unusable> {
         let header = FileHeader::decode(FORMAT, bytes)?;
         let [prev, prev_end, first_seqno, durable] = header.extra;
-        if first_seqno > SeqNo::MAX.get() || durable > SeqNo::MAX.get() {
+        if first_seqno.max(durable) > SeqNo::STORED_MAX.get() {
             return Err(Unusable::Damaged("its sequence numbers exceed the limit"));
         }
         if prev != 0 && (prev >= header.file.0 || prev_end < RECORDS_START) {

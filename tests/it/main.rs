@@ -12,6 +12,7 @@ mod concurrency;
 mod keyspaces;
 mod options;
 mod ranges;
+mod read_only;
 mod recovery;
 mod regressions;
 mod snapshots;

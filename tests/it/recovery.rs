@@ -11,10 +11,10 @@ use esker::WriteBatch;
 use esker::fs::CrashMode;
 use esker::fs::Fs;
 use esker::fs::MemFs;
-use esker::fs::ReadMode;
 
 use crate::support::DIR;
 use crate::support::TestDb;
+use crate::support::contents;
 use crate::support::key;
 use crate::support::tiny;
 use crate::support::value;
@@ -136,18 +136,6 @@ fn damage_in_the_log_is_named_and_nothing_is_changed() {
     let wal = fs.list(dir).unwrap().into_iter().find(|entry| entry.name.ends_with(".wal")).unwrap();
     let path = dir.join(&wal.name);
     fs.open_writable(&path).unwrap().write_at(200, b"damage").unwrap();
-    let contents = |fs: &MemFs| -> Vec<(String, Vec<u8>)> {
-        let entries = fs.list(dir).unwrap();
-        entries
-            .into_iter()
-            .map(|entry| {
-                let file = fs.open(&dir.join(&entry.name), ReadMode::Pread).unwrap();
-                let mut bytes = vec![0; file.len() as usize];
-                file.read_at(0, &mut bytes).unwrap();
-                (entry.name, bytes)
-            })
-            .collect()
-    };
     let before = contents(&fs);
     let error = tiny().fs(Arc::new(fs.clone())).open(DIR).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corruption);
@@ -160,6 +148,65 @@ fn damage_in_the_log_is_named_and_nothing_is_changed() {
     assert!(after.iter().count() < 100);
     db.reopen();
     assert_eq!(db.iter().count(), 100);
+}
+
+#[test]
+fn what_is_given_up_is_told_exactly_and_kept_aside() {
+    let db = TestDb::with(tiny().memtable_bytes(64 << 10).memory_budget(4 << 20));
+    for i in 0..600 {
+        db.put(key(i), value(i, 0)).unwrap();
+    }
+    let dir = Path::new(DIR);
+    let pristine = db.fs.crash_clone(CrashMode::KeepAll, 0);
+    let wals: Vec<_> =
+        contents(&pristine).into_iter().filter(|(name, _)| name.ends_with(".wal")).collect();
+    assert!(wals.len() >= 3, "{}", wals.len());
+    for (damaged, _) in &wals {
+        let fs = pristine.crash_clone(CrashMode::KeepAll, 0);
+        let path = dir.join(damaged);
+        fs.open_writable(&path).unwrap().write_at(300, b"damage").unwrap();
+        if tiny().read_only(true).fs(Arc::new(fs.clone())).open(DIR).is_ok() {
+            // A segment with less than that in it.
+            continue;
+        }
+        let before = contents(&fs);
+        let lenient = tiny().recovery(esker::Recovery::ToLastConsistentPoint);
+        let db = lenient.fs(Arc::new(fs.clone())).open(DIR).unwrap();
+        let kept = db.iter().count();
+        let given_up = db.stats().given_up.unwrap();
+        let text = given_up.to_string();
+        assert_eq!(given_up.file, path);
+        assert!((64..=300).contains(&given_up.offset), "{text}");
+        assert_eq!(given_up.first_seqno.get(), kept as u64 + 1, "{text}");
+        assert_eq!(given_up.last_seqno.unwrap().get(), 600, "{text}");
+        // All behind the damage but the one or two that it hit.
+        let rest = 600 - kept as u64;
+        assert!((rest - 2..rest).contains(&given_up.batches), "{text}");
+        for i in 0..kept {
+            assert_eq!(db.get(key(i)).unwrap().unwrap(), value(i, 0)[..]);
+        }
+        // What was given up is still there, byte for byte.
+        let after = contents(&fs);
+        for (name, bytes) in before.iter().filter(|(name, _)| name >= damaged) {
+            if !name.ends_with(".wal") || bytes.iter().all(|byte| *byte == 0) {
+                continue;
+            }
+            let aside = (format!("{name}.given-up"), bytes.clone());
+            assert!(after.contains(&aside), "{name} is not kept");
+            assert!(given_up.kept.contains(&dir.join(&aside.0)), "{text}");
+        }
+        // The database goes on without it, strictly.
+        db.put("more", "x").unwrap();
+        db.flush().unwrap();
+        drop(db);
+        let db = tiny().fs(Arc::new(fs.clone())).open(DIR).unwrap();
+        assert_eq!((db.iter().count(), db.stats().given_up), (kept + 1, None));
+        db.verify(&mut |_, _| {}).unwrap();
+        let still = contents(&fs);
+        assert!(
+            given_up.kept.iter().all(|path| still.iter().any(|(name, _)| path.ends_with(name)))
+        );
+    }
 }
 
 #[test]

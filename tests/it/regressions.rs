@@ -1,7 +1,15 @@
 //! One test per bug that was found: the name states what holds now.
 
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
+use esker::ErrorKind;
+use esker::fs::CrashMode;
+use esker::fs::Fs as _;
+use esker::fs::ReadMode;
+
+use crate::support::DIR;
 use crate::support::TestDb;
 use crate::support::key;
 use crate::support::tiny;
@@ -59,5 +67,31 @@ fn values_that_look_like_records_do_not_keep_a_recycled_log_from_opening() {
             db.reopen();
         }
         assert_eq!(db.dump().len(), 7);
+    }
+}
+
+/// A log that writes to a keyspace which the manifest does not know (the manifest was cut, or is an
+/// older copy) was reported as a bug of esker; and with a log larger than the memtables may be, only
+/// after files had been changed. It is corruption of the manifest, and found before that.
+#[test]
+fn a_log_that_is_newer_than_the_manifest_is_corruption_and_changes_nothing() {
+    let db = TestDb::with(tiny().memtable_bytes(32 << 10));
+    for i in 0..300 {
+        db.put(key(i), "value").unwrap();
+    }
+    db.keyspace("new").unwrap().put("k", "v").unwrap();
+    let dir = Path::new(DIR);
+    let manifest = db.files().into_iter().find(|name| name.starts_with("MANIFEST")).unwrap();
+    for budget in [128 << 10, 1 << 20] {
+        let fs = db.fs.crash_clone(CrashMode::KeepAll, 0);
+        let path = dir.join(&manifest);
+        let len = fs.open(&path, ReadMode::Pread).unwrap().len();
+        fs.open_writable(&path).unwrap().set_len(len - 8).unwrap();
+        let before = fs.list(dir).unwrap();
+        let options = tiny().memtable_bytes(32 << 10).memory_budget(budget);
+        let error = options.fs(Arc::new(fs.clone())).open(DIR).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corruption, "{error}");
+        assert!(error.to_string().contains(&manifest), "{error}");
+        assert_eq!(fs.list(dir).unwrap(), before);
     }
 }

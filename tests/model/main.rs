@@ -11,14 +11,15 @@
     reason = "a test fails by panicking, and is not in a hurry"
 )]
 
-mod ops;
-mod world;
+#[path = "../harness/mod.rs"]
+mod harness;
+mod strategies;
 
 use proptest::prelude::*;
 
-use ops::ops;
-use ops::settings;
-use world::World;
+use harness::world::World;
+use strategies::ops;
+use strategies::settings;
 
 proptest! {
     #![proptest_config(ProptestConfig {
@@ -29,7 +30,7 @@ proptest! {
 
     #[test]
     fn answers_like_a_map(settings in settings(), ops in ops(60..300)) {
-        let mut world = World::new(&settings);
+        let mut world = World::new(settings.options());
         for op in &ops.0 {
             world.run(op);
         }

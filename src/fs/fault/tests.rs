@@ -13,6 +13,7 @@ use crate::fs::FaultFs;
 use crate::fs::FaultOp;
 use crate::fs::FaultRule;
 use crate::fs::Fs;
+use crate::fs::LockMode;
 use crate::fs::MemFs;
 use crate::fs::ReadMode;
 use crate::fs::ReadableFile;
@@ -53,7 +54,7 @@ fn call_everything(fs: &FaultFs, dir: &Path) -> Vec<FaultOp> {
     note(FaultOp::Read, file.read_at(0, &mut [0]));
     note(FaultOp::Exists, fs.exists(&path).map(drop));
     note(FaultOp::List, fs.list(dir).map(drop));
-    note(FaultOp::Lock, fs.lock(&dir.join("LOCK")).map(drop));
+    note(FaultOp::Lock, fs.lock(&dir.join("LOCK"), LockMode::Exclusive).map(drop));
     note(FaultOp::SyncDir, fs.sync_dir(dir));
     let other = dir.join("other");
     note(FaultOp::Rename, fs.rename(&path, &other));

@@ -10,6 +10,7 @@ use proptest::prelude::*;
 use crate::base::sync::Mutex;
 use crate::fs::CrashMode;
 use crate::fs::Fs;
+use crate::fs::LockMode;
 use crate::fs::MemFs;
 use crate::fs::ReadMode;
 use crate::fs::WritableFile;
@@ -304,11 +305,11 @@ fn clones_and_originals_go_separate_ways() {
 #[test]
 fn a_crash_forgets_locks() {
     let fs = MemFs::new();
-    let _lock = fs.lock(path("/LOCK")).unwrap();
+    let _lock = fs.lock(path("/LOCK"), LockMode::Exclusive).unwrap();
     for mode in CrashMode::ALL {
-        fs.crash_clone(mode, 0).lock(path("/LOCK")).unwrap();
+        fs.crash_clone(mode, 0).lock(path("/LOCK"), LockMode::Exclusive).unwrap();
     }
-    fs.lock(path("/LOCK")).unwrap_err();
+    fs.lock(path("/LOCK"), LockMode::Exclusive).unwrap_err();
 }
 
 #[test]

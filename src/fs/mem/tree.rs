@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use crate::base::sync::Mutex;
 use crate::fs::DirEntry;
+use crate::fs::LockMode;
 use crate::fs::mem::CrashMode;
 use crate::fs::mem::file::File;
 use crate::fs::mem::file::FileRef;
@@ -110,7 +111,8 @@ pub(super) struct Tree {
     dirs: Vec<Dir>,
     /// Changes that are not durable, in order.
     log: Vec<Change>,
-    locked: BTreeSet<DirId>,
+    /// With the number of readers, or 0 for a writer.
+    locked: BTreeMap<DirId, usize>,
     /// Contents of files that were removed last, as they may lie in free blocks of a disk.
     stale: Vec<Arc<Vec<u8>>>,
 }
@@ -120,7 +122,7 @@ impl Default for Tree {
         Tree {
             dirs: vec![Dir::default()],
             log: Vec::new(),
-            locked: BTreeSet::new(),
+            locked: BTreeMap::new(),
             stale: Vec::new(),
         }
     }
@@ -215,14 +217,26 @@ impl Tree {
         Ok(self.dirs[dir.0].seen.iter().map(describe).collect())
     }
 
-    /// Locks a directory; `None` if it is locked already.
-    pub(super) fn lock(&mut self, path: &Path) -> io::Result<Option<DirId>> {
+    /// Locks a directory; `None` if somebody else's lock is in the way.
+    pub(super) fn lock(&mut self, path: &Path, mode: LockMode) -> io::Result<Option<DirId>> {
         let dir = self.dir(path)?;
-        Ok(self.locked.insert(dir).then_some(dir))
+        let readers = match (mode, self.locked.get(&dir)) {
+            (LockMode::Exclusive, None) => 0,
+            (LockMode::Shared, None) => 1,
+            (LockMode::Shared, Some(readers)) if *readers > 0 => readers + 1,
+            _ => return Ok(None),
+        };
+        self.locked.insert(dir, readers);
+        Ok(Some(dir))
     }
 
     pub(super) fn unlock(&mut self, dir: DirId) {
-        self.locked.remove(&dir);
+        match self.locked.get_mut(&dir) {
+            Some(readers) if *readers > 1 => *readers -= 1,
+            _ => {
+                self.locked.remove(&dir);
+            }
+        }
     }
 
     fn change(&mut self, change: Change) {
@@ -339,7 +353,7 @@ impl Tree {
             let dirs = copy.dirs(&left, |dir| (&dir.durable, &dir.durable));
             (dirs, Vec::new())
         };
-        Tree { dirs, log, locked: BTreeSet::new(), stale: self.stale.clone() }
+        Tree { dirs, log, locked: BTreeMap::new(), stale: self.stale.clone() }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::fs::CrashMode;
+use crate::wal::segment::SegmentHeader;
 
 /// Three segments with 30 batches, synced in groups of three, the last group not at all.
 fn three_segments() -> (MemFs, Vec<Written>, RecoveredLog) {
@@ -284,13 +285,15 @@ fn a_newer_format_is_told_from_damage() {
 }
 
 #[test]
-fn a_wrong_sequence_number_is_corruption() {
+fn a_valid_record_that_is_not_the_next_batch_is_corruption() {
     let (fs, mut log, _) = unsynced_log();
     log.sync().unwrap();
     let live = recover_all(&fs).unwrap().0.segments[1];
     let context = crate::record::Context::new(DB, live.id);
-    for (seqno, payload) in [(15, batch(1, 1, 9).bytes()), (13, batch(1, 1, 9).bytes()), (14, b"x")]
-    {
+    // The last is a put, but for its kind, which is reserved.
+    let reserved: &[u8] = b"\x02\x00\x01k\x01v";
+    let (late, early) = (batch(1, 1, 9), batch(1, 1, 9));
+    for (seqno, payload) in [(15, late.bytes()), (13, early.bytes()), (14, b"x"), (14, reserved)] {
         let mut bytes = read(&fs, live.id.0);
         let mut record = Vec::new();
         let stamp = crate::record::Stamp { seqno, lag: u32::MAX };
@@ -298,5 +301,31 @@ fn a_wrong_sequence_number_is_corruption() {
         bytes[live.end as usize..][..record.len()].copy_from_slice(&record);
         let error = recover_with(&fs, live.id.0, &bytes, &log.written).unwrap_err();
         assert_eq!(place(error), (wal_path(dir(), live.id), live.end));
+    }
+}
+
+/// Only a segment that states that all in front of it is durable may skip numbers. From another one
+/// the log could be opened once: what the next segment takes over has no place for a gap.
+#[test]
+fn a_gap_in_the_sequence_numbers_that_nothing_proves_durable_is_corruption() {
+    let fs = new_fs();
+    let mut log = Log::open(Arc::new(fs.clone())).unwrap();
+    log.put(1, 10);
+    log.write().unwrap();
+    let end = log.written.last().map(|_| recover_all(&fs).unwrap().0.tail.unwrap().1).unwrap();
+    for (durable, whole) in [(0, false), (8, false), (9, true)] {
+        let header = SegmentHeader {
+            db: DB,
+            id: FileId(2),
+            prev: FileId(1),
+            prev_end: end,
+            first_seqno: SeqNo::new(10),
+            durable: SeqNo::new(durable),
+        };
+        replace(&fs, 2, &header.encode());
+        match recover_all(&fs) {
+            Ok((log, _)) => assert!(whole && log.last_seqno.get() == 9),
+            Err(error) => assert!(!whole && place(error).0 == wal_path(dir(), FileId(2))),
+        }
     }
 }

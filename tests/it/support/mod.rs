@@ -85,6 +85,22 @@ impl Drop for TestDb {
     }
 }
 
+/// Every file of the database with its bytes.
+pub(crate) fn contents(fs: &MemFs) -> Vec<(String, Vec<u8>)> {
+    use esker::fs::Fs as _;
+    let entries = fs.list(Path::new(DIR)).unwrap();
+    entries
+        .into_iter()
+        .map(|entry| {
+            let path = Path::new(DIR).join(&entry.name);
+            let file = fs.open(&path, esker::fs::ReadMode::Pread).unwrap();
+            let mut bytes = vec![0; file.len() as usize];
+            file.read_at(0, &mut bytes).unwrap();
+            (entry.name, bytes)
+        })
+        .collect()
+}
+
 /// The i-th key.
 pub(crate) fn key(i: usize) -> Vec<u8> {
     format!("key{i:06}").into_bytes()

@@ -21,16 +21,18 @@ use esker::fs::CrashMode;
 use esker::fs::MemFs;
 use parking_lot::Mutex;
 
-use crate::ops::From;
-use crate::ops::KEYSPACES;
-use crate::ops::Key;
-use crate::ops::KeyRange;
-use crate::ops::Move;
-use crate::ops::Op;
-use crate::ops::SLOTS;
-use crate::ops::Settings;
-use crate::ops::Value;
-use crate::ops::Write;
+use crate::harness::choices::Choices;
+use crate::harness::choices::TestClock;
+use crate::harness::ops::From;
+use crate::harness::ops::KEYSPACES;
+use crate::harness::ops::Key;
+use crate::harness::ops::KeyRange;
+use crate::harness::ops::Move;
+use crate::harness::ops::Op;
+use crate::harness::ops::SLOTS;
+use crate::harness::ops::Settings;
+use crate::harness::ops::Value;
+use crate::harness::ops::Write;
 
 const DIR: &str = "/db";
 const NAMES: [&str; KEYSPACES] = ["default", "one", "two"];
@@ -80,8 +82,8 @@ pub(crate) struct World {
 }
 
 impl World {
-    pub(crate) fn new(settings: &Settings) -> World {
-        let (fs, options) = (MemFs::new(), settings.options());
+    pub(crate) fn new(options: Options) -> World {
+        let fs = MemFs::new();
         let db = options.clone().fs(Arc::new(fs.clone())).open(DIR).unwrap();
         World {
             options,
@@ -476,4 +478,15 @@ fn move_cursor(held: &mut HeldCursor, moves: &[Move]) {
             assert_eq!((Some(&key[..]), Some(&kept[..])), (at.as_deref(), value));
         }
     }
+}
+
+/// Operations on a database and on its model, each answer compared.
+pub(crate) fn ops_model(data: &[u8]) {
+    let mut choices = Choices::bytes(data);
+    let clock = Arc::new(TestClock::new(choices.below(256)));
+    let mut world = World::new(Settings::draw(&mut choices).options().clock(clock));
+    while !choices.over() {
+        world.run(&Op::draw(&mut choices));
+    }
+    world.end();
 }

@@ -1,0 +1,7 @@
+//! Blocks behind their checksums: see `tests/decoders`.
+#![no_main]
+
+#[path = "../../tests/decoders/mod.rs"]
+mod decoders;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| decoders::block_decode(data));

@@ -1,0 +1,147 @@
+//! All entries of one keyspace's SSTs in THE order, as far as they still read.
+
+use std::cmp::Ordering;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::collections::VecDeque;
+
+use crate::base::error::Result;
+use crate::base::key::InternalKey;
+use crate::fs::Fs;
+use crate::fs::ReadMode;
+use crate::repair::inventory::SstSource;
+use crate::repair::report::Loss;
+use crate::repair::report::RepairReport;
+use crate::sst::SalvageIter;
+
+/// Files that do not overlap, in order: one of them is open at a time.
+struct Run {
+    files: VecDeque<SstSource>,
+    current: Option<(SalvageIter, u64)>,
+}
+
+/// An entry of run `run`; the smallest is the greatest, as a heap wants it.
+struct Head {
+    key: InternalKey,
+    run: usize,
+}
+
+impl Ord for Head {
+    fn cmp(&self, other: &Head) -> Ordering {
+        Reverse((self.key.as_ref(), self.run)).cmp(&Reverse((other.key.as_ref(), other.run)))
+    }
+}
+
+impl PartialOrd for Head {
+    fn partial_cmp(&self, other: &Head) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Head {
+    fn eq(&self, other: &Head) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Head {}
+
+/// A cursor over what is left of several SSTs. Holds a block of each run of files.
+pub(super) struct Entries<'a> {
+    fs: &'a dyn Fs,
+    runs: Vec<Run>,
+    heads: BinaryHeap<Head>,
+    /// Bytes read so far.
+    pub(super) done: u64,
+}
+
+impl<'a> Entries<'a> {
+    /// Stands on the first entry.
+    pub(super) fn new(
+        fs: &'a dyn Fs,
+        files: Vec<SstSource>,
+        report: &mut RepairReport,
+    ) -> Entries<'a> {
+        let mut entries = Entries { fs, runs: runs(files), heads: BinaryHeap::new(), done: 0 };
+        for run in 0..entries.runs.len() {
+            entries.advance(run, report);
+        }
+        entries
+    }
+
+    /// The key of the entry, if there is one.
+    pub(super) fn key(&self) -> Option<&InternalKey> {
+        self.heads.peek().map(|head| &head.key)
+    }
+
+    /// The value of the entry.
+    pub(super) fn value(&self) -> &[u8] {
+        let run = self.heads.peek().and_then(|head| self.runs.get(head.run));
+        run.and_then(|run| run.current.as_ref()).map_or(&[], |(iter, _)| iter.value())
+    }
+
+    pub(super) fn next(&mut self, report: &mut RepairReport) {
+        if let Some(head) = self.heads.pop() {
+            self.advance(head.run, report);
+        }
+    }
+
+    fn advance(&mut self, at: usize, report: &mut RepairReport) {
+        let Some(run) = self.runs.get_mut(at) else { return };
+        loop {
+            if let Some((iter, counted)) = &mut run.current {
+                let more = iter.next();
+                self.done += iter.position().saturating_sub(*counted);
+                *counted = iter.position().max(*counted);
+                for damage in iter.take_damage() {
+                    report.lose(Loss {
+                        file: iter.path().to_owned(),
+                        offset: damage.offset,
+                        bytes: damage.bytes,
+                        what: damage.what,
+                        keys: damage.keys,
+                    });
+                }
+                if more {
+                    self.heads.push(Head { key: InternalKey::from(iter.key()), run: at });
+                    return;
+                }
+                run.current = None;
+            }
+            let Some(file) = run.files.pop_front() else { return };
+            match open(self.fs, &file) {
+                Ok(iter) => {
+                    report.files += 1;
+                    run.current = Some((iter, 0));
+                }
+                Err(error) => report.lose_file(&file.path, file.bytes, &error),
+            }
+        }
+    }
+}
+
+fn open(fs: &dyn Fs, file: &SstSource) -> Result<SalvageIter> {
+    let opened = fs.open(&file.path, ReadMode::Sequential)?;
+    SalvageIter::open(opened, file.path.clone(), file.uid)
+}
+
+/// As few runs as the files can be put into: so many files are open at once, and no more.
+fn runs(mut files: Vec<SstSource>) -> Vec<Run> {
+    files.sort_by(|a, b| a.keys.cmp(&b.keys));
+    let mut runs: Vec<(Option<Vec<u8>>, VecDeque<SstSource>)> = Vec::new();
+    for file in files {
+        let fits = runs.iter_mut().find(|(last, _)| match (last, &file.keys) {
+            (Some(last), Some((from, _))) => *last < *from,
+            _ => false,
+        });
+        let last = file.keys.as_ref().map(|(_, to)| to.clone());
+        match fits {
+            Some(run) => {
+                run.0 = last;
+                run.1.push_back(file);
+            }
+            None => runs.push((last, VecDeque::from([file]))),
+        }
+    }
+    runs.into_iter().map(|(_, files)| Run { files, current: None }).collect()
+}

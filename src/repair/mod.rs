@@ -1,0 +1,293 @@
+//! Repair: what still reads of a database, put into a new one.
+//!
+//! 1. [`inventory`]: what manifest there is says which keyspaces, SSTs and log segments count.
+//! 2. The log ([`log`]): each operation that still reads goes into a keyspace of the new database
+//!    that exists for this only, the newest of each key staying.
+//! 3. Each keyspace: the SSTs' entries ([`entries`]), as far as their blocks verify, are merged with
+//!    what the log gave; of each key the version with the highest sequence number is written.
+//!
+//! It stands above the public interface, whose writes fill the new database. The old one is only
+//! read. Memory holds a block of each run of SSTs and a segment of the log, beside the new
+//! database's own budget.
+
+use std::io;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::api::batch::WriteBatch;
+use crate::api::db::Db;
+use crate::api::keyspace::Keyspace;
+use crate::api::options::Options;
+use crate::base::error::Error;
+use crate::base::error::Result;
+use crate::base::ids::KeyspaceId;
+use crate::base::key::KeyRef;
+use crate::base::options::Durability;
+use crate::base::options::Recovery;
+use crate::base::value::ValueKind;
+use crate::fs::DirEntry;
+use crate::fs::Fs;
+use crate::fs::LockMode;
+use crate::fs::names::FileKind;
+use crate::fs::names::LOCK;
+
+mod entries;
+mod inventory;
+mod log;
+mod report;
+
+use entries::Entries;
+use inventory::Home;
+use inventory::Inventory;
+pub use report::Loss;
+pub use report::RepairReport;
+pub use report::RepairedKeyspace;
+
+/// Bytes of entries that are written at once.
+const BATCH_BYTES: usize = 1 << 20;
+
+const OLDER: &str = "where blocks or files with entries were lost, older values of keys may be \
+                     back, deleted keys too, and batches may be there in part";
+
+const UNKNOWN_KIND: &str = "entries of a kind that this version does not read are left out";
+
+/// Rebuilds what still reads of the database in `from` as a new one in `to`, with the default
+/// options: see [`Options::repair`].
+///
+/// ```
+/// # let dir = tempfile::tempdir()?;
+/// # let (old, new) = (dir.path().join("old"), dir.path().join("new"));
+/// # let db = esker::Db::open(&old)?;
+/// # db.put("k", "v")?;
+/// # db.close()?;
+/// std::fs::remove_file(old.join("CURRENT"))?; // An accident.
+/// let report = esker::repair(&old, &new)?;
+/// println!("{report}");
+/// let db = esker::Db::open(&new)?;
+/// assert_eq!(db.get("k")?.unwrap(), "v");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # Errors
+/// See [`Options::repair`].
+pub fn repair(from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<RepairReport> {
+    Options::new().repair(from, to, &mut |_, _| {})
+}
+
+impl Options {
+    /// Rebuilds what still reads of the database in the directory `from` as a new one in `to`,
+    /// which does not exist yet or is empty, and tells what was saved and what was lost. `progress`
+    /// is called with bytes done and bytes in all.
+    ///
+    /// Nothing in `from` is created, changed or removed. Everything is taken that verifies: of SSTs
+    /// with damaged blocks all others, with a damaged index all blocks that are found without it,
+    /// of a damaged log the records behind the damage too. Without `CURRENT` or a whole manifest all
+    /// files count that are not proven obsolete. Of each key the newest version that reads is the
+    /// one that counts, and a deleted key stays deleted, as far as that reads; the report says what
+    /// cannot be proven. Keyspaces whose names are lost are called `keyspace-N`.
+    ///
+    /// The new database holds the newest version of each key, and is durable on return. These
+    /// options are its own; it need not fit into memory.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let (old, new) = (dir.path().join("old"), dir.path().join("new"));
+    /// # esker::Db::open(&old)?.put("k", "v")?;
+    /// let options = esker::Options::new().memory_budget(64 << 20).memtable_bytes(8 << 20);
+    /// let report = options.repair(&old, &new, &mut |done, total| println!("{done} of {total}"))?;
+    /// assert!(report.is_clean() && report.entries == 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// `NotADatabase` if `from` has no file of a database; `InvalidArgument` if `to` holds anything
+    /// or lies in `from`; `Locked` if somebody has `from` open for writing; `Io`. After an error
+    /// `to` holds a part, and is to be removed.
+    pub fn repair(
+        self,
+        from: impl AsRef<Path>,
+        to: impl AsRef<Path>,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<RepairReport> {
+        let fs = self.file_system().clone();
+        let dir = fs.canonical(from.as_ref())?;
+        let listing = fs.list(&dir)?;
+        if !inventory::holds_a_database(&listing) {
+            return Err(inventory::no_database(from.as_ref()));
+        }
+        check_target(fs.as_ref(), &dir, to.as_ref())?;
+        // Creates nothing, and keeps writers out.
+        let lock = fs.lock(&dir.join(LOCK), LockMode::Shared)?;
+        // Again under the lock.
+        let listing = fs.list(&dir)?;
+        let mut report = RepairReport::default();
+        let inventory = Inventory::read(fs.as_ref(), &dir, &listing, &mut report);
+        let total = listing
+            .iter()
+            .filter(|entry| {
+                matches!(FileKind::parse(&entry.name), Some(FileKind::Sst(_) | FileKind::Wal(_)))
+            })
+            .map(|entry| entry.len)
+            .sum();
+        let options = self
+            .create_if_missing(true)
+            .read_only(false)
+            .recovery(Recovery::Strict)
+            .durability(Durability::Os);
+        let db = options.open(to)?;
+        let mut repair = Repair { fs, dir, db, inventory, report, progress, done: 0, total };
+        repair.run(&listing)?;
+        drop(lock);
+        Ok(repair.report)
+    }
+}
+
+/// Fails unless `to` is nothing yet, or an empty directory, and not within `dir`.
+fn check_target(fs: &dyn Fs, dir: &Path, to: &Path) -> Result<()> {
+    let shown = to.display();
+    if fs.exists(to)? && !fs.list(to)?.is_empty() {
+        return Err(Error::argument(format!("{shown} is not empty: choose a new directory")));
+    }
+    for ancestor in to.ancestors() {
+        let ancestor = if ancestor.as_os_str().is_empty() { Path::new(".") } else { ancestor };
+        match fs.canonical(ancestor) {
+            Ok(ancestor) if ancestor.starts_with(dir) => {
+                let what = format!("{shown} lies in the damaged database: choose another place");
+                return Err(Error::argument(what));
+            }
+            Ok(_) => return Ok(()),
+            Err(error) if error.io_kind() == Some(io::ErrorKind::NotFound) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// A repair under way.
+struct Repair<'a> {
+    fs: Arc<dyn Fs>,
+    dir: PathBuf,
+    db: Db,
+    inventory: Inventory,
+    report: RepairReport,
+    progress: &'a mut dyn FnMut(u64, u64),
+    done: u64,
+    total: u64,
+}
+
+impl Repair<'_> {
+    fn run(&mut self, listing: &[DirEntry]) -> Result<()> {
+        let staged = self.stage_log(listing)?;
+        let mut ssts = std::mem::take(&mut self.inventory.ssts);
+        let named = self.inventory.names.keys().map(|id| Home::Keyspace(*id));
+        let logged = staged.keyspaces().map(Home::Keyspace);
+        let mut homes: Vec<Home> = ssts.keys().copied().chain(named).chain(logged).collect();
+        homes.push(Home::Keyspace(KeyspaceId::DEFAULT));
+        homes.sort_unstable();
+        homes.dedup();
+        for home in homes {
+            let files = ssts.remove(&home).unwrap_or_default();
+            let keyspace = self.db.keyspace(&self.inventory.name_of(home))?;
+            let log = match home {
+                Home::Keyspace(id) => staged.keyspace(id),
+                Home::File(_) => None,
+            };
+            let entries = self.merge(&keyspace, files, log)?;
+            let name = keyspace.name().to_owned();
+            self.report.entries += entries;
+            self.report.keyspaces.push(RepairedKeyspace { name, entries });
+        }
+        self.report.keyspaces.sort_by(|a, b| a.name.cmp(&b.name));
+        if self.report.bytes_lost > 0 {
+            self.report.remark(OLDER);
+        }
+        staged.drop_all(&self.db)?;
+        (self.progress)(self.total, self.total);
+        self.db.flush()?;
+        self.db.clone().close()
+    }
+
+    /// Writes the newest version of each key of SSTs and log; returns how many are no tombstones.
+    fn merge(
+        &mut self,
+        keyspace: &Keyspace,
+        files: Vec<inventory::SstSource>,
+        log: Option<&Keyspace>,
+    ) -> Result<u64> {
+        let fs = self.fs.clone();
+        let mut ssts = Entries::new(fs.as_ref(), files, &mut self.report);
+        let mut logged = log.map(|log| log.iter());
+        let mut next_logged = logged.as_mut().and_then(Iterator::next).transpose()?;
+        let mut out = Output { db: &self.db, keyspace, batch: WriteBatch::new(), entries: 0 };
+        let base = self.done;
+        let mut last: Option<Vec<u8>> = None;
+        loop {
+            // Of the versions in the SSTs the first one counts, unless the log had a newer one.
+            while let Some(key) = ssts.key()
+                && last.as_ref() == Some(&key.user)
+            {
+                ssts.next(&mut self.report);
+            }
+            let staged = match &next_logged {
+                Some((user, value)) => Some((user, log::unpack(value)?)),
+                None => None,
+            };
+            let (user, trailer, value) = match (ssts.key(), staged) {
+                (None, None) => break,
+                (Some(key), None) => (key.user.as_slice(), key.trailer, ssts.value()),
+                (Some(key), Some((user, (trailer, _))))
+                    if key.as_ref() <= KeyRef::new(user, trailer) =>
+                {
+                    (key.user.as_slice(), key.trailer, ssts.value())
+                }
+                (_, Some((user, (trailer, value)))) => (&user[..], trailer, value),
+            };
+            match trailer.kind() {
+                Some(ValueKind::Put) => out.put(user, value)?,
+                Some(ValueKind::Delete) => {}
+                _ => self.report.remark(UNKNOWN_KIND),
+            }
+            let user = user.to_vec();
+            if next_logged.as_ref().is_some_and(|(logged, _)| logged == &user[..]) {
+                next_logged = logged.as_mut().and_then(Iterator::next).transpose()?;
+            }
+            last = Some(user);
+            self.done = base + ssts.done;
+            if out.is_fresh() {
+                (self.progress)(self.done.min(self.total), self.total);
+            }
+        }
+        out.finish()
+    }
+}
+
+/// Entries on their way into a keyspace of the new database.
+struct Output<'a> {
+    db: &'a Db,
+    keyspace: &'a Keyspace,
+    batch: WriteBatch,
+    entries: u64,
+}
+
+impl Output<'_> {
+    fn put(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
+        self.batch.put(self.keyspace, key, value);
+        self.entries += 1;
+        if self.batch.bytes() >= BATCH_BYTES { self.write() } else { Ok(()) }
+    }
+
+    fn write(&mut self) -> Result<()> {
+        self.db.write(std::mem::take(&mut self.batch))
+    }
+
+    /// Was everything written a moment ago?
+    fn is_fresh(&self) -> bool {
+        self.batch.is_empty()
+    }
+
+    fn finish(mut self) -> Result<u64> {
+        self.write()?;
+        Ok(self.entries)
+    }
+}

@@ -1,0 +1,419 @@
+//! A workload drawn from choices: a database, and beside it what it should hold.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::fmt::Display;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use esker::Compression;
+use esker::Db;
+use esker::Durability;
+use esker::Iter;
+use esker::Options;
+use esker::Reader;
+use esker::WriteBatch;
+use esker::fs::CrashMode;
+use esker::fs::Fs;
+use esker::fs::MemFs;
+
+use crate::harness::choices::Choices;
+use crate::harness::choices::TestClock;
+use crate::harness::state::Change;
+use crate::harness::state::History;
+use crate::harness::state::NAMES;
+use crate::harness::state::Place;
+use crate::harness::state::State;
+use crate::harness::state::contents;
+
+/// Its parent is created with it.
+pub(crate) const DIR: &str = "/parent/db";
+/// Snapshots and iterators that are held at once.
+const HELD_MAX: usize = 4;
+
+/// How far a workload has come, as numbers of states; read at each event of the file system.
+#[derive(Default)]
+pub(crate) struct Progress {
+    pub(crate) begun: AtomicUsize,
+    pub(crate) acknowledged: AtomicUsize,
+    pub(crate) durable: AtomicUsize,
+}
+
+impl Progress {
+    /// The oldest state that may be found after a crash.
+    pub(crate) fn low(&self, mode: CrashMode) -> usize {
+        match mode {
+            CrashMode::KeepAll => self.acknowledged.load(Relaxed),
+            _ => self.durable.load(Relaxed),
+        }
+    }
+}
+
+/// What was done, for those who have to find out what went wrong.
+#[derive(Clone, Default)]
+pub(crate) struct Trail {
+    pub(crate) origin: String,
+    steps: VecDeque<(&'static str, u64)>,
+}
+
+impl Trail {
+    pub(crate) fn add(&mut self, what: &'static str, detail: u64) {
+        if self.steps.len() == 12 {
+            self.steps.pop_front();
+        }
+        self.steps.push_back((what, detail));
+    }
+}
+
+impl Display for Trail {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (…", self.origin)?;
+        for (what, detail) in &self.steps {
+            write!(f, " {what} {detail};")?;
+        }
+        f.write_str(")")
+    }
+}
+
+/// A view that stays as it is, and what it must show.
+enum Held {
+    Snapshot { readers: Vec<(usize, Reader)>, state: State },
+    Iter { keyspace: usize, iter: Iter, left: VecDeque<(Arc<[u8]>, Arc<[u8]>)> },
+}
+
+pub(crate) struct Workload {
+    pub(crate) choices: Choices,
+    pub(crate) options: Options,
+    pub(crate) fs: MemFs,
+    /// What the database sees of it.
+    pub(crate) seen_fs: Arc<dyn Fs>,
+    pub(crate) db: Option<Db>,
+    pub(crate) history: History,
+    pub(crate) progress: Arc<Progress>,
+    pub(crate) trail: Trail,
+    held: Vec<Held>,
+    pub(crate) clock: Arc<TestClock>,
+}
+
+impl Workload {
+    /// Nothing is open yet.
+    pub(crate) fn new(origin: String, mut choices: Choices) -> Workload {
+        let clock = Arc::new(TestClock::new(choices.below(256)));
+        let fs = MemFs::new();
+        Workload {
+            options: draw_options(&mut choices, &clock),
+            choices,
+            seen_fs: Arc::new(fs.clone()),
+            fs,
+            db: None,
+            history: History::default(),
+            progress: Arc::default(),
+            trail: Trail { origin, ..Trail::default() },
+            held: Vec::new(),
+            clock,
+        }
+    }
+
+    pub(crate) fn db(&self) -> &Db {
+        self.db.as_ref().unwrap()
+    }
+
+    /// Goes on with another file system.
+    pub(crate) fn move_to(&mut self, fs: MemFs) {
+        self.seen_fs = Arc::new(fs.clone());
+        self.fs = fs;
+    }
+
+    pub(crate) fn try_open(&self) -> esker::Result<Db> {
+        self.options.clone().fs(self.seen_fs.clone()).open(DIR)
+    }
+
+    pub(crate) fn open(&mut self) {
+        let opened = self.try_open();
+        self.db = Some(opened.unwrap_or_else(|error| panic!("{}: {error}", self.trail)));
+    }
+
+    pub(crate) fn visible(&self) -> usize {
+        self.progress.acknowledged.load(Relaxed)
+    }
+
+    /// Everything acknowledged is durable.
+    pub(crate) fn durable(&self) {
+        self.progress.durable.store(self.visible(), Relaxed);
+    }
+
+    /// The workload was found to be at `step`, and all of that durable.
+    pub(crate) fn settle_at(&mut self, step: usize) {
+        self.history.go_back_to(step);
+        self.history.forget_before(step);
+        self.progress.begun.store(step, Relaxed);
+        self.progress.acknowledged.store(step, Relaxed);
+        self.durable();
+    }
+
+    /// The database shows what was acknowledged.
+    pub(crate) fn check_live(&self) {
+        let found = contents(self.db(), &self.trail);
+        self.history.find(&found, self.visible(), self.visible(), &self.trail);
+    }
+
+    /// One step of the model, with what it does to the database.
+    fn change(
+        &mut self,
+        durable: bool,
+        changes: Vec<Change>,
+        act: impl FnOnce(&Db) -> esker::Result<()>,
+    ) -> esker::Result<()> {
+        self.history.push(changes);
+        let step = self.history.last();
+        self.progress.begun.store(step, Relaxed);
+        let could_write = self.db().stats().read_only.is_none();
+        if let Err(error) = act(self.db()) {
+            // In or out, if nobody can know; else it has not happened.
+            if !could_write || self.db().stats().read_only.is_none() {
+                self.history.go_back_to(step - 1);
+                self.progress.begun.store(step - 1, Relaxed);
+            }
+            return Err(error);
+        }
+        self.progress.acknowledged.store(step, Relaxed);
+        if durable {
+            self.durable();
+        }
+        Ok(())
+    }
+
+    /// Does something; without injected faults it must succeed.
+    pub(crate) fn step(&mut self) {
+        let choice = self.choices.below(100);
+        self.step_of(choice);
+    }
+
+    /// Does what `choice` says, of [`Workload::try_step`].
+    pub(crate) fn step_of(&mut self, choice: u64) {
+        if let Err(error) = self.try_step(choice) {
+            panic!("{}: {error}", self.trail);
+        }
+    }
+
+    /// Does something, by a choice among 100.
+    pub(crate) fn try_step(&mut self, choice: u64) -> esker::Result<()> {
+        self.trail.add("step", choice);
+        match choice {
+            0..64 => self.write(),
+            64..68 => self.db().flush().map(|()| self.durable()),
+            68..78 => self.db().run_one_job().map(drop),
+            78..82 => self.db().sync().map(|()| self.durable()),
+            82..84 => {
+                let name = self.choices.pick(&NAMES);
+                self.db().keyspace(name).map(drop)
+            }
+            84..87 => self.drop_keyspace(),
+            87..90 => self.hold(),
+            90..92 => self.let_go(),
+            92..94 => {
+                let name = self.choices.pick(&NAMES);
+                self.db().keyspace(name)?.compact_range::<&[u8], _>(..)
+            }
+            94..96 => self.run_all_jobs(),
+            _ => self.reopen(),
+        }
+    }
+
+    fn run_all_jobs(&mut self) -> esker::Result<()> {
+        let mut jobs = 0;
+        while self.db().run_one_job()? {
+            jobs += 1;
+            assert!(jobs < 2000, "{}: the jobs never end", self.trail);
+        }
+        Ok(())
+    }
+
+    /// Closes and opens, with other options.
+    fn reopen(&mut self) -> esker::Result<()> {
+        self.let_all_go()?;
+        if let Some(db) = self.db.take() {
+            db.close()?;
+            self.durable();
+        }
+        self.options = draw_options(&mut self.choices, &self.clock);
+        self.db = Some(self.try_open()?);
+        Ok(())
+    }
+
+    fn drop_keyspace(&mut self) -> esker::Result<()> {
+        let index = 1 + self.choices.index(NAMES.len() - 1);
+        if self.db().keyspaces().iter().all(|name| name != NAMES[index]) {
+            return Ok(());
+        }
+        self.change(true, vec![Change::DropKeyspace(index)], |db| db.drop_keyspace(NAMES[index]))
+    }
+
+    fn draw_value(&mut self, op: u64) -> Vec<u8> {
+        let step = self.history.last() + 1;
+        let len = match self.choices.below(16) {
+            0..10 => self.choices.below(32),
+            10..14 => 40 + self.choices.below(100),
+            14 => 1500,
+            // More than a segment of the log holds.
+            _ => 2500 * (1 + self.choices.below(4)),
+        };
+        let mut value = format!("{step}.{op} ").into_bytes();
+        let seed = self.choices.below(2);
+        value.extend((0..len).map(|n| if seed == 0 { b'x' } else { (n * n / 7) as u8 }));
+        value
+    }
+
+    fn write(&mut self) -> esker::Result<()> {
+        let durability = match self.choices.below(8) {
+            0 => Durability::Sync,
+            1 => Durability::Interval(Duration::from_secs(3600)),
+            2 => Durability::Interval(Duration::from_micros(50)),
+            _ => Durability::Os,
+        };
+        let ops = match self.choices.below(4) {
+            0 | 1 => 1,
+            2 => 2 + self.choices.below(4),
+            _ => 2,
+        };
+        let mut batch = WriteBatch::new();
+        batch.durability(durability);
+        let mut changes = Vec::new();
+        for op in 0..ops {
+            let index = self.choices.pick(&[0, 0, 1, 2]);
+            let keyspace = self.db().keyspace(NAMES[index])?;
+            let key: Arc<[u8]> = format!("key{:02}", self.choices.below(24)).into_bytes().into();
+            let place: Place = (index, key);
+            if self.choices.below(4) == 3 {
+                batch.delete(&keyspace, &place.1);
+                changes.push(Change::Delete(place));
+            } else {
+                let value = self.draw_value(op);
+                batch.put(&keyspace, &place.1, &value);
+                changes.push(Change::Put(place, value.into()));
+            }
+        }
+        self.change(durability == Durability::Sync, changes, |db| db.write(batch))
+    }
+
+    /// Takes a snapshot or an iterator, for a while.
+    fn hold(&mut self) -> esker::Result<()> {
+        if self.held.len() == HELD_MAX {
+            self.let_go()?;
+        }
+        let state = self.history.at(self.visible());
+        let held = if self.choices.below(2) == 0 {
+            let snapshot = self.db().snapshot();
+            let mut readers = Vec::new();
+            for (index, name) in NAMES.iter().enumerate() {
+                readers.push((index, snapshot.keyspace(&self.db().keyspace(name)?)));
+            }
+            Held::Snapshot { readers, state }
+        } else {
+            let keyspace = self.choices.index(NAMES.len());
+            let iter = self.db().keyspace(NAMES[keyspace])?.iter();
+            let left = state.into_iter().filter(|((index, _), _)| *index == keyspace);
+            let left = left.map(|((_, key), value)| (key, value)).collect();
+            let mut held = Held::Iter { keyspace, iter, left };
+            held.step(self.choices.below(4), &self.trail)?;
+            held
+        };
+        self.held.push(held);
+        Ok(())
+    }
+
+    /// Looks once more at the oldest that is held, and drops it. An error is one of reading.
+    fn let_go(&mut self) -> esker::Result<()> {
+        if self.held.is_empty() {
+            return Ok(());
+        }
+        match self.held.remove(0) {
+            Held::Snapshot { readers, state } => {
+                let mut found = State::new();
+                for (index, reader) in readers {
+                    for entry in reader.iter() {
+                        let (key, value) = entry?;
+                        found.insert((index, key[..].into()), value[..].into());
+                    }
+                }
+                assert!(found == state, "{}: a snapshot changed", self.trail);
+                Ok(())
+            }
+            mut held @ Held::Iter { .. } => held.step(u64::MAX, &self.trail),
+        }
+    }
+
+    /// Looks at all that is held, and drops it.
+    pub(crate) fn let_all_go(&mut self) -> esker::Result<()> {
+        let mut result = Ok(());
+        while !self.held.is_empty() {
+            result = result.and(self.let_go());
+        }
+        result
+    }
+
+    /// Ends what a crash ends: after a last look at all that is held.
+    pub(crate) fn die(&mut self) {
+        self.fs.on_event(None);
+        let looked = self.let_all_go();
+        looked.unwrap_or_else(|error| panic!("{}: {error}", self.trail));
+        self.db = None;
+    }
+
+    /// Options of some other run of the program.
+    pub(crate) fn options_for(&self, seed: u64) -> Options {
+        draw_options(&mut Choices::seed(seed), &self.clock)
+    }
+
+    /// Draws options anew.
+    pub(crate) fn change_options(&mut self) {
+        self.options = draw_options(&mut self.choices, &self.clock);
+    }
+}
+
+impl Held {
+    /// Goes on for so many steps, from both ends in turn. An error is one of reading, after which
+    /// neither end gives anything.
+    fn step(&mut self, steps: u64, what: &dyn Display) -> esker::Result<()> {
+        let Held::Iter { keyspace, iter, left } = self else { return Ok(()) };
+        for step in 0..steps {
+            let (found, model) = match step % 3 {
+                0 => (iter.next_back(), left.pop_back()),
+                _ => (iter.next(), left.pop_front()),
+            };
+            if let Some(Err(error)) = found {
+                assert!(iter.next().is_none() && iter.next_back().is_none(), "{what}: {error}");
+                return Err(error);
+            }
+            let found = found.transpose()?;
+            let found = found.as_ref().map(|(key, value)| (&key[..], &value[..]));
+            let model = model.as_ref().map(|(key, value)| (&key[..], &value[..]));
+            assert!(found == model, "{what}: an iterator of {} changed", NAMES[*keyspace]);
+            if found.is_none() {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn draw_options(choices: &mut Choices, clock: &Arc<TestClock>) -> Options {
+    let size = choices.below(3);
+    let bits = choices.below(256);
+    let bit = |n: u32| bits >> n & 1 == 1;
+    Options::new()
+        .memtable_bytes(1024 << size)
+        .block_bytes(256)
+        .file_bytes(4096)
+        .wal_bytes(16 << 10 << (bits & 1))
+        .memory_budget(if bit(2) { 1 << 20 } else { 24 << 10 })
+        .compression(if bit(3) { Compression::None } else { Compression::Lz4 })
+        .filter_bits_per_key(if bit(4) { 0 } else { 10 })
+        .mmap(!bit(5))
+        .tombstone_age(Duration::from_millis(if bit(6) { 100_000 } else { 0 }))
+        .durability(Durability::Os)
+        .background_threads(0)
+        .clock(clock.clone())
+}
