@@ -18,6 +18,7 @@ use esker::fs::CrashMode;
 use esker::fs::DirEntry;
 use esker::fs::DirLock;
 use esker::fs::Fs;
+use esker::fs::LockMode;
 use esker::fs::MemFs;
 use esker::fs::ReadMode;
 use esker::fs::ReadableFile;
@@ -255,8 +256,8 @@ impl Fs for SlowSyncs {
     fn sync_dir(&self, path: &Path) -> Result<()> {
         self.fs.sync_dir(path)
     }
-    fn lock(&self, path: &Path) -> Result<Box<dyn DirLock>> {
-        self.fs.lock(path)
+    fn lock(&self, path: &Path, mode: LockMode) -> Result<Box<dyn DirLock>> {
+        self.fs.lock(path, mode)
     }
     fn canonical(&self, path: &Path) -> Result<PathBuf> {
         self.fs.canonical(path)
