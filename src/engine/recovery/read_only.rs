@@ -10,11 +10,11 @@ use crate::engine::Core;
 use crate::engine::recovery::Catalog;
 use crate::engine::recovery::Keyspaces;
 use crate::engine::recovery::Parts;
-use crate::engine::recovery::Replay;
 use crate::engine::recovery::Site;
 use crate::engine::recovery::assemble;
 use crate::engine::recovery::last_seqno;
-use crate::engine::recovery::replay;
+use crate::engine::recovery::replay::Replay;
+use crate::engine::recovery::replay::replay;
 use crate::wal::ReopenedLog;
 
 /// Reads all of the log into memtables, however long it is, and leaves it as it is.
