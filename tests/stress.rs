@@ -240,7 +240,7 @@ fn round(bank: &Bank, done: &[AtomicU64; WRITERS], length: Duration, closes: boo
 
 #[test]
 fn a_bank_under_stress_loses_nothing() {
-    let seconds = std::env::var("ESKER_STRESS_SECONDS").map(|s| s.parse().unwrap()).unwrap_or(5);
+    let seconds = std::env::var("ESKER_STRESS_SECONDS").map_or(5, |s| s.parse().unwrap());
     let dir = tempfile::tempdir().unwrap();
     let options = Options::new()
         .memtable_bytes(16 << 10)

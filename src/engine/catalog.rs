@@ -90,8 +90,7 @@ impl Core {
         {
             // No batch can name the keyspace once this lock is free again.
             let _append = self.commit.append_lock();
-            let keep = self.snapshots.count() > 0;
-            state.mark_dropped(keep, self.config.memtable_bytes);
+            state.mark_dropped(&self.snapshots, self.config.memtable_bytes);
         }
         self.obsolete.add(files.files().cloned());
         drop(files);

@@ -486,6 +486,13 @@ impl Core {
         self.sync_log(self.visible())
     }
 
+    /// Makes everything that was written durable, visible or not: a writer whose sync is due may
+    /// still wait for an earlier one before it is visible, and plans no other.
+    pub(crate) fn sync_due_writes(&self) -> Result<()> {
+        self.health.check_writable()?;
+        self.sync_up_to(self.commit.written.load(Acquire))
+    }
+
     /// Waits until everything up to `last` is visible: then it is applied as well.
     pub(crate) fn wait_visible(&self, last: SeqNo) -> Result<()> {
         self.wait_until_visible(&mut self.commit.publish.lock(), last.get())

@@ -16,8 +16,9 @@ use crate::base::ids::KeyspaceId;
 use crate::base::seqno::SeqNo;
 use crate::base::sync::Mutex;
 use crate::base::sync::RwLock;
-use crate::base::sync::atomic::AtomicBool;
 use crate::base::sync::atomic::AtomicU64;
+use crate::engine::snapshots::SnapshotPin;
+use crate::engine::snapshots::Snapshots;
 use crate::memtable::Memtable;
 use crate::version::Version;
 
@@ -53,7 +54,8 @@ pub(crate) struct KeyspaceState {
     /// First sequence number given to the active memtable, `u64::MAX` if none was. Written under
     /// the append lock, before the entry is in the memtable: so the log is never cut in between.
     active_first: AtomicU64,
-    dropped: AtomicBool,
+    /// Which drop of a keyspace ended it; 0 if none did.
+    dropped: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -83,7 +85,7 @@ impl KeyspaceState {
             view: ArcSwap::from_pointee(view),
             inner: Mutex::new(Inner { sealed: VecDeque::new(), flushed, next_memtable: 1 }),
             active_first: AtomicU64::new(u64::MAX),
-            dropped: AtomicBool::new(false),
+            dropped: AtomicU64::new(0),
         }
     }
 
@@ -98,14 +100,21 @@ impl KeyspaceState {
     }
 
     pub(crate) fn is_dropped(&self) -> bool {
-        self.dropped.load(Acquire)
+        self.dropped.load(Acquire) != 0
     }
 
     pub(crate) fn check_exists(&self) -> Result<()> {
-        if self.is_dropped() {
-            return Err(Error::NoSuchKeyspace { name: self.name.clone() });
+        self.check_readable(None)
+    }
+
+    /// Is it there for a reader with `pin`? Requires, for one without: its view is loaded already.
+    /// The view of a keyspace that is being dropped may be empty, and that must not be believed.
+    pub(crate) fn check_readable(&self, pin: Option<&SnapshotPin>) -> Result<()> {
+        let dropped = self.dropped.load(Acquire);
+        if dropped == 0 || pin.is_some_and(|pin| pin.precedes_drop(dropped)) {
+            return Ok(());
         }
-        Ok(())
+        Err(Error::NoSuchKeyspace { name: self.name.clone() })
     }
 
     /// Notes that the active memtable is about to receive `seqno`. Requires: the append lock.
@@ -155,8 +164,8 @@ impl KeyspaceState {
 
     /// Marks the keyspace as dropped. Its data leave the view, unless a snapshot may still read
     /// them; then they go with the last handle. Requires: the append lock.
-    pub(crate) fn mark_dropped(&self, keep_for_snapshots: bool, memtable_bytes: usize) {
-        self.dropped.store(true, Release);
+    pub(crate) fn mark_dropped(&self, snapshots: &Snapshots, memtable_bytes: usize) {
+        let keep_for_snapshots = snapshots.note_drop(&self.dropped);
         let mut inner = self.inner.lock();
         inner.sealed.clear();
         self.active_first.store(u64::MAX, Release);

@@ -38,8 +38,8 @@ impl Core {
         pin: Option<&SnapshotPin>,
         key: &[u8],
     ) -> Result<Option<Slice>> {
-        self.check_readable(state, pin)?;
         let view = state.view();
+        self.check_readable(state, pin)?;
         let seqno = self.read_seqno(pin);
         live_value(lookup(&view, key, seqno, true)?)
     }
@@ -51,8 +51,8 @@ impl Core {
         pin: Option<&SnapshotPin>,
         key: &[u8],
     ) -> Result<bool> {
-        self.check_readable(state, pin)?;
         let view = state.view();
+        self.check_readable(state, pin)?;
         let seqno = self.read_seqno(pin);
         Ok(live_value(lookup(&view, key, seqno, false)?)?.is_some())
     }
@@ -65,8 +65,8 @@ impl Core {
         pin: Option<&SnapshotPin>,
         keys: &[&[u8]],
     ) -> Result<Vec<Option<Slice>>> {
-        self.check_readable(state, pin)?;
         let view = state.view();
+        self.check_readable(state, pin)?;
         let seqno = self.read_seqno(pin);
         let mut order: Vec<usize> = (0..keys.len()).collect();
         order.sort_unstable_by_key(|index| keys[*index]);
@@ -82,10 +82,11 @@ impl Core {
         Ok(values)
     }
 
+    /// Requires: the view that is read is loaded already.
     fn check_readable(&self, state: &KeyspaceState, pin: Option<&SnapshotPin>) -> Result<()> {
         self.health.check_open()?;
         self.check_own(state)?;
-        if pin.is_none() { state.check_exists() } else { Ok(()) }
+        state.check_readable(pin)
     }
 
     fn read_seqno(&self, pin: Option<&SnapshotPin>) -> SeqNo {
@@ -100,8 +101,8 @@ impl Engine {
         state: &Arc<KeyspaceState>,
         pin: Option<&Arc<SnapshotPin>>,
     ) -> Result<TreeView> {
-        self.check_readable(state, pin.map(Arc::as_ref))?;
         let view = state.view_full();
+        self.check_readable(state, pin.map(Arc::as_ref))?;
         let seqno = self.read_seqno(pin.map(Arc::as_ref));
         Ok(TreeView { engine: self.clone(), view, seqno, _pin: pin.cloned() })
     }

@@ -36,6 +36,7 @@ struct JobState {
     busy: HashSet<FileId>,
     flushing: HashSet<KeyspaceId>,
     running: usize,
+    /// No job begins any more.
     closing: bool,
     /// Bumped whenever there may be new work, so that a lane never sleeps over it.
     epoch: u64,
@@ -243,6 +244,9 @@ impl Core {
     /// that holds up the log.
     pub(crate) fn next_flush(&self) -> Option<FlushJob<'_>> {
         let mut jobs = self.jobs.state.lock();
+        if jobs.closing {
+            return None;
+        }
         let mut best: Option<(Arc<KeyspaceState>, Vec<Sealed>)> = None;
         for state in self.keyspaces.all() {
             if jobs.flushing.contains(&state.id) {
@@ -284,6 +288,9 @@ impl Core {
         choose: impl FnOnce(&PickContext<'_>) -> Option<(Arc<KeyspaceState>, Plan)>,
     ) -> Option<CompactionJob<'_>> {
         let mut jobs = self.jobs.state.lock();
+        if jobs.closing {
+            return None;
+        }
         let age_ms = u64::try_from(self.config.tombstone_age.as_millis()).unwrap_or(u64::MAX);
         let context = PickContext {
             base_bytes: self.base_bytes(),

@@ -3,15 +3,25 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Acquire;
+use std::sync::atomic::Ordering::Release;
 
 use crate::base::seqno::SeqNo;
 use crate::base::sync::Mutex;
 use crate::base::sync::atomic::AtomicU64;
 
-/// The sequence numbers of all live snapshots, with how many hold each.
+/// The live snapshots.
 #[derive(Debug, Default)]
 pub(crate) struct Snapshots {
-    live: Mutex<BTreeMap<SeqNo, usize>>,
+    live: Mutex<Live>,
+}
+
+#[derive(Debug, Default)]
+struct Live {
+    /// Their sequence numbers, with how many hold each.
+    pinned: BTreeMap<SeqNo, usize>,
+    /// How many keyspaces were dropped so far. Sequence numbers do not tell whether a snapshot was
+    /// taken before or after that: a drop has none.
+    drops: u64,
 }
 
 impl Snapshots {
@@ -21,22 +31,31 @@ impl Snapshots {
     pub(crate) fn pin(self: &Arc<Self>, visible: &AtomicU64) -> Arc<SnapshotPin> {
         let mut live = self.live.lock();
         let seqno = SeqNo::new(visible.load(Acquire));
-        *live.entry(seqno).or_insert(0) += 1;
-        Arc::new(SnapshotPin { seqno, snapshots: self.clone() })
+        *live.pinned.entry(seqno).or_insert(0) += 1;
+        Arc::new(SnapshotPin { seqno, drops: live.drops, snapshots: self.clone() })
+    }
+
+    /// Counts the drop of a keyspace, notes it in `dropped`, and returns whether any snapshot may
+    /// still read what is dropped: all that live now, and none that is taken later.
+    pub(crate) fn note_drop(&self, dropped: &AtomicU64) -> bool {
+        let mut live = self.live.lock();
+        live.drops += 1;
+        dropped.store(live.drops, Release);
+        !live.pinned.is_empty()
     }
 
     /// All pinned numbers, ascending.
     pub(crate) fn list(&self) -> Vec<SeqNo> {
-        self.live.lock().keys().copied().collect()
+        self.live.lock().pinned.keys().copied().collect()
     }
 
     /// The oldest pinned number, if there is any.
     pub(crate) fn oldest(&self) -> Option<SeqNo> {
-        self.live.lock().keys().next().copied()
+        self.live.lock().pinned.keys().next().copied()
     }
 
     pub(crate) fn count(&self) -> usize {
-        self.live.lock().values().sum()
+        self.live.lock().pinned.values().sum()
     }
 }
 
@@ -44,6 +63,8 @@ impl Snapshots {
 #[derive(Debug)]
 pub(crate) struct SnapshotPin {
     seqno: SeqNo,
+    /// Drops of keyspaces before it was taken.
+    drops: u64,
     snapshots: Arc<Snapshots>,
 }
 
@@ -51,15 +72,20 @@ impl SnapshotPin {
     pub(crate) fn seqno(&self) -> SeqNo {
         self.seqno
     }
+
+    /// Was it taken before the `nth` drop of a keyspace?
+    pub(crate) fn precedes_drop(&self, nth: u64) -> bool {
+        self.drops < nth
+    }
 }
 
 impl Drop for SnapshotPin {
     fn drop(&mut self) {
         let mut live = self.snapshots.live.lock();
-        if let Some(count) = live.get_mut(&self.seqno) {
+        if let Some(count) = live.pinned.get_mut(&self.seqno) {
             *count -= 1;
             if *count == 0 {
-                live.remove(&self.seqno);
+                live.pinned.remove(&self.seqno);
             }
         }
     }

@@ -144,7 +144,7 @@ impl Core {
 
     fn step_log(&self) -> Result<bool> {
         if self.jobs.take_due_sync(self.clock.monotonic()) {
-            self.sync()?;
+            self.sync_due_writes()?;
         }
         self.make_spare_segment()?;
         Ok(false)
@@ -161,6 +161,10 @@ impl Core {
     pub(crate) fn sync_within(&self, interval: Duration) -> Result<()> {
         let now = self.clock.monotonic();
         self.jobs.plan_sync(now + interval / 2);
-        if self.is_manual() && self.jobs.take_due_sync(now) { self.sync() } else { Ok(()) }
+        if self.is_manual() && self.jobs.take_due_sync(now) {
+            self.sync_due_writes()
+        } else {
+            Ok(())
+        }
     }
 }

@@ -1,14 +1,30 @@
 //! Writers, readers, snapshots and background jobs at once.
 
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::AcqRel;
 use std::sync::atomic::Ordering::Acquire;
 use std::sync::atomic::Ordering::Release;
+use std::time::Duration;
 
+use esker::Clock;
 use esker::Durability;
+use esker::Result;
 use esker::WriteBatch;
+use esker::fs::CrashMode;
+use esker::fs::DirEntry;
+use esker::fs::DirLock;
+use esker::fs::Fs;
+use esker::fs::LockMode;
+use esker::fs::MemFs;
+use esker::fs::ReadMode;
+use esker::fs::ReadableFile;
+use esker::fs::WritableFile;
 
+use crate::support::DIR;
 use crate::support::TestDb;
 use crate::support::key;
 use crate::support::tiny;
@@ -161,4 +177,143 @@ fn keyspaces_come_and_go_under_load() {
     for name in db.keyspaces() {
         assert!(db.keyspace(&name).unwrap().iter().all(|entry| entry.is_ok()));
     }
+}
+
+/// A clock that stands still unless it is told to go on.
+#[derive(Debug, Default)]
+struct ManualClock {
+    millis: AtomicU64,
+    ids: AtomicU64,
+}
+
+impl Clock for ManualClock {
+    fn monotonic(&self) -> Duration {
+        Duration::from_millis(self.millis.load(Acquire))
+    }
+
+    fn wall_ms(&self) -> u64 {
+        1_700_000_000_000
+    }
+
+    fn unique(&self) -> u64 {
+        self.ids.fetch_add(1, AcqRel)
+    }
+}
+
+/// Waits for something that other threads are about to do.
+fn eventually(what: &str, mut done: impl FnMut() -> bool) {
+    for _ in 0..5000 {
+        if done() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    panic!("{what}: not in five seconds");
+}
+
+/// A file system on which the sync of the thread "slow" takes until it is told to return.
+#[derive(Clone, Debug, Default)]
+struct SlowSyncs {
+    fs: MemFs,
+    synced: Arc<AtomicBool>,
+    go_on: Arc<AtomicBool>,
+}
+
+#[derive(Debug)]
+struct SlowFile(Box<dyn WritableFile>, SlowSyncs);
+
+impl SlowSyncs {
+    fn file(&self, file: Result<Box<dyn WritableFile>>) -> Result<Box<dyn WritableFile>> {
+        Ok(Box::new(SlowFile(file?, self.clone())))
+    }
+}
+
+impl Fs for SlowSyncs {
+    fn create_dir_all(&self, path: &Path) -> Result<()> {
+        self.fs.create_dir_all(path)
+    }
+    fn create(&self, path: &Path) -> Result<Box<dyn WritableFile>> {
+        self.file(self.fs.create(path))
+    }
+    fn open_writable(&self, path: &Path) -> Result<Box<dyn WritableFile>> {
+        self.file(self.fs.open_writable(path))
+    }
+    fn open(&self, path: &Path, mode: ReadMode) -> Result<Arc<dyn ReadableFile>> {
+        self.fs.open(path, mode)
+    }
+    fn rename(&self, from: &Path, to: &Path) -> Result<()> {
+        self.fs.rename(from, to)
+    }
+    fn remove(&self, path: &Path) -> Result<()> {
+        self.fs.remove(path)
+    }
+    fn list(&self, path: &Path) -> Result<Vec<DirEntry>> {
+        self.fs.list(path)
+    }
+    fn exists(&self, path: &Path) -> Result<bool> {
+        self.fs.exists(path)
+    }
+    fn sync_dir(&self, path: &Path) -> Result<()> {
+        self.fs.sync_dir(path)
+    }
+    fn lock(&self, path: &Path, mode: LockMode) -> Result<Box<dyn DirLock>> {
+        self.fs.lock(path, mode)
+    }
+    fn canonical(&self, path: &Path) -> Result<PathBuf> {
+        self.fs.canonical(path)
+    }
+}
+
+impl WritableFile for SlowFile {
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+        self.0.write_at(offset, bytes)
+    }
+    fn sync_data(&self) -> Result<()> {
+        self.0.sync_data()?;
+        if std::thread::current().name() == Some("slow") {
+            self.1.synced.store(true, Release);
+            eventually("the other write", || self.1.go_on.load(Acquire));
+        }
+        Ok(())
+    }
+    fn set_len(&self, len: u64) -> Result<()> {
+        self.0.set_len(len)
+    }
+    fn reserve(&self, len: u64) -> Result<()> {
+        self.0.reserve(len)
+    }
+}
+
+/// Its sync is due while it still waits for an earlier writer, whose slow sync began too early to
+/// cover it. When both have returned nobody would sync it any more.
+#[test]
+fn a_write_whose_interval_ends_while_it_waits_for_an_earlier_sync_is_synced() {
+    let clock = Arc::new(ManualClock::default());
+    let slow = SlowSyncs::default();
+    let options = tiny().background_threads(2).clock(clock.clone()).fs(Arc::new(slow.clone()));
+    let db = options.durability(Durability::Sync).open(DIR).unwrap();
+    db.put("first", "").unwrap();
+    std::thread::scope(|scope| {
+        let db = &db;
+        let builder = std::thread::Builder::new().name("slow".to_owned());
+        builder.spawn_scoped(scope, || db.put("slow", "").unwrap()).unwrap();
+        eventually("the slow sync", || slow.synced.load(Acquire));
+        let events = slow.fs.events();
+        scope.spawn(move || {
+            let mut batch = WriteBatch::new();
+            batch.put(db, "fast", "").durability(Durability::Interval(Duration::from_millis(10)));
+            db.write(batch).unwrap();
+        });
+        eventually("the write of the fast one", || slow.fs.events() > events);
+        clock.millis.fetch_add(20, AcqRel);
+        // Time for the log's thread to see that a sync is due. If it does not, the test cannot fail.
+        std::thread::sleep(Duration::from_millis(100));
+        slow.go_on.store(true, Release);
+    });
+    clock.millis.fetch_add(20, AcqRel);
+    eventually("the sync of what was acknowledged", || {
+        let crashed = slow.fs.crash_clone(CrashMode::Strict, 0);
+        let found = tiny().fs(Arc::new(crashed)).open(DIR).unwrap();
+        found.get("fast").unwrap().is_some()
+    });
 }

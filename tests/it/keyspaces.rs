@@ -96,3 +96,32 @@ fn names_have_limits_and_the_default_stays() {
     assert_eq!(db.keyspace("default").unwrap().get("k").unwrap().unwrap(), "v");
     assert!(db.is_default());
 }
+
+#[test]
+fn a_snapshot_knows_the_keyspaces_that_were_there_when_it_was_taken() {
+    let db = TestDb::new();
+    let keyspace = db.keyspace("k").unwrap();
+    keyspace.put("a", "1").unwrap();
+    let before = db.snapshot();
+    db.drop_keyspace("k").unwrap();
+    let after = db.snapshot();
+    assert_eq!(before.seqno(), after.seqno());
+    assert_eq!(before.keyspace(&keyspace).get("a").unwrap().as_deref(), Some(&b"1"[..]));
+    assert_eq!(before.keyspace(&keyspace).iter().count(), 1);
+    let gone = after.keyspace(&keyspace);
+    assert!(matches!(gone.get("a").unwrap_err(), Error::NoSuchKeyspace { .. }));
+    assert!(matches!(gone.iter().next(), Some(Err(Error::NoSuchKeyspace { .. }))));
+    drop(before);
+    assert!(matches!(gone.get("a").unwrap_err(), Error::NoSuchKeyspace { .. }));
+}
+
+#[test]
+fn without_a_snapshot_a_dropped_keyspace_is_gone_for_later_ones() {
+    let db = TestDb::new();
+    let keyspace = db.keyspace("k").unwrap();
+    keyspace.put("a", "1").unwrap();
+    db.drop_keyspace("k").unwrap();
+    let gone = db.snapshot().keyspace(&keyspace);
+    assert!(matches!(gone.get("a").unwrap_err(), Error::NoSuchKeyspace { .. }));
+    assert!(matches!(gone.contains_key("a").unwrap_err(), Error::NoSuchKeyspace { .. }));
+}

@@ -11,7 +11,7 @@ use rustix::process::Resource;
 use rustix::process::Rlimit;
 use rustix::process::setrlimit;
 
-const TEST: &str = "handles::few_file_handles_give_errors_and_lose_nothing";
+const TEST: &str = "handles::a_process_without_handles_gets_errors";
 /// In the environment of the process with the limit.
 const DIR: &str = "ESKER_HANDLES_DIR";
 const LIMIT: &str = "ESKER_HANDLES_LIMIT";
@@ -103,7 +103,7 @@ fn make(dir: &Path) -> Db {
 }
 
 #[test]
-fn few_file_handles_give_errors_and_lose_nothing() {
+fn a_process_without_handles_gets_errors() {
     if let Some(dir) = std::env::var_os(DIR) {
         let limit = std::env::var(LIMIT).unwrap().parse().unwrap();
         return process(Path::new(&dir), limit);

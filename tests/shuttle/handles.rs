@@ -5,8 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::SeqCst;
 
+use esker::Db;
 use esker::Durability;
 use esker::Error;
+use esker::Keyspace;
+use esker::Reader;
 use esker::WriteBatch;
 use esker::fs::MemFs;
 
@@ -70,7 +73,9 @@ pub(crate) fn iterators_and_drops() {
 /// The database is closed while three threads write. Each write returns, and tells the truth.
 pub(crate) fn close_under_writers() {
     let fs = MemFs::new();
-    let db = open(&tiny(fs.clone()));
+    // Without threads the callers run the jobs.
+    let threads = if one_in(2) { 0 } else { 2 };
+    let db = open(&tiny(fs.clone()).background_threads(threads));
     let closed = Arc::new(AtomicBool::new(false));
     let durabilities = [Durability::Sync, Durability::Os, Durability::Os];
     let writers = durabilities.into_iter().enumerate().map(|(writer, durability)| {
@@ -92,15 +97,42 @@ pub(crate) fn close_under_writers() {
     let writers: Vec<_> = writers.collect();
     let again = db.clone();
     let again = spawn(move || again.close().unwrap());
+    let flushing = db.clone();
+    let flushing = spawn(move || match flushing.flush() {
+        Ok(()) | Err(Error::Closed) => {}
+        Err(error) => panic!("{error}"),
+    });
     db.close().unwrap();
     closed.store(true, SeqCst);
     // Whoever opens it now has it alone.
-    let db = open_alone(&fs);
+    let events = fs.events();
     let bounds = join(writers);
-    join([again]);
+    join([again, flushing]);
+    assert_eq!(fs.events(), events, "a closed database went on");
+    let db = open_alone(&fs);
     for (writer, (acknowledged, begun)) in bounds.into_iter().enumerate() {
         let found = generation(&db, &format!("key {writer}"));
         assert!((acknowledged..=begun).contains(&found), "{writer}: {found} of {acknowledged}");
+    }
+}
+
+/// Whoever reads what was written there finds it, or is told that the keyspace is gone; and a
+/// snapshot tells the same as often as it is asked.
+fn check_there(db: &Db, keyspace: &Keyspace, key: &str, count: u8) {
+    let there = |reader: &Reader| match reader.get(key) {
+        Ok(found) => {
+            assert_eq!(generation_of(found.as_deref()), count, "gone without a word");
+            true
+        }
+        Err(Error::NoSuchKeyspace { .. }) => false,
+        Err(error) => panic!("{error}"),
+    };
+    if one_in(2) {
+        let snapshot = db.snapshot();
+        let reader = snapshot.keyspace(keyspace);
+        assert_eq!(there(&reader), there(&reader));
+    } else {
+        there(keyspace);
     }
 }
 
@@ -119,15 +151,14 @@ pub(crate) fn created_and_dropped() {
                 let mut batch = WriteBatch::new();
                 batch.put(&db, &key, value(count, 300)).put(&keyspace, &key, value(count, 300));
                 match db.write(batch) {
-                    Ok(()) => acknowledged = count,
+                    Ok(()) => {
+                        acknowledged = count;
+                        check_there(&db, &keyspace, &key, count);
+                    }
                     Err(Error::NoSuchKeyspace { .. }) => {}
                     Err(error) => panic!("{error}"),
                 }
                 assert_eq!(generation(&db, &key), acknowledged, "half a batch, or none");
-                match keyspace.get(&key) {
-                    Ok(found) => assert!(generation_of(found.as_deref()) <= acknowledged),
-                    Err(error) => assert!(matches!(error, Error::NoSuchKeyspace { .. }), "{error}"),
-                }
             }
             acknowledged
         })

@@ -101,6 +101,11 @@ fn reads_see_every_write_while_memtables_are_switched() {
 }
 
 #[test]
+fn a_read_is_as_of_one_instant() {
+    explore("a_read_is_as_of_one_instant", trees::one_reader);
+}
+
+#[test]
 fn no_key_vanishes_while_versions_are_installed() {
     explore("no_key_vanishes_while_versions_are_installed", trees::installed_versions);
 }

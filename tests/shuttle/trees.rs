@@ -1,5 +1,6 @@
 //! Readers against what changes the shape of a tree: seals, flushes, compactions.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
 use std::sync::atomic::Ordering::SeqCst;
@@ -8,8 +9,10 @@ use esker::Db;
 use esker::Durability;
 use esker::Reader;
 use esker::fs::MemFs;
+use shuttle::rand::Rng as _;
 
 use crate::world::generation;
+use crate::world::generation_of;
 use crate::world::join;
 use crate::world::one_in;
 use crate::world::open;
@@ -57,6 +60,39 @@ pub(crate) fn switched_memtables() {
     db.close().unwrap();
     let db = open_alone(&fs);
     assert_eq!((generation(&db, "key 0"), generation(&db, "key 1")), (4, 4));
+}
+
+/// Few steps, so that a reader is interrupted at every one of them: a key is overwritten and
+/// flushed, after which the old version is in no file.
+pub(crate) fn one_reader() {
+    let db = open(&tiny(MemFs::new()).durability(Durability::Os).background_threads(0));
+    db.put("a", value(1, 10)).unwrap();
+    db.put("b", value(1, 10)).unwrap();
+    let writer = db.clone();
+    let writer = spawn(move || {
+        writer.put("a", value(2, 10)).unwrap();
+        writer.put("b", value(2, 10)).unwrap();
+        writer.flush().unwrap();
+    });
+    let both = |found: BTreeMap<String, u8>| ["a", "b"].map(|key| *found.get(key).unwrap_or(&0));
+    let way = shuttle::rand::thread_rng().gen_range(0..4);
+    let [a, b] = match way {
+        0 => ["a", "b"].map(|key| generation(&db, key)),
+        1 => {
+            let values = db.multi_get(["a", "b"]).unwrap();
+            [0, 1].map(|i: usize| generation_of(values[i].as_deref()))
+        }
+        2 => both(scan(&db)),
+        _ => {
+            let snapshot = db.snapshot();
+            let found = both(scan(&snapshot));
+            assert_eq!(both(scan(&snapshot)), found);
+            found
+        }
+    };
+    assert!(way == 0 || a >= b, "{a} and {b} at one instant");
+    assert!(a >= 1 && b >= 1, "{a} and {b}: a key is missing");
+    join([writer]);
 }
 
 const KEYS: [&str; 3] = ["a", "b", "c"];

@@ -7,7 +7,6 @@ use crate::base::error::Result;
 use crate::base::ids::FileId;
 use crate::cache::BlockCache;
 use crate::engine::Core;
-use crate::engine::recovery::Catalog;
 use crate::engine::recovery::Keyspaces;
 use crate::engine::recovery::Parts;
 use crate::engine::recovery::Site;
@@ -15,6 +14,7 @@ use crate::engine::recovery::assemble;
 use crate::engine::recovery::last_seqno;
 use crate::engine::recovery::replay::Replay;
 use crate::engine::recovery::replay::replay;
+use crate::engine::recovery::stated::Catalog;
 use crate::wal::ReopenedLog;
 
 /// Reads all of the log into memtables, however long it is, and leaves it as it is.

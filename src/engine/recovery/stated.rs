@@ -1,0 +1,141 @@
+//! What the manifest says, and whether that can be.
+
+use std::collections::BTreeMap;
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use crate::base::error::Error;
+use crate::base::error::Result;
+use crate::base::ids::DbId;
+use crate::base::ids::FileId;
+use crate::base::ids::KeyspaceId;
+use crate::base::seqno::SeqNo;
+use crate::engine::DEFAULT_KEYSPACE;
+use crate::engine::recovery::Site;
+use crate::fs::DirEntry;
+use crate::fs::names::NUMBER_USED_MAX;
+use crate::fs::names::manifest_path;
+use crate::fs::names::sst_path;
+use crate::manifest::VersionEdit;
+use crate::manifest::read_current;
+use crate::manifest::read_manifest;
+use crate::version::Version;
+use crate::version::builder;
+use crate::version::invariants;
+use crate::version::sst_file::SstOpener;
+
+/// What the manifest says.
+pub(super) struct Catalog {
+    pub(super) db_id: DbId,
+    pub(super) manifest: FileId,
+    pub(super) next_file: FileId,
+    pub(super) next_keyspace: u32,
+    pub(super) last_seqno: SeqNo,
+    pub(super) log_durable: SeqNo,
+    pub(super) floor: FileId,
+    pub(super) keyspaces: BTreeMap<KeyspaceId, KeyspaceEntry>,
+}
+
+#[derive(Default)]
+pub(super) struct KeyspaceEntry {
+    pub(super) name: String,
+    pub(super) flushed: SeqNo,
+    pub(super) version: Version,
+}
+
+/// Phase 1.
+pub(super) fn read_catalog(site: &Site<'_>) -> Result<Catalog> {
+    let fs = site.fs.as_ref();
+    let (db_id, manifest) = read_current(fs, site.dir)?;
+    let path = manifest_path(site.dir, manifest);
+    let mut catalog = Catalog {
+        db_id,
+        manifest,
+        next_file: manifest.next(),
+        next_keyspace: 0,
+        last_seqno: SeqNo::ZERO,
+        log_durable: SeqNo::ZERO,
+        floor: FileId(0),
+        keyspaces: BTreeMap::new(),
+    };
+    for edit in read_manifest(fs, site.dir, manifest, db_id)? {
+        let applied = apply_edit(&mut catalog, edit, &site.opener);
+        applied.map_err(|what| Error::corruption(&path, 0, what))?;
+    }
+    check_catalog(&catalog).map_err(|what| Error::corruption(&path, 0, what))?;
+    Ok(catalog)
+}
+
+/// What holds of all keyspaces together.
+fn check_catalog(catalog: &Catalog) -> Result<(), String> {
+    let default = catalog.keyspaces.get(&KeyspaceId::DEFAULT);
+    if default.is_none_or(|entry| entry.name != DEFAULT_KEYSPACE) {
+        return Err("it has no default keyspace".to_owned());
+    }
+    if catalog.next_file.0 > NUMBER_USED_MAX {
+        return Err("it claims to have used an impossible number of files".to_owned());
+    }
+    let (mut names, mut files) = (HashSet::new(), HashSet::new());
+    for (id, entry) in &catalog.keyspaces {
+        if id.0 >= catalog.next_keyspace || !names.insert(&entry.name) {
+            return Err(format!("keyspace {} has a number or a name that is not its own", id.0));
+        }
+        invariants::check(&entry.version)?;
+        for file in entry.version.files().map(|file| file.meta.id) {
+            if file >= catalog.next_file || !files.insert(file) {
+                return Err(format!("file {file} has a number that is not its own"));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn apply_edit(
+    catalog: &mut Catalog,
+    edit: VersionEdit,
+    opener: &Arc<SstOpener>,
+) -> Result<(), String> {
+    catalog.next_file = catalog.next_file.max(edit.next_file.unwrap_or_default());
+    catalog.last_seqno = catalog.last_seqno.max(edit.last_seqno.unwrap_or_default());
+    catalog.log_durable = catalog.log_durable.max(edit.log_durable.unwrap_or_default());
+    catalog.floor = catalog.floor.max(edit.wal_floor.unwrap_or_default());
+    catalog.next_keyspace = catalog.next_keyspace.max(edit.next_keyspace.unwrap_or_default());
+    for change in edit.keyspaces {
+        if change.dropped {
+            if catalog.keyspaces.remove(&change.id).is_none() {
+                return Err(format!("an edit drops keyspace {}, which is not there", change.id.0));
+            }
+            continue;
+        }
+        if let Some(name) = &change.name {
+            let entry = KeyspaceEntry { name: name.clone(), ..KeyspaceEntry::default() };
+            if catalog.keyspaces.insert(change.id, entry).is_some() {
+                return Err(format!("an edit creates keyspace {} again", change.id.0));
+            }
+        }
+        let Some(entry) = catalog.keyspaces.get_mut(&change.id) else {
+            return Err(format!("an edit names keyspace {}, which is not there", change.id.0));
+        };
+        entry.flushed = entry.flushed.max(change.flushed_seqno.unwrap_or_default());
+        entry.version = builder::apply(&entry.version, &change, opener).map_err(|bad| bad.0)?;
+    }
+    Ok(())
+}
+
+/// Phase 2.
+pub(super) fn check_files(site: &Site<'_>, catalog: &Catalog) -> Result<()> {
+    let sizes: BTreeMap<&str, &DirEntry> =
+        site.listing.iter().map(|entry| (entry.name.as_str(), entry)).collect();
+    for file in catalog.keyspaces.values().flat_map(|entry| entry.version.files()) {
+        let path = sst_path(site.dir, file.meta.id);
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let Some(entry) = sizes.get(name).filter(|entry| !entry.is_dir) else {
+            return Err(Error::corruption(&path, 0, "the file is missing"));
+        };
+        if entry.len != file.meta.bytes {
+            let what = format!("it has {} bytes, and should have {}", entry.len, file.meta.bytes);
+            return Err(Error::corruption(&path, entry.len.min(file.meta.bytes), what));
+        }
+    }
+    Ok(())
+}
