@@ -136,6 +136,20 @@ fn check_there(db: &Db, keyspace: &Keyspace, key: &str, count: u8) {
     }
 }
 
+/// Few steps, so that a reader is interrupted at every one of them.
+pub(crate) fn one_reader_of_a_dropped_keyspace() {
+    let db = open(&tiny(MemFs::new()).durability(Durability::Os).background_threads(0));
+    let keyspace = db.keyspace("k").unwrap();
+    keyspace.put("a", value(1, 10)).unwrap();
+    let dropping = db.clone();
+    let dropping = spawn(move || dropping.drop_keyspace("k").unwrap());
+    check_there(&db, &keyspace, "a", 1);
+    join([dropping]);
+    assert!(matches!(keyspace.get("a"), Err(Error::NoSuchKeyspace { .. })));
+    let snapshot = db.snapshot();
+    assert!(snapshot.keyspace(&keyspace).get("a").is_err());
+}
+
 /// A keyspace is dropped and created anew while others write to it, alone and together with another.
 pub(crate) fn created_and_dropped() {
     let fs = MemFs::new();

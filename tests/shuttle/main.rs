@@ -130,6 +130,14 @@ fn dropped_keyspaces_take_no_writes_and_return_empty() {
     explore("dropped_keyspaces_take_no_writes_and_return_empty", handles::created_and_dropped);
 }
 
+#[test]
+fn a_dropped_keyspace_is_never_read_as_an_empty_one() {
+    explore(
+        "a_dropped_keyspace_is_never_read_as_an_empty_one",
+        handles::one_reader_of_a_dropped_keyspace,
+    );
+}
+
 /// Without this a failure could not be replayed.
 #[test]
 fn an_execution_depends_on_its_schedule_alone() {
