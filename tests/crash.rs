@@ -319,6 +319,31 @@ fn every_crash_of_every_short_workload_leaves_what_it_may() {
     assert!(checked > 20_000, "only {checked} states");
 }
 
+/// Flush after flush, until the manifest was replaced more than once.
+#[test]
+fn crashes_around_a_new_manifest_leave_the_old_one_or_the_new() {
+    let manifest = |fs: &MemFs| {
+        let listing = fs.list(Path::new(DIR)).unwrap();
+        listing.into_iter().map(|entry| entry.name).filter(|n| n.starts_with("MANIFEST")).max()
+    };
+    let survey = Survey::new(0, 0, [100, u64::MAX]);
+    let mut workload = Workload::new("manifests".to_owned(), Choices::seed(0));
+    workload.open();
+    let wrecks = watch(&workload, 0);
+    let (mut before, mut replaced) = (manifest(&workload.fs), 0);
+    for _ in 0..60 {
+        // A write, and a flush.
+        workload.step_of(0);
+        workload.step_of(64);
+        let now = manifest(&workload.fs);
+        replaced += usize::from(now != before);
+        before = now;
+        survey.check_all(&mut workload, &wrecks);
+    }
+    workload.die();
+    assert!(replaced > 1, "{replaced} new manifests");
+}
+
 /// The parent of a new database is durable when the first write is.
 #[test]
 fn a_new_database_is_durable_in_its_parent() {

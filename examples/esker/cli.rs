@@ -213,6 +213,9 @@ pub(crate) struct TourArgs {
     /// Repeat the run with this seed
     #[arg(long, value_name = "S")]
     pub(crate) seed: Option<u64>,
+    /// Crash with a log of this length, as in 1G; scales with --records if missing
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub(crate) log: Option<u64>,
     /// Leave the databases behind
     #[arg(long)]
     pub(crate) keep: bool,

@@ -90,11 +90,19 @@ impl<I: InternalIter, B: FnMut(&[u8]) -> bool> Survivors<I, B> {
             self.trailer = key.trailer;
             if !shadowed {
                 let kind = key.trailer.kind();
-                let is_bottom = (self.is_bottom)(&self.user) || Planted::TombstoneDropped.is_on();
-                let oldest = stripe == 0 && is_bottom;
+                // Asked only where it matters: that a flush need not compare each key with the
+                // bounds of every file.
+                let matters = match kind {
+                    Some(ValueKind::Delete) => true,
+                    Some(ValueKind::Put) => self.zero_seqnos,
+                    _ => false,
+                };
+                let oldest = matters
+                    && stripe == 0
+                    && ((self.is_bottom)(&self.user) || Planted::TombstoneDropped.is_on());
                 match kind {
                     Some(ValueKind::Delete) if oldest => {}
-                    Some(ValueKind::Put) if oldest && self.zero_seqnos => {
+                    Some(ValueKind::Put) if oldest => {
                         self.trailer = Trailer::new(SeqNo::ZERO, ValueKind::Put);
                         return Ok(());
                     }

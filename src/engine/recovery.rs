@@ -19,18 +19,14 @@ use std::collections::VecDeque;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Release;
 
-use crate::base::batch::Ops;
 use crate::base::clock::Clock;
 use crate::base::error::Error;
 use crate::base::error::Result;
 use crate::base::ids::DbId;
 use crate::base::ids::FileId;
 use crate::base::ids::KeyspaceId;
-use crate::base::key::Trailer;
 use crate::base::options::Config;
-use crate::base::options::cores;
 use crate::base::planted::Planted;
 use crate::base::seqno::SeqNo;
 use crate::base::sync::Mutex;
@@ -57,7 +53,6 @@ use crate::engine::stats::Metrics;
 use crate::engine::throttle::Throttle;
 use crate::engine::version_set::VersionSet;
 use crate::engine::version_set::snapshot_edit;
-use crate::engine::workers::run_side_by_side;
 use crate::fs::DirEntry;
 use crate::fs::Fs;
 use crate::fs::ReadMode;
@@ -69,20 +64,19 @@ use crate::manifest::KeyspaceEdit;
 use crate::manifest::ManifestWriter;
 use crate::manifest::VersionEdit;
 use crate::manifest::install_current;
-use crate::memtable::Memtable;
 use crate::version::sst_file::SstOpener;
 use crate::wal;
 use crate::wal::GivenUp;
-use crate::wal::LogRecord;
 use crate::wal::LogSource;
 use crate::wal::RecoveredLog;
 use crate::wal::ReopenedLog;
 
 mod read_only;
+mod replay;
 mod stated;
 
-/// A segment is replayed by as many threads as there are cores, but not in smaller parts.
-const RECORDS_PER_PART_MIN: usize = 1024;
+use replay::Replay;
+use replay::replay;
 
 /// What is added to the names of log segments that were given up.
 const SET_ASIDE: &str = ".given-up";
@@ -215,47 +209,6 @@ fn make_keyspaces(catalog: &Catalog, config: &Config) -> Keyspaces {
 
 type Keyspaces = BTreeMap<KeyspaceId, Arc<KeyspaceState>>;
 
-/// What becomes of the log's batches.
-enum Replay<'a> {
-    /// They are only looked at.
-    Check,
-    /// They go into the memtables.
-    Apply(&'a Keyspaces),
-}
-
-/// Phase 3. `after` is called behind each segment with its last sequence number.
-fn replay(
-    site: &Site<'_>,
-    catalog: &Catalog,
-    target: &Replay<'_>,
-    after: &dyn Fn(SeqNo) -> Result<()>,
-) -> Result<RecoveredLog> {
-    let source = log_source(site, catalog);
-    let threads = cores();
-    let mut log = wal::recover(&source, site.listing, |records| {
-        check_records(site, catalog, records)?;
-        if let Replay::Apply(keyspaces) = target {
-            let part = records.len().div_ceil(threads).max(RECORDS_PER_PART_MIN);
-            let parts: Vec<&[LogRecord]> = records.chunks(part).collect();
-            let apply = |part: &&[LogRecord]| apply_records(part, keyspaces);
-            for result in run_side_by_side(&parts, apply) {
-                result?;
-            }
-            if let Some(first) = records.first() {
-                note_records(keyspaces, first.seqno);
-            }
-        }
-        match records.last() {
-            Some(last) => after(last_of(last)),
-            None => Ok(()),
-        }
-    })?;
-    if Planted::SeqNoReused.is_on() {
-        log.last_seqno = SeqNo::new(log.last_seqno.get().saturating_sub(1));
-    }
-    Ok(log)
-}
-
 fn log_source<'a>(site: &'a Site<'_>, catalog: &Catalog) -> LogSource<'a> {
     // A memtable is flushed only after the log was synced up to its end.
     let flushed = catalog.keyspaces.values().map(|entry| entry.flushed).max().unwrap_or_default();
@@ -287,61 +240,6 @@ fn reopen_log(
     }
     reopened.begin_segment(prepare(id.next(), wal::segment_bytes_for(0, bytes))?)?;
     Ok((reopened, id.next().next()))
-}
-
-fn last_of(record: &LogRecord) -> SeqNo {
-    let ops = Ops::new(&record.payload).count() as u64;
-    SeqNo::new(record.seqno.get() + ops.saturating_sub(1))
-}
-
-/// A log that names keyspaces which the manifest does not know is newer than the manifest.
-fn check_records(site: &Site<'_>, catalog: &Catalog, records: &[LogRecord]) -> Result<()> {
-    for op in records.iter().flat_map(|record| Ops::new(&record.payload)) {
-        let op = op.map_err(|bad| Error::internal(bad.0))?;
-        if op.keyspace.0 >= catalog.next_keyspace {
-            let path = manifest_path(site.dir, catalog.manifest);
-            let number = op.keyspace.0;
-            let what = format!("it does not know keyspace {number}, which the log writes to");
-            return Err(Error::corruption(&path, 0, what));
-        }
-    }
-    Ok(())
-}
-
-fn apply_records(records: &[LogRecord], keyspaces: &Keyspaces) -> Result<()> {
-    // Batches in a row mostly go to the same keyspace.
-    let mut cached: Option<(&Arc<KeyspaceState>, Arc<Memtable>, SeqNo)> = None;
-    for record in records {
-        let mut ops = usize::MAX;
-        if Planted::HalfBatch.is_on() {
-            ops = Ops::new(&record.payload).count().div_ceil(2);
-        }
-        for (seqno, op) in (record.seqno.get()..).zip(Ops::new(&record.payload)).take(ops) {
-            let op = op.map_err(|bad| Error::internal(bad.0))?;
-            let seqno = SeqNo::new(seqno);
-            if cached.as_ref().is_none_or(|(state, ..)| state.id != op.keyspace) {
-                cached = keyspaces
-                    .get(&op.keyspace)
-                    .map(|state| (state, state.view_full().active.clone(), state.flushed()));
-            }
-            let Some((_, memtable, flushed)) = &cached else {
-                continue; // It was dropped.
-            };
-            if seqno > *flushed {
-                memtable.insert(op.key, Trailer::new(seqno, op.kind), op.value);
-            }
-        }
-    }
-    Ok(())
-}
-
-/// The log is needed from `first` on for every memtable that is not empty.
-fn note_records(keyspaces: &Keyspaces, first: SeqNo) {
-    for state in keyspaces.values() {
-        if !state.view().active.is_empty() {
-            state.note_append(first);
-        }
-    }
 }
 
 fn last_seqno(catalog: &Catalog, log: &RecoveredLog) -> SeqNo {
@@ -443,29 +341,6 @@ impl Core {
             // Not in the listing from before the creation.
             self.remove_leftover(&manifest_path(dir, catalog.manifest));
         }
-        Ok(())
-    }
-
-    /// Phase 5.
-    fn replay_in_parts(
-        &self,
-        site: &Site<'_>,
-        catalog: &Catalog,
-        log: &RecoveredLog,
-    ) -> Result<()> {
-        let states = self.keyspaces.all();
-        let keyspaces: Keyspaces = states.into_iter().map(|state| (state.id, state)).collect();
-        let first = log.segments.first().map_or(SeqNo::ZERO, |segment| segment.first_seqno);
-        self.replay_from.store(first.get(), Release);
-        replay(site, catalog, &Replay::Apply(&keyspaces), &|last| {
-            for state in keyspaces.values() {
-                state.seal(last, self.config.memtable_bytes);
-            }
-            while self.flush_next()? {}
-            self.replay_from.store(last.get() + 1, Release);
-            Ok(())
-        })?;
-        self.replay_from.store(u64::MAX, Release);
         Ok(())
     }
 

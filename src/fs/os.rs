@@ -156,6 +156,46 @@ fn describe(entry: &fs::DirEntry) -> io::Result<Option<DirEntry>> {
     }
 }
 
+/// Calls `write` until all of `bytes` is written: a call may be interrupted, or write only a part.
+fn write_all(
+    mut bytes: &[u8],
+    mut offset: u64,
+    mut write: impl FnMut(&[u8], u64) -> io::Result<usize>,
+) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match write(bytes, offset) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => {
+                bytes = bytes.get(written..).unwrap_or_default();
+                offset += written as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Calls `read` until all of `out` is filled: a call may be interrupted, or read only a part.
+fn read_all(
+    mut out: &mut [u8],
+    mut offset: u64,
+    mut read: impl FnMut(&mut [u8], u64) -> io::Result<usize>,
+) -> io::Result<()> {
+    while !out.is_empty() {
+        match read(out, offset) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(read) => {
+                out = out.get_mut(read..).unwrap_or_default();
+                offset += read as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
 #[derive(Debug)]
 struct OsWritable {
     file: File,
@@ -176,8 +216,8 @@ impl OsWritable {
 
 impl WritableFile for OsWritable {
     fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
-        system::write_all_at(&self.file, bytes, offset)
-            .map_err(|error| Error::io("write", &self.path, error))
+        let write = |bytes: &[u8], offset| system::write_at(&self.file, bytes, offset);
+        write_all(bytes, offset, write).map_err(|error| Error::io("write", &self.path, error))
     }
 
     fn sync_data(&self) -> Result<()> {
@@ -210,7 +250,9 @@ impl ReadableFile for OsReadable {
     fn read_at(&self, offset: u64, out: &mut [u8]) -> Result<()> {
         // Beyond the largest offset there is, the system says "invalid" rather than "the end".
         let read = match offset.checked_add(out.len() as u64) {
-            Some(end) if end <= self.len => system::read_exact_at(&self.file, out, offset),
+            Some(end) if end <= self.len => {
+                read_all(out, offset, |out, offset| system::read_at(&self.file, out, offset))
+            }
             _ => Err(io::ErrorKind::UnexpectedEof.into()),
         };
         read.map_err(|error| Error::io("read", &self.path, error))
@@ -294,12 +336,12 @@ mod system {
 
     use crate::fs::ReadMode;
 
-    pub(super) fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
-        file.write_all_at(bytes, offset)
+    pub(super) fn write_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<usize> {
+        file.write_at(bytes, offset)
     }
 
-    pub(super) fn read_exact_at(file: &File, out: &mut [u8], offset: u64) -> io::Result<()> {
-        file.read_exact_at(out, offset)
+    pub(super) fn read_at(file: &File, out: &mut [u8], offset: u64) -> io::Result<usize> {
+        file.read_at(out, offset)
     }
 
     pub(super) fn sync_dir(path: &Path) -> io::Result<()> {
@@ -381,34 +423,12 @@ mod system {
 
     use crate::fs::ReadMode;
 
-    pub(super) fn write_all_at(file: &File, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {
-        while !bytes.is_empty() {
-            match file.seek_write(bytes, offset) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(written) => {
-                    bytes = &bytes[written..];
-                    offset += written as u64;
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
+    pub(super) fn write_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<usize> {
+        file.seek_write(bytes, offset)
     }
 
-    pub(super) fn read_exact_at(file: &File, mut out: &mut [u8], mut at: u64) -> io::Result<()> {
-        while !out.is_empty() {
-            match file.seek_read(out, at) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(read) => {
-                    out = &mut out[read..];
-                    at += read as u64;
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
+    pub(super) fn read_at(file: &File, out: &mut [u8], offset: u64) -> io::Result<usize> {
+        file.seek_read(out, offset)
     }
 
     /// Directories cannot be synced; NTFS journals their changes in order.
@@ -423,4 +443,60 @@ mod system {
     pub(super) fn advise_mode(_: &File, _: ReadMode) {}
 
     pub(super) fn will_need(_: &File, _: Range<u64>) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a call answers, by its number.
+    fn answer(call: usize, len: usize) -> io::Result<usize> {
+        match call % 3 {
+            0 => Err(io::ErrorKind::Interrupted.into()),
+            1 => Ok(len.min(1)),
+            _ => Ok(len.min(7)),
+        }
+    }
+
+    #[test]
+    fn short_and_interrupted_calls_are_completed() {
+        let bytes: Vec<u8> = (0..100).collect();
+        for len in 0..100 {
+            let (mut calls, mut disk) = (0, vec![0; 5]);
+            let written = write_all(&bytes[..len], 5, |bytes, offset| {
+                assert_eq!(offset, disk.len() as u64);
+                calls += 1;
+                let written = answer(calls, bytes.len())?;
+                disk.extend_from_slice(&bytes[..written]);
+                Ok(written)
+            });
+            written.unwrap();
+            assert_eq!(disk[5..], bytes[..len]);
+            let mut out = vec![0; len];
+            let read = read_all(&mut out, 5, |out, offset| {
+                calls += 1;
+                let read = answer(calls, out.len())?;
+                out[..read].copy_from_slice(&disk[offset as usize..][..read]);
+                Ok(read)
+            });
+            read.unwrap();
+            assert_eq!(out, bytes[..len]);
+        }
+    }
+
+    #[test]
+    fn a_call_that_does_nothing_or_fails_is_an_error_and_not_the_end() {
+        let mut calls = 0;
+        let written = write_all(&[1; 9], 0, |_, _| {
+            calls += 1;
+            Ok(if calls < 3 { 4 } else { 0 })
+        });
+        assert_eq!(written.unwrap_err().kind(), io::ErrorKind::WriteZero);
+        let read = read_all(&mut [0; 9], 0, |_, offset| Ok(if offset < 8 { 4 } else { 0 }));
+        assert_eq!(read.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        let full = |_: &[u8], offset| {
+            if offset < 8 { Ok(4) } else { Err(io::ErrorKind::StorageFull.into()) }
+        };
+        assert_eq!(write_all(&[1; 9], 0, full).unwrap_err().kind(), io::ErrorKind::StorageFull);
+    }
 }

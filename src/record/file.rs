@@ -1,5 +1,6 @@
 //! Reads a log file into memory.
 
+use std::io;
 use std::path::Path;
 
 use crate::base::error::Error;
@@ -27,6 +28,9 @@ pub(crate) fn read(fs: &dyn Fs, path: &Path, limit: u64) -> Result<FileBytes> {
     let len = usize::try_from(file.len().min(limit)).map_err(|_| {
         Error::corruption(path, 0, "the file is larger than the memory can ever be")
     })?;
+    // Whether there is so much memory is asked first: below, the answer "no" would end the process.
+    let room = Vec::<u8>::new().try_reserve_exact(len);
+    room.map_err(|_| Error::io("read", path, io::ErrorKind::OutOfMemory.into()))?;
     let mut bytes = vec![0; len];
     let mut chunk = vec![0; CHUNK_LEN.min(len)];
     let mut zero_from = 0;

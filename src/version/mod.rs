@@ -50,7 +50,7 @@ impl Level {
     pub(crate) fn file_for(&self, key: &[u8]) -> Option<&Arc<SstFile>> {
         let head = head16(key);
         let mut at = self.largest_heads.partition_point(|largest| *largest < head);
-        // Equal heads say nothing: compare whole keys.
+        // Equal heads say nothing: compare whole keys. There are as many heads as files.
         while self.largest_heads.get(at) == Some(&head)
             && self.files[at].meta.largest.user.as_slice() < key
         {

@@ -1,6 +1,7 @@
 //! Counts what a thread allocates, so that a length read from a damaged file can be caught asking
 //! for more memory than the file could ever fill.
 #![expect(unsafe_code, reason = "an allocator is")]
+#![expect(clippy::cast_possible_wrap, reason = "nothing allocates half the address space")]
 
 use std::alloc::GlobalAlloc;
 use std::alloc::Layout;

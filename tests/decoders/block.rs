@@ -189,7 +189,7 @@ fn check_cursor(cursor: &mut SstCursor, entries: &[Entry<'_>], sound: bool, keys
 
 fn separators(input: &mut Input<'_>) -> Vec<(Vec<u8>, bool)> {
     let mut keys: Vec<(Vec<u8>, usize)> = Vec::new();
-    for _ in 0..input.below(32) + 1 {
+    for _ in 0..=input.below(32) {
         keys.push((input.key(), input.below(3)));
     }
     keys.sort();

@@ -170,7 +170,7 @@ fn check_open(fs: &MemFs) -> bool {
 /// Edits of which many fit together.
 fn edits(input: &mut Input<'_>) -> Vec<Edit> {
     let mut edits = Vec::new();
-    for n in 0..1 + input.below(6) {
+    for n in 0..=input.below(6) {
         let first = n == 0;
         let wide = input.byte();
         let option = |input: &mut Input<'_>, bit: u8| {
@@ -344,7 +344,7 @@ fn damaged(input: &mut Input<'_>) {
     let payloads: Vec<Vec<u8>> = edits.iter().map(encode_edit).collect();
     let intact = (manifest(DB, MANIFEST, &payloads), current(DB, MANIFEST));
     let (mut content, mut pointer) = intact.clone();
-    for _ in 0..1 + input.below(3) {
+    for _ in 0..=input.below(3) {
         let target = if input.byte() % 8 == 7 { &mut pointer } else { &mut content };
         input.damage(target);
     }

@@ -69,7 +69,7 @@ pub(crate) fn entries(input: &mut Input<'_>, most: usize) -> Vec<SstEntry> {
     let mut entries: Vec<SstEntry> = Vec::new();
     for _ in 0..input.below(most) {
         let (key, seqno) = (input.key(), 1 + input.below(30) as u64);
-        let value = if input.byte() % 5 == 0 { None } else { Some(input.value()) };
+        let value = if input.byte().is_multiple_of(5) { None } else { Some(input.value()) };
         entries.push((key, seqno, value));
     }
     entries.sort_by(|a, b| a.0.cmp(&b.0).then(b.1.cmp(&a.1)));

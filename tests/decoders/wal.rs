@@ -176,7 +176,9 @@ fn forge_record(
 fn batch_of(input: &mut Input<'_>, keyspace: u32) -> (Vec<u8>, u64) {
     let count = 1 + input.below(4);
     let ops: Vec<(Vec<u8>, Option<Vec<u8>>)> = (0..count)
-        .map(|_| (input.key(), if input.byte() % 4 == 0 { None } else { Some(input.value()) }))
+        .map(|_| {
+            (input.key(), if input.byte().is_multiple_of(4) { None } else { Some(input.value()) })
+        })
         .collect();
     let ops: Vec<(&[u8], Option<&[u8]>)> =
         ops.iter().map(|(key, value)| (key.as_slice(), value.as_deref())).collect();

@@ -28,7 +28,7 @@ impl Choices {
     }
 
     pub(crate) fn bytes(bytes: &[u8]) -> Choices {
-        Choices::Bytes(bytes.to_vec().into_iter())
+        Choices::Bytes(Vec::from(bytes).into_iter())
     }
 
     /// Is there nothing left to choose from?

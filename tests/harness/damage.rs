@@ -93,8 +93,8 @@ impl Damage {
     }
 
     fn range(&self, len: u64) -> Range<u64> {
-        let at = if self.at % 2 == 0 {
-            self.at * len >> 16
+        let at = if self.at.is_multiple_of(2) {
+            (self.at * len) >> 16
         } else {
             len.saturating_sub(1 + self.at / 2 % 256)
         };
@@ -156,7 +156,8 @@ fn damage(fs: &MemFs, damage: &Damage) -> Option<PathBuf> {
         Kind::Extend => {
             let len = bytes.len();
             bytes.extend(
-                (0..damage.len as usize).map(|n| if len % 2 == 0 { 0 } else { garbage(n) }),
+                (0..damage.len as usize)
+                    .map(|n| if len.is_multiple_of(2) { 0 } else { garbage(n) }),
             );
         }
         Kind::Remove => {
@@ -283,8 +284,7 @@ impl Expected {
 /// A workload, closed or killed, and then damage to its files.
 pub(crate) fn files_on_disk(data: &[u8]) {
     let mut choices = Choices::bytes(data);
-    let damages: Vec<_> =
-        (0..1 + choices.below(4) / 3).map(|_| Damage::draw(&mut choices)).collect();
+    let damages: Vec<_> = (0..=choices.below(4) / 3).map(|_| Damage::draw(&mut choices)).collect();
     let (killed, salvage) = (choices.below(8) == 7, choices.below(8) == 7);
     let mut workload = Workload::new(format!("{damages:?}, killed: {killed}"), choices);
     workload.open();
@@ -340,7 +340,7 @@ fn look(workload: &Workload, expected: &Expected, hit: &[PathBuf]) {
         |path: &&PathBuf| path.extension().is_some_and(|e| e == "sst") && fs.exists(path).unwrap();
     let verified = db.verify(&mut |_, _| {});
     match hit.iter().find(is_live_sst) {
-        Some(path) => assert!(verified.is_err(), "{what}: {path:?} passes for sound"),
+        Some(path) => assert!(verified.is_err(), "{what}: {} passes for sound", path.display()),
         None => drop(verified.map_err(|error| panic!("{what}: {error}"))),
     }
     for name in db.keyspaces() {

@@ -80,8 +80,17 @@ impl Display for Trail {
 /// A view that stays as it is, and what it must show.
 enum Held {
     Snapshot { readers: Vec<(usize, Reader)>, state: State },
-    Iter { keyspace: usize, iter: Iter, left: VecDeque<(Arc<[u8]>, Arc<[u8]>)> },
+    Iter(Box<HeldIter>),
 }
+
+struct HeldIter {
+    keyspace: usize,
+    iter: Iter,
+    left: VecDeque<Entry>,
+}
+
+/// Key and value.
+type Entry = (Arc<[u8]>, Arc<[u8]>);
 
 pub(crate) struct Workload {
     pub(crate) choices: Choices,
@@ -316,9 +325,9 @@ impl Workload {
             let iter = self.db().keyspace(NAMES[keyspace])?.iter();
             let left = state.into_iter().filter(|((index, _), _)| *index == keyspace);
             let left = left.map(|((_, key), value)| (key, value)).collect();
-            let mut held = Held::Iter { keyspace, iter, left };
+            let mut held = HeldIter { keyspace, iter, left };
             held.step(self.choices.below(4), &self.trail)?;
-            held
+            Held::Iter(Box::new(held))
         };
         self.held.push(held);
         Ok(())
@@ -333,7 +342,7 @@ impl Workload {
             Held::Snapshot { readers, state } => {
                 let mut found = State::new();
                 for (index, reader) in readers {
-                    for entry in reader.iter() {
+                    for entry in &reader {
                         let (key, value) = entry?;
                         found.insert((index, key[..].into()), value[..].into());
                     }
@@ -341,7 +350,7 @@ impl Workload {
                 assert!(found == state, "{}: a snapshot changed", self.trail);
                 Ok(())
             }
-            mut held @ Held::Iter { .. } => held.step(u64::MAX, &self.trail),
+            Held::Iter(mut held) => held.step(u64::MAX, &self.trail),
         }
     }
 
@@ -373,11 +382,11 @@ impl Workload {
     }
 }
 
-impl Held {
+impl HeldIter {
     /// Goes on for so many steps, from both ends in turn. An error is one of reading, after which
     /// neither end gives anything.
     fn step(&mut self, steps: u64, what: &dyn Display) -> esker::Result<()> {
-        let Held::Iter { keyspace, iter, left } = self else { return Ok(()) };
+        let HeldIter { keyspace, iter, left } = self;
         for step in 0..steps {
             let (found, model) = match step % 3 {
                 0 => (iter.next_back(), left.pop_back()),

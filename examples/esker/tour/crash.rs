@@ -28,6 +28,8 @@ use crate::tour::writer::RECORDS;
 use crate::tour::writer::THREADS;
 
 pub(crate) const ROUNDS: u64 = 5;
+/// What a record takes in the log, about.
+const RECORD_BYTES: u64 = 121;
 /// How long a child may take before it has acknowledged anything.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -101,7 +103,7 @@ impl Victim {
 }
 
 /// Crashes a database in `path` several times and checks it after each.
-pub(crate) fn run(path: &Path, seed: u64, records: u64, progress: &Progress) -> Result<Crashes> {
+pub(crate) fn run(path: &Path, seed: u64, log_bytes: u64, progress: &Progress) -> Result<Crashes> {
     let mut random = Random::new(seed);
     let mut start = [0; THREADS as usize];
     let mut sum = Findings::default();
@@ -129,7 +131,7 @@ pub(crate) fn run(path: &Path, seed: u64, records: u64, progress: &Progress) -> 
     let db = writer::options().open(path)?;
     let verified = db.verify(&mut |_, _| {});
     db.close()?;
-    let unflushed = crash_with_full_log(&path.with_extension("log"), seed, records)?;
+    let unflushed = crash_with_full_log(&path.with_extension("log"), seed, log_bytes, progress)?;
     let crashes = ROUNDS + 1;
     Ok(Crashes {
         json: json!({
@@ -140,6 +142,8 @@ pub(crate) fn run(path: &Path, seed: u64, records: u64, progress: &Progress) -> 
             "batches_half": sum.halves,
             "slowest_reopening_ms": slowest.as_secs_f64() * 1e3,
             "unflushed_records": unflushed.records,
+            "unflushed_log_bytes": unflushed.log_bytes,
+            "unflushed_replay_ms": unflushed.replay.as_secs_f64() * 1e3,
             "unflushed_reopening_ms": unflushed.reopening.as_secs_f64() * 1e3,
         }),
         checks: checks(&sum, acked, slowest, verified, &unflushed),
@@ -181,12 +185,15 @@ fn checks(
             },
         ),
         Check::new(
-            "killed with a log of unflushed records, and all are there",
+            "killed with a long log of records that no file has, and all are there",
             unflushed.found == unflushed.records,
             format!(
-                "{} of {} records, reopened in {}",
+                "{} of {} records; {} of log read back in {}, {}/s; reopened for writing in {}",
                 text::count(unflushed.found),
                 text::count(unflushed.records),
+                text::bytes(unflushed.log_bytes),
+                text::duration(unflushed.replay),
+                text::bytes((unflushed.log_bytes as f64 / unflushed.replay.as_secs_f64()) as u64),
                 text::duration(unflushed.reopening)
             ),
         ),
@@ -302,22 +309,41 @@ fn tally(records: &[u64], acked: u64, found: &mut Findings, thread: usize) {
 struct Unflushed {
     records: u64,
     found: u64,
+    log_bytes: u64,
+    /// Opened for reading: nothing but the log's way into memory.
+    replay: Duration,
+    /// Opened for writing with the default budget, which means flushes if the log is longer.
     reopening: Duration,
 }
 
-fn crash_with_full_log(path: &Path, seed: u64, records: u64) -> Result<Unflushed> {
-    let records = (records / 5).clamp(100, 200_000);
+fn crash_with_full_log(
+    path: &Path,
+    seed: u64,
+    log_bytes: u64,
+    progress: &Progress,
+) -> Result<Unflushed> {
+    let _bar = progress.wait("crashing with a long log");
+    let records = (log_bytes / RECORD_BYTES).max(100);
     let mut victim = Victim::spawn(path, seed, &[format!("--unflushed={records}")])?;
     let Some(stdout) = victim.0.stdout.take() else {
         return Err(Failure::new("the child process has no output"));
     };
     let mut line = String::new();
     let read = BufReader::new(stdout).read_line(&mut line);
-    if read.is_err() || line != "filled\n" || !victim.kill()? {
+    let written = line.strip_prefix("filled ").and_then(|bytes| bytes.trim_end().parse().ok());
+    let (Ok(_), Some(log_bytes)) = (read, written) else {
+        return Err(victim.last_words());
+    };
+    if !victim.kill()? {
         return Err(victim.last_words());
     }
+    let options = esker::Options::new().create_if_missing(false);
     let opening = latency::now();
-    let db = esker::Options::new().create_if_missing(false).open(path)?;
+    let reader = options.clone().read_only(true).open(path)?;
+    let replay = opening.elapsed();
+    drop(reader);
+    let opening = latency::now();
+    let db = options.open(path)?;
     let reopening = opening.elapsed();
     let mut found = 0;
     let mut expected = Vec::new();
@@ -327,7 +353,7 @@ fn crash_with_full_log(path: &Path, seed: u64, records: u64) -> Result<Unflushed
         found += u64::from(key == data::key(index) && value == expected);
     }
     db.close()?;
-    Ok(Unflushed { records, found, reopening })
+    Ok(Unflushed { records, found, log_bytes, replay, reopening })
 }
 
 #[cfg(test)]

@@ -53,8 +53,10 @@ pub(crate) fn run(global: &Global, args: &TourArgs, progress: &Progress) -> Resu
     ))?;
     report.fact("seed", seed.into());
     report.fact("records", args.records.into());
-    let toured = Tour { options: options(global, args.records), seed, progress, dir: dir.path() }
-        .run(args.records, &mut report);
+    let options = options(global, args.records);
+    let log_bytes = args.log.unwrap_or((args.records * LOG_BYTES_PER_RECORD).min(1 << 30));
+    let toured =
+        Tour { options, seed, progress, dir: dir.path(), log_bytes }.run(args.records, &mut report);
     if args.keep {
         let path = dir.keep();
         progress.note(format_args!("the databases are in {}", path.display()));
@@ -63,6 +65,8 @@ pub(crate) fn run(global: &Global, args: &TourArgs, progress: &Progress) -> Resu
     report.finish(start.elapsed().as_secs_f64())
 }
 
+/// Such a log takes a few seconds to write, however long the tour.
+const LOG_BYTES_PER_RECORD: u64 = 256;
 const DURABILITY: Durability = Durability::Interval(Duration::from_millis(100));
 
 /// Options that give even a small tour a tree of several levels.
@@ -80,6 +84,8 @@ struct Tour<'a> {
     seed: u64,
     progress: &'a Progress,
     dir: &'a Path,
+    /// Length of the log of one crash.
+    log_bytes: u64,
 }
 
 impl Tour<'_> {
@@ -105,7 +111,7 @@ impl Tour<'_> {
         let start = latency::now();
         let (loaded, crashes, elapsed) = std::thread::scope(|scope| {
             let crashes =
-                scope.spawn(|| crash::run(&crashed_path, self.seed, records, self.progress));
+                scope.spawn(|| crash::run(&crashed_path, self.seed, self.log_bytes, self.progress));
             let mut bar = self.progress.entries("loading", Some(records));
             let loaded = store.load(records, &mut bar, &mut timings.put);
             let elapsed = start.elapsed();

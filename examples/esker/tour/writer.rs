@@ -104,9 +104,17 @@ fn write(db: &Db, keyspaces: &[Keyspace; 2], seed: u64, thread: u64, start: u64)
     Ok(())
 }
 
+/// With these nothing of a log of so many records is flushed: each takes 200 bytes in memory, about.
+fn log_options(records: u64) -> Options {
+    let bytes = (records as usize * 256).clamp(32 << 20, 4 << 30);
+    Options::new().memtable_bytes(bytes).memory_budget(4 * bytes).wal_bytes(u64::MAX >> 8)
+}
+
 /// Fills the log, tells so, and waits for the end.
 fn fill_log(path: &Path, seed: u64, records: u64) -> Result<()> {
-    let db = Options::new().durability(Durability::Os).open(path)?;
+    // Synced now and then, as a log that has come to such a length is.
+    let durability = Durability::Interval(Duration::from_millis(100));
+    let db = log_options(records).durability(durability).open(path)?;
     let mut bytes = Vec::new();
     for first in (0..records).step_by(UNFLUSHED_BATCH as usize) {
         let mut batch = WriteBatch::new();
@@ -117,7 +125,7 @@ fn fill_log(path: &Path, seed: u64, records: u64) -> Result<()> {
         db.write(batch)?;
     }
     let mut out = io::stdout().lock();
-    out.write_all(b"filled\n")?;
+    writeln!(out, "filled {}", db.stats().wal.bytes_written)?;
     out.flush()?;
     // The parent kills this process; if the parent is gone, its end of stdin is closed.
     io::copy(&mut io::stdin().lock(), &mut io::sink())

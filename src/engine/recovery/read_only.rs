@@ -9,11 +9,11 @@ use crate::cache::BlockCache;
 use crate::engine::Core;
 use crate::engine::recovery::Keyspaces;
 use crate::engine::recovery::Parts;
-use crate::engine::recovery::Replay;
 use crate::engine::recovery::Site;
 use crate::engine::recovery::assemble;
 use crate::engine::recovery::last_seqno;
-use crate::engine::recovery::replay;
+use crate::engine::recovery::replay::Replay;
+use crate::engine::recovery::replay::replay;
 use crate::engine::recovery::stated::Catalog;
 use crate::wal::ReopenedLog;
 

@@ -1,0 +1,180 @@
+//! The log's way into the memtables, and from there into files where it is too long for memory.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Release;
+
+use crate::base::batch::Ops;
+use crate::base::error::Error;
+use crate::base::error::Result;
+use crate::base::key::Trailer;
+use crate::base::options::cores;
+use crate::base::planted::Planted;
+use crate::base::seqno::SeqNo;
+use crate::engine::Core;
+use crate::engine::keyspaces::KeyspaceState;
+use crate::engine::recovery::Keyspaces;
+use crate::engine::recovery::Site;
+use crate::engine::recovery::log_source;
+use crate::engine::recovery::stated::Catalog;
+use crate::engine::workers::run_side_by_side;
+use crate::fs::names::manifest_path;
+use crate::memtable::Memtable;
+use crate::wal;
+use crate::wal::LogRecord;
+use crate::wal::RecoveredLog;
+
+/// A segment is replayed by as many threads as there are cores, but not in smaller parts.
+const RECORDS_PER_PART_MIN: usize = 1024;
+
+/// What becomes of the log's batches.
+pub(super) enum Replay<'a> {
+    /// They are only looked at.
+    Check,
+    /// They go into the memtables.
+    Apply(&'a Keyspaces),
+    /// They go into the memtables, while those of the segment before are flushed.
+    Flush(&'a Core, &'a Keyspaces),
+}
+
+/// A part of a segment's replay, done beside the others.
+enum Part<'a> {
+    Flush(&'a Core),
+    Records(&'a [LogRecord]),
+}
+
+/// Phase 3. `after` is called behind each segment with its last sequence number.
+pub(super) fn replay(
+    site: &Site<'_>,
+    catalog: &Catalog,
+    target: &Replay<'_>,
+    after: &dyn Fn(SeqNo) -> Result<()>,
+) -> Result<RecoveredLog> {
+    let source = log_source(site, catalog);
+    let threads = cores();
+    let mut log = wal::recover(&source, site.listing, |records| {
+        let mut parts = Vec::new();
+        if let Replay::Flush(core, keyspaces) = target {
+            if core.fit_beside_each_other(keyspaces, records) {
+                parts.push(Part::Flush(core));
+            } else {
+                core.flush_sealed()?;
+            }
+        }
+        let part = records.len().div_ceil(threads).max(RECORDS_PER_PART_MIN);
+        parts.extend(records.chunks(part).map(Part::Records));
+        let run = |part: &Part<'_>| match (part, target) {
+            (Part::Flush(core), _) => core.flush_sealed(),
+            (Part::Records(records), Replay::Check) => check_records(site, catalog, records),
+            (Part::Records(records), Replay::Apply(to) | Replay::Flush(_, to)) => {
+                check_records(site, catalog, records)?;
+                apply_records(records, to)
+            }
+        };
+        run_side_by_side(&parts, run).into_iter().collect::<Result<()>>()?;
+        if let (Replay::Apply(to) | Replay::Flush(_, to), Some(first)) = (target, records.first()) {
+            note_records(to, first.seqno);
+        }
+        match records.last() {
+            Some(last) => after(last_of(last)),
+            None => Ok(()),
+        }
+    })?;
+    if Planted::SeqNoReused.is_on() {
+        log.last_seqno = SeqNo::new(log.last_seqno.get().saturating_sub(1));
+    }
+    Ok(log)
+}
+
+fn last_of(record: &LogRecord) -> SeqNo {
+    let ops = Ops::new(&record.payload).count() as u64;
+    SeqNo::new(record.seqno.get() + ops.saturating_sub(1))
+}
+
+/// A log that names keyspaces which the manifest does not know is newer than the manifest.
+fn check_records(site: &Site<'_>, catalog: &Catalog, records: &[LogRecord]) -> Result<()> {
+    for op in records.iter().flat_map(|record| Ops::new(&record.payload)) {
+        let op = op.map_err(|bad| Error::internal(bad.0))?;
+        if op.keyspace.0 >= catalog.next_keyspace {
+            let path = manifest_path(site.dir, catalog.manifest);
+            let number = op.keyspace.0;
+            let what = format!("it does not know keyspace {number}, which the log writes to");
+            return Err(Error::corruption(&path, 0, what));
+        }
+    }
+    Ok(())
+}
+
+fn apply_records(records: &[LogRecord], keyspaces: &Keyspaces) -> Result<()> {
+    // Batches in a row mostly go to the same keyspace.
+    let mut cached: Option<(&Arc<KeyspaceState>, Arc<Memtable>, SeqNo)> = None;
+    for record in records {
+        let mut ops = usize::MAX;
+        if Planted::HalfBatch.is_on() {
+            ops = Ops::new(&record.payload).count().div_ceil(2);
+        }
+        for (seqno, op) in (record.seqno.get()..).zip(Ops::new(&record.payload)).take(ops) {
+            let op = op.map_err(|bad| Error::internal(bad.0))?;
+            let seqno = SeqNo::new(seqno);
+            if cached.as_ref().is_none_or(|(state, ..)| state.id != op.keyspace) {
+                cached = keyspaces
+                    .get(&op.keyspace)
+                    .map(|state| (state, state.view_full().active.clone(), state.flushed()));
+            }
+            let Some((_, memtable, flushed)) = &cached else {
+                continue; // It was dropped.
+            };
+            if seqno > *flushed {
+                memtable.insert(op.key, Trailer::new(seqno, op.kind), op.value);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The log is needed from `first` on for every memtable that is not empty.
+fn note_records(keyspaces: &Keyspaces, first: SeqNo) {
+    for state in keyspaces.values() {
+        if !state.view().active.is_empty() {
+            state.note_append(first);
+        }
+    }
+}
+
+impl Core {
+    /// Phase 5. While a segment goes into memtables, those of the one before are flushed.
+    pub(super) fn replay_in_parts(
+        &self,
+        site: &Site<'_>,
+        catalog: &Catalog,
+        log: &RecoveredLog,
+    ) -> Result<()> {
+        let states = self.keyspaces.all();
+        let keyspaces: Keyspaces = states.into_iter().map(|state| (state.id, state)).collect();
+        let first = log.segments.first().map_or(SeqNo::ZERO, |segment| segment.first_seqno);
+        self.replay_from.store(first.get(), Release);
+        replay(site, catalog, &Replay::Flush(self, &keyspaces), &|last| {
+            for state in keyspaces.values() {
+                state.seal(last, self.config.memtable_bytes);
+            }
+            // What is sealed holds up the log by itself.
+            self.replay_from.store(last.get() + 1, Release);
+            Ok(())
+        })?;
+        self.flush_sealed()?;
+        self.replay_from.store(u64::MAX, Release);
+        Ok(())
+    }
+
+    fn flush_sealed(&self) -> Result<()> {
+        while self.flush_next()? {}
+        Ok(())
+    }
+
+    /// Is there memory for what waits for its flush, and for `records`? The block cache is empty
+    /// yet, so that they may have its share.
+    fn fit_beside_each_other(&self, keyspaces: &Keyspaces, records: &[LogRecord]) -> bool {
+        let waiting: usize = keyspaces.values().map(|state| state.memtable_bytes().1).sum();
+        let coming: usize = records.iter().map(|record| 2 * record.payload.len()).sum();
+        waiting.saturating_add(coming) <= self.config.memory_budget
+    }
+}
