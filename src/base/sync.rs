@@ -20,6 +20,13 @@ pub(crate) use simulated::Mutex;
 pub(crate) use simulated::MutexGuard;
 #[cfg(esker_shuttle)]
 pub(crate) use simulated::RwLock;
+#[cfg(esker_shuttle)]
+pub(crate) use simulated::step;
+
+/// A step of a protocol that is neither a lock nor one of the atomics below: another thread may go
+/// on here.
+#[cfg(not(esker_shuttle))]
+pub(crate) fn step() {}
 
 pub(crate) mod atomic {
     //! Atomics that carry a protocol between threads. Counters that nobody waits for stay std's.

@@ -14,6 +14,7 @@ use crate::base::error::Result;
 use crate::base::ids::DbId;
 use crate::base::ids::KeyspaceId;
 use crate::base::seqno::SeqNo;
+use crate::base::sync;
 use crate::base::sync::Mutex;
 use crate::base::sync::RwLock;
 use crate::base::sync::atomic::AtomicU64;
@@ -91,11 +92,13 @@ impl KeyspaceState {
 
     /// The current view, without touching a shared reference count.
     pub(crate) fn view(&self) -> arc_swap::Guard<Arc<ReadView>> {
+        sync::step();
         self.view.load()
     }
 
     /// The current view, to keep.
     pub(crate) fn view_full(&self) -> Arc<ReadView> {
+        sync::step();
         self.view.load_full()
     }
 
@@ -145,6 +148,7 @@ impl KeyspaceState {
 
     fn store_view(&self, inner: &Inner, active: Arc<Memtable>, version: Arc<Version>) {
         let sealed = inner.sealed.iter().rev().map(|sealed| sealed.memtable.clone()).collect();
+        sync::step();
         self.view.store(Arc::new(ReadView { active, sealed, version }));
     }
 
