@@ -277,6 +277,9 @@ fn replay(edits: &[Edit]) -> Result<(), &'static str> {
     if edits.iter().filter_map(|edit| edit.last_seqno).any(|last| last > 1 << 55) {
         return Err("sequence numbers run out");
     }
+    if edits.iter().filter_map(|edit| edit.log_durable).any(|last| last >= (1 << 56) - (1 << 48)) {
+        return Err("a sequence number is impossible");
+    }
     keyspaces.values().try_for_each(|files| check_version(files))
 }
 
