@@ -1,5 +1,6 @@
 //! Db: an open database.
 
+use std::fmt;
 use std::ops::Deref;
 use std::path::Path;
 use std::sync::Arc;
@@ -38,7 +39,7 @@ use crate::fs::Fs;
 /// db.close()?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Db {
     engine: Arc<Engine>,
     default: Keyspace,
@@ -242,5 +243,11 @@ impl Keyspace {
     /// Is this the keyspace that [`Db`] itself reads and writes?
     pub fn is_default(&self) -> bool {
         self.name() == DEFAULT_KEYSPACE
+    }
+}
+
+impl fmt::Debug for Db {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Db").field("directory", &self.engine.directory()).finish_non_exhaustive()
     }
 }

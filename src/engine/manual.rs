@@ -117,9 +117,9 @@ impl Core {
         mut choose: impl FnMut(&Arc<Version>, &PickContext<'_>) -> Choice,
     ) -> Result<()> {
         loop {
+            let seen = self.jobs.progress();
             self.health.check_writable()?;
             state.check_exists()?;
-            let seen = self.jobs.progress();
             let mut done = false;
             let job = self.claim(|context| {
                 let version = state.view_full().version.clone();

@@ -22,6 +22,7 @@
 //! | `Snapshots.live`, `Registry.by_name`, `Obsolete.files` | their lists | none |
 
 use std::ops::Deref;
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::base::clock::Clock;
@@ -116,6 +117,11 @@ impl Deref for Engine {
 impl Core {
     pub(crate) fn default_keyspace(&self) -> Arc<KeyspaceState> {
         self.default.clone()
+    }
+
+    /// Where the database is.
+    pub(crate) fn directory(&self) -> &Path {
+        &self.output.dir
     }
 
     /// Pins what is visible now.

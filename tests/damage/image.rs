@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use esker::Clock;
+use esker::Compression;
 use esker::Db;
 use esker::Durability;
 use esker::Options;
@@ -154,9 +155,14 @@ pub(crate) struct Maker {
 
 impl Maker {
     pub(crate) fn new(seed: u64) -> Maker {
+        Maker::with(seed, |options| options)
+    }
+
+    /// With other options.
+    pub(crate) fn with(seed: u64, set: impl Fn(Options) -> Options) -> Maker {
         let fs = MemFs::new();
         let clock = TestClock(AtomicU64::new(seed << 32));
-        let db = options(&fs).clock(Arc::new(clock)).open(DIR).unwrap();
+        let db = set(options(&fs)).clock(Arc::new(clock)).open(DIR).unwrap();
         Maker { fs, db, steps: vec![(0, State::new())], flushed: 0, seed }
     }
 
@@ -243,6 +249,32 @@ pub(crate) fn with_levels_as(identity: u64) -> Maker {
     maker.put("default", &(0..60).step_by(5).collect::<Vec<_>>(), 200, Durability::Os);
     maker.flush();
     maker.put("default", &[1, 2, 61], 40, Durability::Os);
+    maker
+}
+
+/// Files without filters and compression, in which the versions of a few keys go on over many
+/// blocks, since a snapshot was taken before each; and with values longer than blocks.
+pub(crate) fn with_versions() -> Maker {
+    let plain = |options: Options| {
+        options.filter_bits_per_key(0).compression(Compression::None).file_bytes(64 << 10)
+    };
+    let mut maker = Maker::with(7, plain);
+    let mut snapshots = Vec::new();
+    for n in 0..24 {
+        maker.put("default", &[n % 3, 10 + n], 100, Durability::Os);
+        snapshots.push(maker.db.snapshot());
+    }
+    maker.put("default", &[50, 51], 700, Durability::Os);
+    maker.flush();
+    maker.db.compact_range::<&[u8], _>(..).unwrap();
+    for n in 0..8 {
+        maker.put("default", &[1, 20 + n], 100, Durability::Os);
+        snapshots.push(maker.db.snapshot());
+    }
+    maker.flush();
+    let levels = maker.db.stats().keyspaces.into_iter().flat_map(|keyspace| keyspace.levels);
+    let entries: u64 = levels.map(|level| level.entries).sum();
+    assert!(entries > 60, "only {entries} entries: the versions are not there");
     maker
 }
 

@@ -291,6 +291,38 @@ fn a_missing_segment_is_an_error_unless_it_was_the_last() {
     }
 }
 
+#[test]
+fn an_older_copy_of_a_segment_loses_only_what_nothing_proves() {
+    let mut maker = with_log(0);
+    let mut copies = Vec::new();
+    for n in 0..60_u32 {
+        let durability = if n % 7 == 3 { Durability::Sync } else { Durability::Os };
+        maker.put(if n % 2 == 0 { "side" } else { "default" }, &[n % 12], 200, durability);
+        if n % 4 == 0 {
+            let names = maker.fs.list(DIR.as_ref()).unwrap().into_iter().map(|entry| entry.name);
+            let segments = names.filter(|name| name.contains(".wal"));
+            copies.extend(segments.map(|name| (n, read(&maker.fs, &name), name)));
+        }
+    }
+    let image = maker.crashed("with older copies");
+    let log = parse(&image);
+    let mut older = 0;
+    for (moment, bytes, name) in copies {
+        let Some(n) = log.iter().position(|(live, _)| *live == name) else { continue };
+        let intact = read(&image.fs, &name);
+        if bytes == intact {
+            continue;
+        }
+        older += 1;
+        let hit = |piece: &Piece| bytes.get(piece.bytes.clone()) != intact.get(piece.bytes.clone());
+        let expected = expect(&image, &log, n, hit);
+        let fs = image.copy();
+        replace(&fs, &name, &bytes);
+        judge(&image, &fs, &expected, &format!("{name} of moment {moment}"));
+    }
+    assert!(older > 5, "only {older} older copies");
+}
+
 /// How many segments have been prepared and not started.
 fn prepared(fs: &MemFs) -> usize {
     let names = fs.list(DIR.as_ref()).unwrap().into_iter().map(|entry| entry.name);

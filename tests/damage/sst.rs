@@ -11,6 +11,7 @@ use crate::image::path;
 use crate::image::read;
 use crate::image::replace;
 use crate::image::with_levels;
+use crate::image::with_versions;
 use crate::verdict::named;
 use crate::verdict::open_or_named;
 use crate::verdict::read_all;
@@ -72,14 +73,18 @@ impl Case<'_> {
 }
 
 fn each_file(stride: usize, mut judge: impl FnMut(&mut Case<'_>, &[u8], bool)) {
-    let image = with_levels().closed("levels");
-    let probes = image.probes();
-    let files = image.files(".sst");
-    assert!(files.len() >= 5, "{files:?}");
-    for (n, file) in files.iter().enumerate().step_by(stride) {
-        let bytes = read(&image.fs, file);
-        let mut case = Case { image: &image, probes: probes.clone(), file, what: String::new() };
-        judge(&mut case, &bytes, n % 2 == 0);
+    for (image, least) in
+        [(with_levels().closed("levels"), 5), (with_versions().closed("versions"), 2)]
+    {
+        let probes = image.probes();
+        let files = image.files(".sst");
+        assert!(files.len() >= least, "{files:?}");
+        for (n, file) in files.iter().enumerate().step_by(stride) {
+            let bytes = read(&image.fs, file);
+            let what = String::new();
+            let mut case = Case { image: &image, probes: probes.clone(), file, what };
+            judge(&mut case, &bytes, n % 2 == 0);
+        }
     }
 }
 

@@ -135,11 +135,11 @@ fn everything(fs: &MemFs) -> Vec<(String, Vec<u8>)> {
     names.map(|name| (name.clone(), read(fs, &Path::new(DIR).join(&name)))).collect()
 }
 
-/// Does it; tells which file is not what it was, if any.
-fn damage(fs: &MemFs, damage: &Damage) -> Option<PathBuf> {
+/// Does it.
+fn damage(fs: &MemFs, damage: &Damage) {
     let all = files(fs, damage.class);
     if all.is_empty() {
-        return None;
+        return;
     }
     let path = &all[damage.which % all.len()];
     let other = &all[(damage.which / 16 + 1 + damage.which) % all.len()];
@@ -162,7 +162,7 @@ fn damage(fs: &MemFs, damage: &Damage) -> Option<PathBuf> {
         }
         Kind::Remove => {
             fs.remove(path).unwrap();
-            return Some(path.clone());
+            return;
         }
         Kind::Swap => {
             bytes = read(fs, other);
@@ -173,14 +173,10 @@ fn damage(fs: &MemFs, damage: &Damage) -> Option<PathBuf> {
             let name = STRAYS[damage.which % STRAYS.len()];
             let bytes: Vec<u8> = (0..damage.len as usize).map(garbage).collect();
             write(fs, &Path::new(DIR).join(name), &bytes);
-            return None;
+            return;
         }
     }
-    if bytes == before {
-        return None;
-    }
     write(fs, path, &bytes);
-    Some(path.clone())
 }
 
 /// Where the records of a manifest lie.
@@ -303,7 +299,11 @@ pub(crate) fn files_on_disk(data: &[u8]) {
     let fs = workload.fs.clone();
     let manifest = files(&fs, "MANIFEST-").remove(0);
     let before = read(&fs, &manifest);
-    let hit: Vec<_> = damages.iter().filter_map(|one| damage(&fs, one)).collect();
+    let intact = everything(&fs);
+    damages.iter().for_each(|one| damage(&fs, one));
+    let left = everything(&fs);
+    let hit = intact.iter().filter(|file| !left.contains(file));
+    let hit: Vec<_> = hit.map(|(name, _)| Path::new(DIR).join(name)).collect();
     let after = if fs.exists(&manifest).unwrap() { read(&fs, &manifest) } else { Vec::new() };
     let lost = if after.is_empty() { 0 } else { lost_records(&before, &after) };
     let log_is_hit = hit.iter().any(|path| path.to_string_lossy().ends_with(".wal"));

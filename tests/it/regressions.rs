@@ -95,3 +95,13 @@ fn a_log_that_is_newer_than_the_manifest_is_corruption_and_changes_nothing() {
         assert_eq!(fs.list(dir).unwrap(), before);
     }
 }
+
+/// What a program prints when it prints its state: not the files, nor the memtables.
+#[test]
+fn a_handle_prints_as_one_line() {
+    let fs = esker::fs::MemFs::new();
+    let db = esker::Options::new().background_threads(0).fs(std::sync::Arc::new(fs));
+    let db = db.open("/db").unwrap();
+    db.put("secret", "value").unwrap();
+    assert_eq!(format!("{db:?}"), "Db { directory: \"/db\", .. }");
+}

@@ -16,6 +16,7 @@ use rustix::ioctl::Setter;
 pub(crate) enum Kind {
     Tmpfs,
     Ext4,
+    Ext4Writeback,
     Xfs,
 }
 
@@ -50,7 +51,7 @@ impl Disk {
         std::fs::create_dir(&mounted_at).map_err(|error| error.to_string())?;
         let make = match kind {
             Kind::Tmpfs => None,
-            Kind::Ext4 => Some(("mkfs.ext4", ["-q", "-F"])),
+            Kind::Ext4 | Kind::Ext4Writeback => Some(("mkfs.ext4", ["-q", "-F"])),
             Kind::Xfs => Some(("mkfs.xfs", ["-q", "-f"])),
         };
         if let Some((program, args)) = make {
@@ -72,6 +73,8 @@ impl Disk {
         match self.kind {
             Kind::Tmpfs => run("mount", ["-t", "tmpfs", "-o", &format!("size={mib}m"), "none", at]),
             Kind::Ext4 | Kind::Xfs => run("mount", ["-o", "loop", image, at]),
+            // Lengths may reach the disk before what the files hold.
+            Kind::Ext4Writeback => run("mount", ["-o", "loop,data=writeback", image, at]),
         }
     }
 

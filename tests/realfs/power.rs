@@ -62,6 +62,12 @@ fn power_cuts_on_ext4_lose_nothing_durable() {
 }
 
 #[test]
+fn power_cuts_on_ext4_that_does_not_order_data_lose_nothing_durable() {
+    let test = "power::power_cuts_on_ext4_that_does_not_order_data_lose_nothing_durable";
+    cut_power(Kind::Ext4Writeback, 64, test);
+}
+
+#[test]
 fn power_cuts_on_xfs_lose_nothing_durable() {
     cut_power(Kind::Xfs, 320, "power::power_cuts_on_xfs_lose_nothing_durable");
 }

@@ -112,7 +112,9 @@ pub(crate) fn writers_of_all_durabilities() {
                 db.write(batch).unwrap();
                 least[writer] = count;
                 let durable = if durability == Durability::Sync { least } else { [0; WRITERS] };
-                crashes.lock().unwrap().push((any_crash(&fs), durable));
+                // Before the lock, which shuttle knows nothing of: others may run meanwhile.
+                let crash = any_crash(&fs);
+                crashes.lock().unwrap().push((crash, durable));
                 let now = history.look(&db, &other);
                 assert!(covers(now, least), "acknowledged {least:?}, seen {now:?}");
             }
