@@ -263,8 +263,10 @@ pub type SstEntry = (Vec<u8>, u64, Option<Vec<u8>>);
 struct Written(Arc<Mutex<Vec<u8>>>);
 
 impl WritableFile for Written {
-    fn write_at(&self, _offset: u64, bytes: &[u8]) -> Result<()> {
-        self.0.lock().extend_from_slice(bytes);
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+        let mut file = self.0.lock();
+        file.truncate(offset as usize);
+        file.extend_from_slice(bytes);
         Ok(())
     }
 
@@ -272,8 +274,9 @@ impl WritableFile for Written {
         Ok(())
     }
 
-    fn set_len(&self, _len: u64) -> Result<()> {
-        Err(Error::internal("an SST is only appended to"))
+    fn set_len(&self, len: u64) -> Result<()> {
+        self.0.lock().resize(len as usize, 0);
+        Ok(())
     }
 
     fn reserve(&self, _len: u64) -> Result<()> {

@@ -7,7 +7,12 @@ use std::time::Duration;
 use esker::ErrorKind;
 use esker::fs::CrashMode;
 use esker::fs::Fs as _;
+use esker::fs::MemFs;
 use esker::fs::ReadMode;
+use esker::fuzz_api;
+use esker::fuzz_api::Edit;
+use esker::fuzz_api::KeyspaceChange;
+use esker::fuzz_api::Segment;
 
 use crate::support::DIR;
 use crate::support::TestDb;
@@ -104,4 +109,67 @@ fn a_handle_prints_as_one_line() {
     let db = db.open("/db").unwrap();
     db.put("secret", "value").unwrap();
     assert_eq!(format!("{db:?}"), "Db { directory: \"/db\", .. }");
+}
+
+/// Opens a database that consists of a manifest with these edits and perhaps a log segment.
+fn open_forged(edits: &[Edit], segment: Option<&[u8]>) -> Result<esker::Db, esker::Error> {
+    let (fs, dir) = (MemFs::new(), Path::new(DIR));
+    fs.create_dir_all(dir).unwrap();
+    let mut manifest = fuzz_api::manifest_header(1, 9);
+    for (n, edit) in edits.iter().enumerate() {
+        let payload = fuzz_api::encode_edit(edit);
+        fuzz_api::append_record(&mut manifest, 1, 9, n as u64 + 1, u32::MAX, &payload);
+    }
+    let current = fuzz_api::current(1, 9);
+    let files = [
+        ("CURRENT", Some(&*current)),
+        ("MANIFEST-000009", Some(&*manifest)),
+        ("000001.wal", segment),
+    ];
+    for (name, bytes) in files {
+        if let Some(bytes) = bytes {
+            fs.create(&dir.join(name)).unwrap().write_at(0, bytes).unwrap();
+        }
+    }
+    tiny().fs(Arc::new(fs)).open(DIR)
+}
+
+fn keyspace(number: u32, name: &str) -> KeyspaceChange {
+    KeyspaceChange { keyspace: number, name: Some(name.to_owned()), ..KeyspaceChange::default() }
+}
+
+/// Of two keyspaces of one name in a manifest one was lost in silence, and if that was the default
+/// keyspace the next open failed. Numbers that are not below the next free one were given out again.
+#[test]
+fn keyspaces_without_names_and_numbers_of_their_own_are_corruption() {
+    let cases = [
+        (vec![keyspace(0, "default"), keyspace(1, "a")], 2, true),
+        (vec![keyspace(0, "default"), keyspace(1, "default")], 2, false),
+        (vec![keyspace(0, "a"), keyspace(1, "default")], 2, false),
+        (vec![keyspace(0, "default"), keyspace(2, "a")], 2, false),
+    ];
+    for (keyspaces, next, whole) in cases {
+        let edit = Edit { next_keyspace: Some(next), keyspaces, ..Edit::default() };
+        let opened = open_forged(std::slice::from_ref(&edit), None);
+        assert_eq!(opened.is_ok(), whole, "{edit:?}");
+        if let Err(error) = opened {
+            assert_eq!(error.kind(), ErrorKind::Corruption, "{error}");
+        }
+    }
+}
+
+/// A log that ended just in front of the last sequence number could be opened and written to, once.
+#[test]
+fn a_log_near_the_last_sequence_number_is_corruption() {
+    let payload = fuzz_api::batch(0, &[(b"k", Some(b"v"))]);
+    for (first, whole) in [(1, true), (1 << 55, true), ((1 << 55) + 1, false), (3 << 54, false)] {
+        let header =
+            Segment { db: 1, file: 1, prev: 0, prev_end: 0, first_seqno: first, durable: 0 };
+        let mut segment = header.encode();
+        fuzz_api::append_record(&mut segment, 1, 1, first, u32::MAX, &payload);
+        let keyspaces = vec![keyspace(0, "default")];
+        let edit = Edit { next_keyspace: Some(1), keyspaces, ..Edit::default() };
+        let opened = open_forged(std::slice::from_ref(&edit), Some(&segment));
+        assert_eq!(opened.is_ok(), whole, "{first}");
+    }
 }
