@@ -36,6 +36,8 @@ pub(crate) struct PickContext<'a> {
     pub(crate) busy: &'a HashSet<FileId>,
     /// Tombstones written before this time (wall clock) should reach the bottom.
     pub(crate) expire_before_ms: u64,
+    /// The last compaction found the disk full: a smaller one may fit.
+    pub(crate) is_space_scarce: bool,
     /// The oldest live snapshot: at the bottom, tombstones after it cannot be dropped.
     pub(crate) oldest_snapshot: Option<SeqNo>,
 }
@@ -111,14 +113,19 @@ pub(crate) fn pick(version: &Arc<Version>, context: &PickContext<'_>) -> Option<
     pick_by_tombstone_age(version, &targets, context)
 }
 
-/// The compaction of all of level 0 into the base level.
+/// The compaction of all of level 0 into the base level. Where space is scarce, of its oldest files
+/// only, which leaves the newer ones where they belong: so a level 0 that has grown larger than what
+/// is free on the disk gets smaller again, and the writers that it stopped go on.
 pub(crate) fn plan_level0(
     version: &Arc<Version>,
     base_level: usize,
     context: &PickContext<'_>,
     reason: Reason,
 ) -> Option<Plan> {
-    plan(version, 0, version.level(0).files.clone(), base_level, context, reason)
+    let newest_first = &version.level(0).files;
+    let least = if context.is_space_scarce { L0_TRIGGER } else { newest_first.len() };
+    let oldest = newest_first.len().saturating_sub(least);
+    plan(version, 0, newest_first[oldest..].to_vec(), base_level, context, reason)
 }
 
 /// The compaction of `upper` into `output_level`, if none of its inputs is busy.

@@ -5,6 +5,7 @@
 //! manual request goes before what the picker would choose.
 
 use std::collections::HashSet;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -291,11 +292,16 @@ impl Core {
         if jobs.closing {
             return None;
         }
+        let failed = jobs.outcomes[Lane::Compaction as usize].error.as_ref();
+        let is_space_scarce = failed.and_then(Error::io_kind).is_some_and(|kind| {
+            matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+        });
         let age_ms = u64::try_from(self.config.tombstone_age.as_millis()).unwrap_or(u64::MAX);
         let context = PickContext {
             base_bytes: self.base_bytes(),
             busy: &jobs.busy,
             expire_before_ms: self.clock.wall_ms().saturating_sub(age_ms),
+            is_space_scarce,
             oldest_snapshot: self.snapshots.oldest(),
         };
         let (state, plan) = choose(&context)?;

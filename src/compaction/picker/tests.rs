@@ -90,7 +90,13 @@ fn trees() -> impl Strategy<Value = Arc<Version>> {
 }
 
 fn context(busy: &HashSet<FileId>, expire_before_ms: u64) -> PickContext<'_> {
-    PickContext { base_bytes: 4000, busy, expire_before_ms, oldest_snapshot: None }
+    PickContext {
+        base_bytes: 4000,
+        busy,
+        expire_before_ms,
+        is_space_scarce: false,
+        oldest_snapshot: None,
+    }
 }
 
 /// What every plan must satisfy.
@@ -212,4 +218,21 @@ fn tombstones_at_the_bottom_wait_for_the_snapshots_that_need_them() {
     assert!(at(None, 50).is_none(), "not old enough");
     assert!(at(Some(6), 51).is_none(), "the snapshot is older than the tombstone may be");
     assert!(at(Some(7), 51).is_some());
+}
+
+/// A level 0 that is larger than what is free on the disk can still be made smaller.
+#[test]
+fn where_space_is_scarce_the_oldest_files_of_level_0_go_first() {
+    let mut edit = KeyspaceEdit::default();
+    edit.added.extend((1..=12).map(|id| (0, file(id, 10, 20, 100))));
+    let version = apply(&Version::default(), &edit);
+    let busy = HashSet::new();
+    let whole = pick(&version, &context(&busy, 0)).unwrap();
+    assert_eq!(whole.upper.len(), 12);
+    let scarce = PickContext { is_space_scarce: true, ..context(&busy, 0) };
+    let part = pick(&version, &scarce).unwrap();
+    let files = &version.level(0).files;
+    let oldest = files[8..].iter().map(|file| file.meta.id);
+    assert!(part.upper.iter().map(|file| file.meta.id).eq(oldest));
+    assert!(files[8..].iter().all(|old| files[..8].iter().all(|new| new.meta.id > old.meta.id)));
 }
