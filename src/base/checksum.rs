@@ -15,7 +15,11 @@ pub(crate) fn hash64(bytes: &[u8]) -> u64 {
 
 /// Checksum of an SST block at `offset` of the file whose identity is `context`: xxh3, 64 bits.
 pub(crate) fn block_checksum(context: u64, offset: u64, bytes: &[u8]) -> u64 {
-    xxh3::xxh3_64_with_seed(bytes, context ^ offset.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+    xxh3::xxh3_64_with_seed(bytes, block_seed(context, offset))
+}
+
+fn block_seed(context: u64, offset: u64) -> u64 {
+    context ^ offset.wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
 /// [`block_checksum`] in parts, which may be asked for in between.
@@ -23,8 +27,7 @@ pub(crate) struct BlockChecksum(xxh3::Xxh3);
 
 impl BlockChecksum {
     pub(crate) fn new(context: u64, offset: u64) -> BlockChecksum {
-        let seed = context ^ offset.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        BlockChecksum(xxh3::Xxh3::with_seed(seed))
+        BlockChecksum(xxh3::Xxh3::with_seed(block_seed(context, offset)))
     }
 
     pub(crate) fn update(&mut self, bytes: &[u8]) {

@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::path::Path;
-use std::path::PathBuf;
 
 use crate::base::error::Error;
 use crate::base::error::Result;
@@ -65,8 +64,16 @@ impl Catalog {
                 catalog.obsolete.push(id);
                 continue;
             }
-            let found = read_header(fs, wal_path(dir, id), db, id)?;
-            catalog.segments.insert(id, found);
+            let (bytes, header) = read_header(fs, &wal_path(dir, id))?;
+            let start = match header {
+                Ok(header) if header.db != db => Start::Foreign,
+                Ok(header) if header.id != id => {
+                    Start::Unstarted("its header is that of another segment")
+                }
+                Ok(header) => Start::Started(header),
+                Err(what) => Start::Unstarted(what),
+            };
+            catalog.segments.insert(id, Found { bytes, start });
         }
         catalog.obsolete.sort_unstable();
         Ok(catalog)
@@ -112,20 +119,23 @@ impl Catalog {
     }
 }
 
-fn read_header(fs: &dyn Fs, path: PathBuf, db: DbId, id: FileId) -> Result<Found> {
-    let file = fs.open(&path, ReadMode::Sequential)?;
+/// The length of a segment's file, and its header, or why it has no valid one.
+pub(super) fn read_header(
+    fs: &dyn Fs,
+    path: &Path,
+) -> Result<(u64, Result<SegmentHeader, &'static str>)> {
+    let file = fs.open(path, ReadMode::Sequential)?;
     let mut head = [0; FILE_HEADER_LEN];
     let len = file.len().min(FILE_HEADER_LEN as u64) as usize;
     let (head, _) = head.split_at_mut(len);
     file.read_at(0, head)?;
-    let start = match SegmentHeader::decode(head) {
-        Ok(header) if header.db != db => Start::Foreign,
-        Ok(header) if header.id != id => Start::Unstarted("its header is that of another segment"),
-        Ok(header) => Start::Started(header),
-        Err(Unusable::Damaged(what)) => Start::Unstarted(what),
+    let header = match SegmentHeader::decode(head) {
+        Ok(header) => Ok(header),
+        Err(Unusable::Damaged(what)) => Err(what),
         Err(Unusable::Newer(found)) => {
-            return Err(Error::UnsupportedFormat { file: path, found, supported: FORMAT.version });
+            let (file, supported) = (path.to_owned(), FORMAT.version);
+            return Err(Error::UnsupportedFormat { file, found, supported });
         }
     };
-    Ok(Found { bytes: file.len(), start })
+    Ok((file.len(), header))
 }

@@ -23,6 +23,14 @@ pub(crate) struct LogRecord {
     pub(crate) payload: Bytes,
 }
 
+impl LogRecord {
+    /// Sequence number of the last operation.
+    pub(crate) fn last_seqno(&self) -> SeqNo {
+        let ops = Ops::new(&self.payload).count() as u64;
+        SeqNo::new(self.seqno.get().saturating_add(ops.saturating_sub(1)))
+    }
+}
+
 /// Why reading a segment ended where it did.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Stop {

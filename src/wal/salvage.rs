@@ -16,7 +16,6 @@ use crate::base::ids::FileId;
 use crate::base::seqno::SeqNo;
 use crate::fs::DirEntry;
 use crate::fs::Fs;
-use crate::fs::ReadMode;
 use crate::fs::names::FileKind;
 use crate::fs::names::wal_path;
 use crate::record::Context;
@@ -25,11 +24,9 @@ use crate::record::Record;
 use crate::record::Scan;
 use crate::record::decode_at;
 use crate::record::file;
-use crate::record::header::FILE_HEADER_LEN;
-use crate::record::header::Unusable;
 use crate::record::scan_for_valid;
+use crate::wal::catalog::read_header;
 use crate::wal::decode::LogRecord;
-use crate::wal::segment::FORMAT;
 use crate::wal::segment::RECORDS_START;
 use crate::wal::segment::SegmentHeader;
 
@@ -47,14 +44,8 @@ pub(crate) struct Salvaged {
 impl Salvaged {
     /// The last sequence number in it.
     pub(crate) fn last_seqno(&self) -> Option<SeqNo> {
-        self.records.iter().map(last_of).max()
+        self.records.iter().map(LogRecord::last_seqno).max()
     }
-}
-
-/// The sequence number of the record's last operation.
-fn last_of(record: &LogRecord) -> SeqNo {
-    let ops = Ops::new(&record.payload).count() as u64;
-    SeqNo::new(record.seqno.get().saturating_add(ops.saturating_sub(1)))
 }
 
 /// The records that start within `offsets` of the segment whose content is `bytes`. Which segment
@@ -149,7 +140,7 @@ pub(crate) fn find_segments(
     for id in ids {
         let path = wal_path(dir, id);
         match read_header(fs, &path) {
-            Ok(Some(header)) if header.id == id => {
+            Ok((_, Ok(header))) if header.id == id => {
                 if *log.db.get_or_insert(header.db) == header.db {
                     headers.insert(id, Some(header));
                 } else {
@@ -172,22 +163,6 @@ pub(crate) fn find_segments(
         log.segments.push(FoundSegment { id, header, end: successor.map(|next| next.prev_end) });
     }
     log
-}
-
-fn read_header(fs: &dyn Fs, path: &Path) -> Result<Option<SegmentHeader>> {
-    let file = fs.open(path, ReadMode::Sequential)?;
-    let mut head = [0; FILE_HEADER_LEN];
-    let len = file.len().min(FILE_HEADER_LEN as u64) as usize;
-    let (head, _) = head.split_at_mut(len);
-    file.read_at(0, head)?;
-    match SegmentHeader::decode(head) {
-        Ok(header) => Ok(Some(header)),
-        Err(Unusable::Damaged(_)) => Ok(None),
-        Err(Unusable::Newer(found)) => {
-            let (file, supported) = (path.to_owned(), FORMAT.version);
-            Err(Error::UnsupportedFormat { file, found, supported })
-        }
-    }
 }
 
 /// The records of a segment that still read. What lies between the last one and where the segment

@@ -23,6 +23,7 @@ use crate::image::with_levels;
 use crate::image::with_levels_as;
 use crate::image::with_log;
 use crate::verdict::contents;
+use crate::verdict::judge;
 use crate::verdict::named;
 use crate::verdict::open_or_named;
 use crate::verdict::read_all;
@@ -44,17 +45,6 @@ fn needed(image: &Image) -> Vec<String> {
         name.strip_suffix(".wal").is_none_or(|name| name.parse() == Ok(number))
     };
     image.files("").into_iter().filter(|name| name != "LOCK").filter(is_needed).collect()
-}
-
-/// The right contents, or an error that names one of `may_name`. True if it was opened.
-fn judge(image: &Image, fs: &MemFs, may_name: &[&str], what: &str) -> bool {
-    let what = format!("{}: {what}", image.name);
-    let Some(db) = open_or_named(fs, true, may_name, &what) else {
-        return false;
-    };
-    assert!(contents(&db) == image.model, "{what}: wrong contents");
-    db.verify(&mut |_, _| {}).unwrap_or_else(|error| panic!("{what}: {error}"));
-    true
 }
 
 #[test]

@@ -17,20 +17,9 @@ use crate::image::replace;
 use crate::image::with_levels;
 use crate::image::with_log;
 use crate::verdict::contents;
+use crate::verdict::judge;
 use crate::verdict::named;
 use crate::verdict::open_or_named;
-
-/// Opens the damaged `fs`: the right contents or an error that names one of `may_name`. True if it
-/// was opened.
-fn judge(image: &Image, fs: &MemFs, may_name: &[&str], what: &str) -> bool {
-    let what = format!("{}: {what}", image.name);
-    let Some(db) = open_or_named(fs, true, may_name, &what) else {
-        return false;
-    };
-    assert!(contents(&db) == image.model, "{what}: wrong contents");
-    db.verify(&mut |_, _| {}).unwrap_or_else(|error| panic!("{what}: {error}"));
-    true
-}
 
 fn images() -> Vec<Image> {
     vec![

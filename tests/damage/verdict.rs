@@ -148,3 +148,15 @@ pub(crate) fn contents(db: &Db) -> State {
     }
     state
 }
+
+/// Opens the damaged `fs`: the right contents or an error that names one of `may_name`. True if it
+/// was opened.
+pub(crate) fn judge(image: &Image, fs: &MemFs, may_name: &[&str], what: &str) -> bool {
+    let what = format!("{}: {what}", image.name);
+    let Some(db) = open_or_named(fs, true, may_name, &what) else {
+        return false;
+    };
+    assert!(contents(&db) == image.model, "{what}: wrong contents");
+    db.verify(&mut |_, _| {}).unwrap_or_else(|error| panic!("{what}: {error}"));
+    true
+}

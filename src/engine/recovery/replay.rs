@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering::Release;
 use crate::base::batch::Ops;
 use crate::base::error::Error;
 use crate::base::error::Result;
+use crate::base::ids::KeyspaceId;
 use crate::base::key::Trailer;
 use crate::base::options::cores;
 use crate::base::planted::Planted;
@@ -66,8 +67,7 @@ pub(super) fn replay(
             (Part::Flush(core), _) => core.flush_sealed(),
             (Part::Records(records), Replay::Check) => check_records(site, catalog, records),
             (Part::Records(records), Replay::Apply(to) | Replay::Flush(_, to)) => {
-                check_records(site, catalog, records)?;
-                apply_records(records, to)
+                apply_records(site, catalog, records, to)
             }
         };
         run_side_by_side(&parts, run).into_iter().collect::<Result<()>>()?;
@@ -75,7 +75,7 @@ pub(super) fn replay(
             note_records(to, first.seqno);
         }
         match records.last() {
-            Some(last) => after(last_of(last)),
+            Some(last) => after(last.last_seqno()),
             None => Ok(()),
         }
     })?;
@@ -85,26 +85,29 @@ pub(super) fn replay(
     Ok(log)
 }
 
-fn last_of(record: &LogRecord) -> SeqNo {
-    let ops = Ops::new(&record.payload).count() as u64;
-    SeqNo::new(record.seqno.get() + ops.saturating_sub(1))
-}
-
-/// A log that names keyspaces which the manifest does not know is newer than the manifest.
 fn check_records(site: &Site<'_>, catalog: &Catalog, records: &[LogRecord]) -> Result<()> {
     for op in records.iter().flat_map(|record| Ops::new(&record.payload)) {
-        let op = op.map_err(|bad| Error::internal(bad.0))?;
-        if op.keyspace.0 >= catalog.next_keyspace {
-            let path = manifest_path(site.dir, catalog.manifest);
-            let number = op.keyspace.0;
-            let what = format!("it does not know keyspace {number}, which the log writes to");
-            return Err(Error::corruption(&path, 0, what));
-        }
+        check_keyspace(site, catalog, op.map_err(|bad| Error::internal(bad.0))?.keyspace)?;
     }
     Ok(())
 }
 
-fn apply_records(records: &[LogRecord], keyspaces: &Keyspaces) -> Result<()> {
+/// A log that names a keyspace which the manifest does not know is newer than the manifest.
+fn check_keyspace(site: &Site<'_>, catalog: &Catalog, id: KeyspaceId) -> Result<()> {
+    if id.0 < catalog.next_keyspace {
+        return Ok(());
+    }
+    let path = manifest_path(site.dir, catalog.manifest);
+    let what = format!("it does not know keyspace {}, which the log writes to", id.0);
+    Err(Error::corruption(&path, 0, what))
+}
+
+fn apply_records(
+    site: &Site<'_>,
+    catalog: &Catalog,
+    records: &[LogRecord],
+    keyspaces: &Keyspaces,
+) -> Result<()> {
     // Batches in a row mostly go to the same keyspace.
     let mut cached: Option<(&Arc<KeyspaceState>, Arc<Memtable>, SeqNo)> = None;
     for record in records {
@@ -121,6 +124,7 @@ fn apply_records(records: &[LogRecord], keyspaces: &Keyspaces) -> Result<()> {
                     .map(|state| (state, state.view_full().active.clone(), state.flushed()));
             }
             let Some((_, memtable, flushed)) = &cached else {
+                check_keyspace(site, catalog, op.keyspace)?;
                 continue; // It was dropped.
             };
             if seqno > *flushed {
