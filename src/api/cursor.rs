@@ -73,9 +73,11 @@ impl Cursor {
             return Err(error.clone());
         }
         let Some(tree) = self.tree.as_mut().filter(|tree| tree.valid()) else { return Ok(false) };
-        let stepped = step(tree);
-        self.failed = stepped.as_ref().err().cloned();
-        stepped.map(|()| tree.valid())
+        if let Err(error) = step(tree) {
+            self.failed = Some(error.clone());
+            return Err(error);
+        }
+        Ok(tree.valid())
     }
 
     /// To the first entry at or after `key`. O(log n).

@@ -29,6 +29,11 @@ pub(crate) trait InternalIter {
     fn key(&self) -> KeyRef<'_>;
     /// The value of the entry.
     fn value(&self) -> &[u8];
+    /// Is no further entry in the direction of travel one of the same user key? `false` if that is
+    /// not known without looking.
+    fn is_sole(&self) -> bool {
+        false
+    }
     /// The value of the entry, to keep: pinned where it is large, copied where it is small.
     fn value_slice(&self) -> Slice {
         Slice::copy_from(self.value())

@@ -212,23 +212,28 @@ impl TreeIter {
     }
 
     /// Requires: valid.
+    #[inline]
     pub(crate) fn next(&mut self) -> Result<()> {
         self.tree.next()
     }
 
     /// Requires: valid.
+    #[inline]
     pub(crate) fn prev(&mut self) -> Result<()> {
         self.tree.prev()
     }
 
+    #[inline]
     pub(crate) fn valid(&self) -> bool {
         self.tree.valid()
     }
 
+    #[inline]
     pub(crate) fn key(&self) -> &[u8] {
         self.tree.user_key()
     }
 
+    #[inline]
     pub(crate) fn value(&self) -> &[u8] {
         self.tree.value()
     }

@@ -5,7 +5,7 @@ use crate::base::internal_iter::InternalIter;
 use crate::base::key::KeyRef;
 use crate::base::slice::Slice;
 
-/// Sources in key order whose ranges do not overlap.
+/// Sources in key order whose ranges do not overlap, not even in a user key.
 pub(crate) trait ConcatSource {
     type Iter: InternalIter;
 
@@ -44,6 +44,7 @@ impl<S: ConcatSource> Concat<S> {
     }
 
     /// If the open source is at its end, to the first entry of a later one.
+    #[inline(never)]
     fn skip_forward(&mut self) -> Result<()> {
         while let Some((index, iter)) = &self.current
             && !iter.valid()
@@ -58,6 +59,7 @@ impl<S: ConcatSource> Concat<S> {
         Ok(())
     }
 
+    #[inline(never)]
     fn skip_backward(&mut self) -> Result<()> {
         while let Some((index, iter)) = &self.current
             && !iter.valid()
@@ -137,32 +139,43 @@ impl<S: ConcatSource> InternalIter for Concat<S> {
         })
     }
 
+    #[inline]
     fn next(&mut self) -> Result<()> {
-        self.guard(|this| {
-            if let Some((_, iter)) = &mut this.current {
-                iter.next()?;
-            }
-            this.skip_forward()
-        })
+        let Some((_, iter)) = &mut self.current else { return Ok(()) };
+        let moved = iter.next();
+        if moved.is_ok() && iter.valid() {
+            return Ok(());
+        }
+        self.guard(|this| moved.and_then(|()| this.skip_forward()))
     }
 
+    #[inline]
     fn prev(&mut self) -> Result<()> {
-        self.guard(|this| {
-            if let Some((_, iter)) = &mut this.current {
-                iter.prev()?;
-            }
-            this.skip_backward()
-        })
+        let Some((_, iter)) = &mut self.current else { return Ok(()) };
+        let moved = iter.prev();
+        if moved.is_ok() && iter.valid() {
+            return Ok(());
+        }
+        self.guard(|this| moved.and_then(|()| this.skip_backward()))
     }
 
+    #[inline]
     fn valid(&self) -> bool {
         self.current.as_ref().is_some_and(|(_, iter)| iter.valid())
     }
 
+    #[inline]
     fn key(&self) -> KeyRef<'_> {
         self.entered().key()
     }
 
+    /// No user key is in two sources.
+    #[inline]
+    fn is_sole(&self) -> bool {
+        self.entered().is_sole()
+    }
+
+    #[inline]
     fn value(&self) -> &[u8] {
         self.entered().value()
     }
@@ -174,6 +187,7 @@ impl<S: ConcatSource> InternalIter for Concat<S> {
 
 impl<S: ConcatSource> Concat<S> {
     /// Requires: valid.
+    #[inline]
     fn entered(&self) -> &S::Iter {
         match &self.current {
             Some((_, iter)) => iter,

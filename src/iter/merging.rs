@@ -9,7 +9,9 @@
 //! current one; backwards, at its last entry at or before it. A change of direction repositions all
 //! other sources by a seek. Sources that are exhausted in the current direction lose to all others.
 //!
-//! With one source the tree is empty, and every step goes straight to it.
+//! *Runs.* While one source wins again and again, the tree does not change: the best of the others
+//! (the *rival*, who must have lost to the winner directly) is known, and a step costs one comparison
+//! with it. With one source there is no rival, and every step goes straight to it.
 
 use std::cmp::Ordering;
 
@@ -35,6 +37,7 @@ struct Player<I> {
 }
 
 impl<I: InternalIter> Player<I> {
+    #[inline]
     fn refresh(&mut self) {
         self.valid = self.iter.valid();
         if self.valid {
@@ -52,6 +55,8 @@ pub(crate) struct Merging<I> {
     /// the leaves of players 0, 1, … at `players.len()`, `players.len() + 1`, …
     losers: Vec<usize>,
     winner: usize,
+    /// The player that comes next after the winner.
+    rival: Option<usize>,
     direction: Direction,
     /// For the current key while the sources are repositioned.
     scratch: InternalKey,
@@ -65,12 +70,14 @@ impl<I: InternalIter> Merging<I> {
             losers: vec![0; players.len()],
             players,
             winner: 0,
+            rival: None,
             direction: Direction::Forward,
             scratch: InternalKey::default(),
         }
     }
 
     /// Does player `a` come before player `b` in the current direction?
+    #[inline]
     fn beats(&self, a: usize, b: usize) -> bool {
         let (x, y) = (&self.players[a], &self.players[b]);
         if !x.valid || !y.valid {
@@ -105,24 +112,44 @@ impl<I: InternalIter> Merging<I> {
             self.losers[node] = loser;
         }
         self.winner = winners[1];
+        self.find_rival();
     }
 
     /// Plays the winner's path again, after it alone has moved.
     fn replay(&mut self) {
-        let n = self.players.len();
         let mut winner = self.winner;
-        self.players[winner].refresh();
-        // The leaf of player w is node n + w.
-        let mut node = usize::midpoint(n, winner);
-        while node >= 1 {
-            let rival = self.losers[node];
-            if self.beats(rival, winner) {
+        for node in self.path(winner) {
+            let loser = self.losers[node];
+            if self.beats(loser, winner) {
                 self.losers[node] = winner;
-                winner = rival;
+                winner = loser;
             }
-            node /= 2;
         }
         self.winner = winner;
+        self.find_rival();
+    }
+
+    /// The inner nodes from a player's leaf up to the root.
+    fn path(&self, player: usize) -> impl Iterator<Item = usize> + use<I> {
+        // The leaf of player p is node n + p.
+        let leaf = self.players.len() + player;
+        std::iter::successors(Some(leaf / 2), |node| Some(node / 2)).take_while(|node| *node > 0)
+    }
+
+    /// The rival is among those that the winner met.
+    fn find_rival(&mut self) {
+        let met = self.path(self.winner).map(|node| self.losers[node]);
+        self.rival = met.reduce(|best, loser| if self.beats(loser, best) { loser } else { best });
+    }
+
+    /// Keeps the tournament's order after the winner has moved.
+    #[inline]
+    fn settle(&mut self) {
+        let winner = self.winner;
+        self.players[winner].refresh();
+        if self.rival.is_some_and(|rival| !self.beats(winner, rival)) {
+            self.replay();
+        }
     }
 
     /// Moves every source by `step`, then finds the first of them.
@@ -152,6 +179,7 @@ impl<I: InternalIter> Merging<I> {
     }
 
     /// Turns around at the current entry: all other sources go to its other side.
+    #[cold]
     fn turn(&mut self, direction: Direction) -> Result<()> {
         let mut here = std::mem::take(&mut self.scratch);
         let key = self.key();
@@ -175,6 +203,7 @@ impl<I: InternalIter> Merging<I> {
         self.fail(result)
     }
 
+    #[inline]
     fn step(&mut self, direction: Direction) -> Result<()> {
         let turned = self.direction != direction;
         if turned {
@@ -185,11 +214,13 @@ impl<I: InternalIter> Merging<I> {
             Direction::Forward => winner.next(),
             Direction::Backward => winner.prev(),
         };
-        self.fail(moved)?;
+        if moved.is_err() {
+            return self.fail(moved);
+        }
         if turned {
             self.rebuild();
         } else {
-            self.replay();
+            self.settle();
         }
         Ok(())
     }
@@ -212,22 +243,39 @@ impl<I: InternalIter> InternalIter for Merging<I> {
         self.place(Direction::Backward, I::seek_to_last)
     }
 
+    #[inline]
     fn next(&mut self) -> Result<()> {
         self.step(Direction::Forward)
     }
 
+    #[inline]
     fn prev(&mut self) -> Result<()> {
         self.step(Direction::Backward)
     }
 
+    #[inline]
     fn valid(&self) -> bool {
         self.players.get(self.winner).is_some_and(|player| player.valid)
     }
 
+    #[inline]
     fn key(&self) -> KeyRef<'_> {
         self.players[self.winner].iter.key()
     }
 
+    #[inline]
+    fn is_sole(&self) -> bool {
+        let winner = &self.players[self.winner];
+        let shared = self.rival.is_some_and(|rival| {
+            let rival = &self.players[rival];
+            rival.valid
+                && rival.head == winner.head
+                && rival.iter.key().user == winner.iter.key().user
+        });
+        !shared && winner.iter.is_sole()
+    }
+
+    #[inline]
     fn value(&self) -> &[u8] {
         self.players[self.winner].iter.value()
     }

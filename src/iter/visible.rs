@@ -1,10 +1,10 @@
 //! What a reader at a sequence number sees: one entry per user key, tombstones hidden.
 //!
 //! *Where the inner cursor stands*, while this one stands on user key k:
-//! - forwards: on the entry that is returned, the newest visible version of k; key and value are
-//!   borrowed from it;
-//! - backwards: before every entry of k, since the newest version is the last one met on the way
-//!   back; key and value of k are kept in buffers.
+//! - forwards, and backwards if k has no further versions: on the entry that is returned, the newest
+//!   visible version of k; key and value are borrowed from it;
+//! - backwards otherwise: before every entry of k, since the newest version is the last one met on
+//!   the way back; key and value of k are kept in buffers.
 //!
 //! Requires: all entries at or before the sequence number were there when the sources were opened.
 
@@ -28,8 +28,10 @@ const STEPS_BEFORE_SEEK: u32 = 8;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Nowhere,
-    Forward,
-    Backward,
+    /// The inner cursor stands on the entry.
+    On,
+    /// The inner cursor stands before all entries of the key, or nowhere.
+    Before,
 }
 
 /// A cursor over what is visible of `I`, within bounds.
@@ -40,10 +42,10 @@ pub(crate) struct Visible<I> {
     lower: Bound<Vec<u8>>,
     upper: Bound<Vec<u8>>,
     state: State,
-    /// Backwards: the current entry. Forwards: scratch for the key to get past.
+    /// `Before`: the current entry. `On`: scratch for the key to get past.
     key: Vec<u8>,
     value: Vec<u8>,
-    /// Backwards: the current value if it is large, and pinned rather than copied.
+    /// `Before`: the current value if it is large, and pinned rather than copied.
     large: Option<Slice>,
 }
 
@@ -66,23 +68,26 @@ impl<I: InternalIter> Visible<I> {
         }
     }
 
+    #[inline]
     pub(crate) fn valid(&self) -> bool {
         self.state != State::Nowhere
     }
 
     /// Requires: valid.
+    #[inline]
     pub(crate) fn user_key(&self) -> &[u8] {
         match self.state {
-            State::Backward => &self.key,
+            State::Before => &self.key,
             _ => self.inner.key().user,
         }
     }
 
     /// Requires: valid.
+    #[inline]
     pub(crate) fn value(&self) -> &[u8] {
         match (&self.large, self.state) {
-            (Some(large), State::Backward) => large,
-            (None, State::Backward) => &self.value,
+            (Some(large), State::Before) => large,
+            (None, State::Before) => &self.value,
             _ => self.inner.value(),
         }
     }
@@ -95,8 +100,8 @@ impl<I: InternalIter> Visible<I> {
     /// Requires: valid.
     pub(crate) fn value_slice(&self) -> Slice {
         match (&self.large, self.state) {
-            (Some(large), State::Backward) => large.clone(),
-            (None, State::Backward) => Slice::copy_from(&self.value),
+            (Some(large), State::Before) => large.clone(),
+            (None, State::Before) => Slice::copy_from(&self.value),
             _ => self.inner.value_slice(),
         }
     }
@@ -148,43 +153,65 @@ impl<I: InternalIter> Visible<I> {
     }
 
     /// Requires: valid.
+    #[inline]
     pub(crate) fn next(&mut self) -> Result<()> {
-        if self.state == State::Backward {
-            // The inner cursor stands before all entries of the key, or nowhere.
-            self.state = State::Nowhere;
+        let state = std::mem::replace(&mut self.state, State::Nowhere);
+        if state == State::Before {
             self.inner.seek(KeyRef::after_all(&self.key))?;
+            self.pass_key()?;
         } else {
-            self.state = State::Nowhere;
-            let user = self.inner.key().user;
-            self.key.clear();
-            self.key.extend_from_slice(user);
-            self.inner.next()?;
+            self.leave_key()?;
         }
-        self.pass_key()?;
         self.find_forward()
     }
 
     /// Requires: valid.
+    #[inline]
     pub(crate) fn prev(&mut self) -> Result<()> {
-        if self.state == State::Forward {
-            self.state = State::Nowhere;
-            let user = self.inner.key().user;
-            self.key.clear();
-            self.key.extend_from_slice(user);
-            self.inner.prev()?;
-            // Newer versions of the key that are not visible.
-            let mut steps = 0;
-            while self.inner.valid() && self.inner.key().user == self.key {
-                if steps < STEPS_BEFORE_SEEK {
-                    self.inner.prev()?;
-                } else {
-                    self.inner.seek_for_prev(KeyRef::before_all(&self.key))?;
-                }
-                steps += 1;
+        let state = std::mem::replace(&mut self.state, State::Nowhere);
+        if state == State::On {
+            if self.inner.is_sole() {
+                // What is behind it of the same key, on a cursor that came forwards, is too new.
+                self.inner.prev()?;
+            } else {
+                self.leave_key_backward()?;
             }
         }
-        self.state = State::Nowhere;
         self.find_backward()
+    }
+
+    /// Forwards from the entry of a key over its further versions.
+    #[inline]
+    fn leave_key(&mut self) -> Result<()> {
+        if self.inner.is_sole() {
+            return self.inner.next();
+        }
+        self.remember_key();
+        self.inner.next()?;
+        self.pass_key()
+    }
+
+    /// Backwards from the newest visible version of a key over those that are newer still.
+    fn leave_key_backward(&mut self) -> Result<()> {
+        self.remember_key();
+        self.inner.prev()?;
+        let mut steps = 0;
+        while self.inner.valid() && self.inner.key().user == self.key {
+            if steps < STEPS_BEFORE_SEEK {
+                self.inner.prev()?;
+            } else {
+                self.inner.seek_for_prev(KeyRef::before_all(&self.key))?;
+            }
+            steps += 1;
+        }
+        Ok(())
+    }
+
+    /// Requires: the inner cursor is valid.
+    fn remember_key(&mut self) {
+        let user = self.inner.key().user;
+        self.key.clear();
+        self.key.extend_from_slice(user);
     }
 
     /// Forwards over all further versions of `self.key`.
@@ -202,6 +229,7 @@ impl<I: InternalIter> Visible<I> {
     }
 
     /// From the inner cursor's place on to the first key that is visible and no tombstone.
+    #[inline]
     fn find_forward(&mut self) -> Result<()> {
         let mut steps = 0;
         while self.inner.valid() {
@@ -213,8 +241,7 @@ impl<I: InternalIter> Visible<I> {
                 // Written after this reader's instant.
                 steps += 1;
                 if steps > STEPS_BEFORE_SEEK {
-                    self.key.clear();
-                    self.key.extend_from_slice(key.user);
+                    self.remember_key();
                     self.inner.seek(KeyRef::seek(&self.key, self.seqno))?;
                     steps = 0;
                 } else {
@@ -223,29 +250,33 @@ impl<I: InternalIter> Visible<I> {
                 continue;
             }
             if is_live(key.trailer)? {
-                self.state = State::Forward;
+                self.state = State::On;
                 return Ok(());
             }
-            self.key.clear();
-            self.key.extend_from_slice(key.user);
-            self.inner.next()?;
-            self.pass_key()?;
+            self.leave_key()?;
         }
         Ok(())
     }
 
-    /// From the inner cursor's place back to the first key that is visible and no tombstone. Leaves
-    /// the inner cursor before all entries of that key.
+    /// From the inner cursor's place back to the first key that is visible and no tombstone.
+    #[inline]
     fn find_backward(&mut self) -> Result<()> {
         while self.inner.valid() {
             let key = self.inner.key();
             if is_below(key.user, &self.lower) {
                 break;
             }
-            self.key.clear();
-            self.key.extend_from_slice(key.user);
+            if self.inner.is_sole() {
+                if key.trailer.seqno() <= self.seqno && is_live(key.trailer)? {
+                    self.state = State::On;
+                    return Ok(());
+                }
+                self.inner.prev()?;
+                continue;
+            }
+            self.remember_key();
             if self.take_newest()? {
-                self.state = State::Backward;
+                self.state = State::Before;
                 return Ok(());
             }
         }
@@ -291,6 +322,7 @@ impl<I: InternalIter> Visible<I> {
     }
 }
 
+#[inline]
 fn is_live(trailer: Trailer) -> Result<bool> {
     match trailer.kind() {
         Some(ValueKind::Put) => Ok(true),

@@ -493,6 +493,11 @@ impl InternalIter for SstIter {
         value.unwrap_or_default()
     }
 
+    #[inline]
+    fn is_sole(&self) -> bool {
+        self.reader.has_distinct_keys()
+    }
+
     fn value_slice(&self) -> Slice {
         self.block.keep(self.reader.mapping(), self.value())
     }

@@ -191,6 +191,12 @@ impl SstReader {
         &self.properties
     }
 
+    /// Has every entry a user key of its own?
+    #[inline]
+    pub(crate) fn has_distinct_keys(&self) -> bool {
+        self.properties.distinct_keys == self.properties.entries
+    }
+
     /// Bytes of memory that the reader holds as long as it lives.
     pub(crate) fn pinned_bytes(&self) -> u64 {
         let states = size_of_val::<[_]>(&self.states.0);

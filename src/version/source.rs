@@ -94,22 +94,32 @@ impl InternalIter for Source {
         each!(self, source => source.seek_to_last())
     }
 
+    #[inline]
     fn next(&mut self) -> Result<()> {
         each!(self, source => source.next())
     }
 
+    #[inline]
     fn prev(&mut self) -> Result<()> {
         each!(self, source => source.prev())
     }
 
+    #[inline]
     fn valid(&self) -> bool {
         each!(self, source => source.valid())
     }
 
+    #[inline]
     fn key(&self) -> KeyRef<'_> {
         each!(self, source => source.key())
     }
 
+    #[inline]
+    fn is_sole(&self) -> bool {
+        each!(self, source => source.is_sole())
+    }
+
+    #[inline]
     fn value(&self) -> &[u8] {
         each!(self, source => source.value())
     }
