@@ -104,13 +104,43 @@ pub(crate) fn pick(version: &Arc<Version>, context: &PickContext<'_>) -> Option<
         let plan = if level == 0 {
             plan_level0(version, targets.base_level, context, Reason::Level0)
         } else {
-            pick_by_overlap(version, level, context)
+            pick_by_overlap(version, level, level + 1, context, Reason::LevelSize)
         };
         if plan.is_some() {
             return plan;
         }
     }
     pick_by_tombstone_age(version, &targets, context)
+}
+
+/// A compaction that leaves fewer runs for reads to merge, whatever the sizes of the levels: the
+/// cheapest one, if it moves at most `paid` bytes, and if what goes down is at least 1/`share` of
+/// what it is merged with.
+pub(crate) fn pick_for_reads(
+    version: &Arc<Version>,
+    context: &PickContext<'_>,
+    paid: u64,
+    share: u64,
+) -> Option<Plan> {
+    if !version.level(0).files.is_empty() {
+        let base_level = targets(version, context.base_bytes).base_level;
+        let plan = plan_level0(version, base_level, context, Reason::Reads);
+        return plan.filter(|plan| is_worth_it(plan, paid, share));
+    }
+    let levels = version.levels().iter().enumerate().skip(1);
+    let filled: Vec<usize> =
+        levels.filter(|(_, level)| !level.files.is_empty()).map(|(n, _)| n).collect();
+    // Levels between two filled ones are passed over.
+    let pairs = filled.iter().zip(filled.iter().skip(1)).filter_map(|(upper, lower)| {
+        pick_by_overlap(version, *upper, *lower, context, Reason::Reads)
+    });
+    let affordable = pairs.filter(|plan| is_worth_it(plan, paid, share));
+    affordable.min_by_key(Plan::input_bytes)
+}
+
+fn is_worth_it(plan: &Plan, paid: u64, share: u64) -> bool {
+    let upper: u64 = plan.upper.iter().map(|file| file.meta.bytes).sum();
+    plan.input_bytes() <= paid && plan.input_bytes() - upper <= upper.saturating_mul(share)
 }
 
 /// The compaction of all of level 0 into the base level. Where space is scarce, of its oldest files
@@ -152,12 +182,16 @@ fn is_idle(file: &SstFile, context: &PickContext<'_>) -> bool {
     !context.busy.contains(&file.meta.id)
 }
 
+/// The file of `level` that is cheapest to merge into `output_level`. Requires: levels between are
+/// empty.
 fn pick_by_overlap(
     version: &Arc<Version>,
     level: usize,
+    output_level: usize,
     context: &PickContext<'_>,
+    reason: Reason,
 ) -> Option<Plan> {
-    let below = version.level(level + 1);
+    let below = version.level(output_level);
     let mut candidates: Vec<(f64, &Arc<SstFile>)> = Vec::new();
     for file in version.level(level).files.iter().filter(|file| is_idle(file, context)) {
         let overlap = below.overlapping(&file.meta.smallest.user, &file.meta.largest.user);
@@ -167,7 +201,7 @@ fn pick_by_overlap(
         }
     }
     let (_, file) = candidates.into_iter().min_by(|a, b| a.0.total_cmp(&b.0))?;
-    plan(version, level, vec![file.clone()], level + 1, context, Reason::LevelSize)
+    plan(version, level, vec![file.clone()], output_level, context, reason)
 }
 
 /// A file whose tombstones are older than the user wants goes one level down, whatever the sizes;

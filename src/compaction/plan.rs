@@ -16,6 +16,8 @@ pub(crate) enum Reason {
     LevelSize,
     /// A file holds tombstones older than `tombstone_age`.
     TombstoneAge,
+    /// Reads have paid for it.
+    Reads,
     /// The user asked.
     Manual,
 }

@@ -18,6 +18,7 @@ use crate::base::sync;
 use crate::base::sync::Mutex;
 use crate::base::sync::RwLock;
 use crate::base::sync::atomic::AtomicU64;
+use crate::engine::read_cost::ReadCost;
 use crate::engine::snapshots::SnapshotPin;
 use crate::engine::snapshots::Snapshots;
 use crate::memtable::Memtable;
@@ -30,6 +31,13 @@ pub(crate) struct ReadView {
     /// Newest first.
     pub(crate) sealed: Vec<Arc<Memtable>>,
     pub(crate) version: Arc<Version>,
+    pub(crate) cost: ReadCost,
+}
+
+impl ReadView {
+    fn new(active: Arc<Memtable>, sealed: Vec<Arc<Memtable>>, version: Arc<Version>) -> ReadView {
+        ReadView { active, sealed, version, cost: ReadCost::default() }
+    }
 }
 
 /// A memtable that takes no more writes and waits for its flush.
@@ -78,7 +86,7 @@ impl KeyspaceState {
         memtable_bytes: usize,
     ) -> KeyspaceState {
         let active = Arc::new(Memtable::new(0, memtable_bytes));
-        let view = ReadView { active, sealed: Vec::new(), version: Arc::new(version) };
+        let view = ReadView::new(active, Vec::new(), Arc::new(version));
         KeyspaceState {
             db,
             id,
@@ -149,7 +157,7 @@ impl KeyspaceState {
     fn store_view(&self, inner: &Inner, active: Arc<Memtable>, version: Arc<Version>) {
         let sealed = inner.sealed.iter().rev().map(|sealed| sealed.memtable.clone()).collect();
         sync::step();
-        self.view.store(Arc::new(ReadView { active, sealed, version }));
+        self.view.store(Arc::new(ReadView::new(active, sealed, version)));
     }
 
     /// Puts a new version in place; memtables whose last entry is at or before `flushed` leave the

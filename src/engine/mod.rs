@@ -4,7 +4,8 @@
 //! has the keyspaces ([`keyspaces`]), the write path ([`commit`], [`throttle`], [`health`]), the
 //! manifest ([`version_set`]), the jobs ([`scheduler`], [`jobs`], [`workers`]), live snapshots
 //! ([`snapshots`]) and files on their way out ([`obsolete`], [`log_files`]). [`open`] and
-//! [`recovery`] bring it to life. [`read_view`] reads.
+//! [`recovery`] bring it to life. [`read_view`] reads, and [`read_cost`] has reads pay for
+//! compactions.
 //!
 //! *Locks*, in the order in which they are taken. A thread that holds one may take only locks
 //! further down. Readers take none of them, but `Snapshots.live` and `Registry` for a moment.
@@ -19,7 +20,7 @@
 //! | `Jobs.state` | what runs, what is busy | none |
 //! | `KeyspaceState.inner` | sealed memtables, changes of the view | none |
 //! | `CommitState.sync_queue`, `CommitState.publish` | what is written; what is visible | none |
-//! | `Snapshots.live`, `Registry.by_name`, `Obsolete.files` | their lists | none |
+//! | `Snapshots.live`, `Registry.by_name`, `Obsolete.files`, `Core.quiet` | their own | none |
 
 use std::ops::Deref;
 use std::path::Path;
@@ -39,6 +40,7 @@ use crate::engine::health::Health;
 use crate::engine::keyspaces::KeyspaceState;
 use crate::engine::keyspaces::Registry;
 use crate::engine::obsolete::Obsolete;
+use crate::engine::read_cost::Quiet;
 use crate::engine::scheduler::Jobs;
 use crate::engine::snapshots::SnapshotPin;
 use crate::engine::snapshots::Snapshots;
@@ -58,6 +60,7 @@ mod log_files;
 mod manual;
 mod obsolete;
 mod open;
+mod read_cost;
 pub(crate) mod read_view;
 mod recovery;
 mod report;
@@ -89,6 +92,7 @@ pub(crate) struct Core {
     snapshots: Arc<Snapshots>,
     jobs: Jobs,
     throttle: Throttle,
+    quiet: Quiet,
     obsolete: Obsolete,
     metrics: Metrics,
     cancel: AtomicBool,

@@ -115,6 +115,7 @@ fn lookup(
     seqno: SeqNo,
     want_value: bool,
 ) -> Result<Option<(Trailer, Slice)>> {
+    view.note_get();
     let hash = KeyHash::of(key);
     for memtable in std::iter::once(&view.active).chain(&view.sealed) {
         let found = if want_value {
@@ -184,30 +185,34 @@ impl TreeView {
             }
         }
         let tree = Visible::new(Merging::new(sources), self.seqno, lower, upper);
-        Ok(TreeIter { tree, _view: self.clone() })
+        Ok(TreeIter { tree, from: self.clone() })
     }
 }
 
 /// A cursor over what a reader sees of one keyspace.
 pub(crate) struct TreeIter {
     tree: Visible<Merging<Source>>,
-    _view: TreeView,
+    from: TreeView,
 }
 
 impl TreeIter {
     pub(crate) fn seek(&mut self, key: &[u8]) -> Result<()> {
+        self.from.view.note_seek();
         self.tree.seek(key)
     }
 
     pub(crate) fn seek_for_prev(&mut self, key: &[u8]) -> Result<()> {
+        self.from.view.note_seek();
         self.tree.seek_for_prev(key)
     }
 
     pub(crate) fn seek_to_first(&mut self) -> Result<()> {
+        self.from.view.note_seek();
         self.tree.seek_to_first()
     }
 
     pub(crate) fn seek_to_last(&mut self) -> Result<()> {
+        self.from.view.note_seek();
         self.tree.seek_to_last()
     }
 

@@ -44,6 +44,7 @@ use crate::engine::keyspaces::Registry;
 use crate::engine::log_files::segment_bytes_first;
 use crate::engine::obsolete::Obsolete;
 use crate::engine::open::FIRST_MANIFEST;
+use crate::engine::read_cost::Quiet;
 use crate::engine::recovery::stated::Catalog;
 use crate::engine::recovery::stated::KeyspaceEntry;
 use crate::engine::recovery::stated::check_files;
@@ -309,6 +310,7 @@ fn assemble(parts: Parts<'_>, catalog: &Catalog) -> Result<Core> {
         snapshots: Arc::default(),
         jobs: Jobs::default(),
         throttle: Throttle::default(),
+        quiet: Quiet::default(),
         obsolete: Obsolete::default(),
         metrics: Metrics::default(),
         cancel: AtomicBool::new(false),

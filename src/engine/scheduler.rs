@@ -266,8 +266,14 @@ impl Core {
         Some(FlushJob { state, sealed, jobs: &self.jobs })
     }
 
-    /// The next compaction, if any is due and none of its inputs is busy.
+    /// The next compaction, if any is due and none of its inputs is busy; else one that reads have
+    /// paid for, unless callers drive the jobs: what they get must not depend on time.
     pub(crate) fn next_compaction(&self) -> Option<CompactionJob<'_>> {
+        let due = self.due_compaction();
+        if due.is_none() && !self.is_manual() { self.next_paid_compaction() } else { due }
+    }
+
+    fn due_compaction(&self) -> Option<CompactionJob<'_>> {
         self.claim(|context| {
             let mut best: Option<(u64, Arc<KeyspaceState>, Plan)> = None;
             for state in self.keyspaces.all() {

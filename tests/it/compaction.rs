@@ -131,3 +131,38 @@ fn background_threads_do_the_same_work() {
     assert!(db.stats().background.flushes > 0);
     assert!(db.stats().background.compactions > 0);
 }
+
+/// With threads and the clock of the system, since that is what it depends on.
+#[test]
+fn a_database_that_is_read_and_not_written_comes_to_rest_in_one_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = esker::Options::new().durability(esker::Durability::Os);
+    let db = options.open(dir.path()).unwrap();
+    for part in 0..3 {
+        for i in 0..500 {
+            db.put(key(3 * i + part), value(i, 0)).unwrap();
+        }
+        if part < 2 {
+            db.flush().unwrap();
+        }
+    }
+    let runs = || {
+        let stats = db.stats();
+        let keyspace = &stats.keyspaces[0];
+        let (level0, deeper) = keyspace.levels.split_first().unwrap();
+        let filled = deeper.iter().filter(|level| !level.files.is_empty()).count();
+        usize::from(keyspace.memtable_entries > 0) + level0.files.len() + filled
+    };
+    assert_eq!(runs(), 3);
+    for _ in 0..6_000 {
+        if runs() == 1 {
+            break;
+        }
+        for i in 0..1_000 {
+            assert!(db.cursor().seek(key(i)).unwrap());
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(runs(), 1);
+    assert_eq!(db.iter().count(), 1_500);
+}

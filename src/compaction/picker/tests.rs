@@ -16,6 +16,7 @@ use crate::compaction::picker::L0_TRIGGER;
 use crate::compaction::picker::PickContext;
 use crate::compaction::picker::debt_bytes;
 use crate::compaction::picker::pick;
+use crate::compaction::picker::pick_for_reads;
 use crate::compaction::picker::targets;
 use crate::compaction::plan::Plan;
 use crate::compaction::plan::Reason;
@@ -179,6 +180,25 @@ proptest! {
     }
 
     #[test]
+    fn reads_that_pay_enough_get_one_run(tree in trees()) {
+        let (mut version, mut next_id) = (tree, 1000);
+        let busy = HashSet::new();
+        let context = context(&busy, 0);
+        let mut jobs = 0;
+        while let Some(plan) = pick_for_reads(&version, &context, u64::MAX, u64::MAX) {
+            check_plan(&plan, &version, &busy);
+            let cost = plan.input_bytes();
+            let cheaper = pick_for_reads(&version, &context, cost - 1, u64::MAX);
+            prop_assert!(cheaper.is_none_or(|plan| plan.input_bytes() < cost));
+            version = apply(&version, &run(&plan, &mut next_id));
+            jobs += 1;
+            prop_assert!(jobs < 1000, "the jobs never end");
+        }
+        let filled = version.levels().iter().filter(|level| !level.files.is_empty()).count();
+        prop_assert!(version.level(0).files.is_empty() && filled <= 1);
+    }
+
+    #[test]
     fn compaction_comes_to_an_end(tree in trees(), expire in any::<bool>()) {
         let (mut version, mut next_id) = (tree, 1000);
         let busy = HashSet::new();
@@ -235,4 +255,18 @@ fn where_space_is_scarce_the_oldest_files_of_level_0_go_first() {
     let oldest = files[8..].iter().map(|file| file.meta.id);
     assert!(part.upper.iter().map(|file| file.meta.id).eq(oldest));
     assert!(files[8..].iter().all(|old| files[..8].iter().all(|new| new.meta.id > old.meta.id)));
+}
+
+/// Or a trickle of writes would have everything rewritten for it.
+#[test]
+fn reads_do_not_pay_for_small_parts_of_much() {
+    let bottom = (LEVELS - 1) as u8;
+    let mut edit = KeyspaceEdit::default();
+    edit.added.extend([(0, file(1, 0, 9, 10)), (bottom, file(2, 0, 9, 101))]);
+    let version = apply(&Version::default(), &edit);
+    let busy = HashSet::new();
+    let pick = |paid, share| pick_for_reads(&version, &context(&busy, 0), paid, share);
+    assert!(pick(111, 10).is_none());
+    assert!(pick(111, 11).is_some());
+    assert!(pick(110, 11).is_none());
 }
