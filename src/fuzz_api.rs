@@ -10,7 +10,6 @@ use bytes::Bytes;
 use crate::base::batch::Batch;
 use crate::base::batch::Op;
 use crate::base::compression::Compression;
-use crate::base::compression::decompress_lz4;
 use crate::base::error::Error;
 use crate::base::error::Result;
 use crate::base::ids::DbId;
@@ -475,9 +474,9 @@ pub fn index_find(payload: &[u8], user: &[u8]) -> Result<usize, &'static str> {
     parts::index_find(payload, user).map_err(|bad| bad.0)
 }
 
-/// The content of an lz4 block.
+/// The payload of a data block that was folded and compressed.
 pub fn decompress(stored: &[u8]) -> Result<Arc<[u8]>, &'static str> {
-    decompress_lz4(stored).map_err(|bad| bad.0)
+    parts::unpack(stored).map_err(|bad| bad.0)
 }
 
 // Filters.

@@ -1,6 +1,5 @@
 //! Running one flush or compaction from claim to installed edit, on whatever thread.
 
-use crate::base::compression::Compression;
 use crate::base::error::Error;
 use crate::base::error::Result;
 use crate::base::options::SstOptions;
@@ -186,8 +185,7 @@ impl Core {
         JobContext { output: &self.output, spec, snapshots, cancel: &self.cancel }
     }
 
-    /// How files of `level` are written: what is rewritten soon stays uncompressed and is read in
-    /// place; the deepest level, nine tenths of the data, is compressed.
+    /// How files of `level` are written.
     fn sst_options(&self, version: &Version, level: usize) -> SstOptions {
         let deepest = version.deepest().unwrap_or(0).max(if level == 0 { 1 } else { level });
         let above = (deepest - level).min(2) as u32;
@@ -195,8 +193,11 @@ impl Core {
             0 => 0,
             bits => bits + above * FILTER_BITS_PER_LEVEL,
         };
-        let compression = if level < deepest { Compression::None } else { self.config.compression };
-        SstOptions { block_bytes: self.config.block_bytes, compression, filter_bits_per_key: bits }
+        SstOptions {
+            block_bytes: self.config.block_bytes,
+            compression: self.config.compression,
+            filter_bits_per_key: bits,
+        }
     }
 }
 

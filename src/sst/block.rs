@@ -11,13 +11,24 @@ use crate::base::coding::Decoder;
 use crate::base::coding::Malformed;
 use crate::base::coding::put_varint;
 use crate::base::compression::Compression;
-use crate::base::compression::decompress_lz4;
 use crate::base::planted::Planted;
 use crate::base::slice::COPY_LEN_MAX;
 use crate::base::slice::Slice;
+use crate::sst::folded;
 
 /// Bytes behind the payload: kind, compression, checksum.
 pub(super) const TRAILER_LEN: usize = 10;
+
+/// How a compressed block says so. (1 was lz4 of the block as it is, before there was a release.)
+const LZ4_FOLDED: u8 = 2;
+
+/// What says in a block's trailer how it is stored.
+pub(super) fn stored_compression(compression: Compression) -> u8 {
+    match compression {
+        Compression::None => 0,
+        Compression::Lz4 => LZ4_FOLDED,
+    }
+}
 
 /// What a block holds. The numbers are stored on disk; never reuse one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,7 +95,7 @@ pub(super) fn seal(
     offset: u64,
 ) {
     out.push(kind as u8);
-    out.push(compression as u8);
+    out.push(stored_compression(compression));
     let sum = block_checksum(uid, offset, &out[start..]);
     out.extend_from_slice(&sum.to_le_bytes());
 }
@@ -110,7 +121,7 @@ pub(super) fn check(
     }
     match *compression {
         0 => Ok((payload, Compression::None)),
-        1 => Ok((payload, Compression::Lz4)),
+        LZ4_FOLDED => Ok((payload, Compression::Lz4)),
         _ => Err(Malformed("a block has an unknown compression")),
     }
 }
@@ -125,7 +136,7 @@ pub(super) fn unpack(
     let (payload, compression) = check(stored, kind, uid, offset)?;
     match compression {
         Compression::None => Ok(Arc::from(payload)),
-        Compression::Lz4 => decompress_lz4(payload),
+        Compression::Lz4 => folded::unpack(payload),
     }
 }
 

@@ -29,7 +29,7 @@ use crate::base::key::Trailer;
 use crate::base::key::head4;
 use crate::base::seqno::SeqNo;
 
-const HEADER_LEN: usize = 8;
+pub(super) const HEADER_LEN: usize = 8;
 const FLAG_WIDE_OFFSETS: u8 = 1;
 const FLAG_ONE_TRAILER: u8 = 2;
 
@@ -69,7 +69,7 @@ pub(super) struct EntryTable {
     entries_at: usize,
     wide: bool,
     /// The one trailer of all entries, if there is one.
-    trailer: Option<Trailer>,
+    pub(super) trailer: Option<Trailer>,
 }
 
 impl EntryTable {
@@ -278,7 +278,7 @@ impl DataBlockBuilder {
     /// Size of the payload.
     #[inline]
     pub(super) fn size(&self) -> usize {
-        let offset = if self.entries.len() > usize::from(u16::MAX) { 4 } else { 2 };
+        let offset = if is_wide(self.entries.len()) { 4 } else { 2 };
         HEADER_LEN + 8 + self.entries.len() + self.starts.len() * (5 + offset) + offset
     }
 
@@ -337,18 +337,9 @@ impl DataBlockBuilder {
     pub(super) fn finish(&mut self, out: &mut Vec<u8>) {
         let count = self.starts.len();
         let shared_len = shared_prefix_len(self.user_key(0), self.user_key(count - 1));
-        let wide = self.entries.len() > usize::from(u16::MAX);
-        let mut flags = 0;
-        if wide {
-            flags |= FLAG_WIDE_OFFSETS;
-        }
-        if self.one_trailer {
-            flags |= FLAG_ONE_TRAILER;
-        }
+        let wide = is_wide(self.entries.len());
         out.reserve(self.size());
-        out.extend_from_slice(&(count as u32).to_le_bytes());
-        out.extend_from_slice(&(shared_len as u16).to_le_bytes());
-        out.extend_from_slice(&[flags, 0]);
+        out.extend_from_slice(&header_of(count, shared_len, wide, self.one_trailer));
         if self.one_trailer {
             out.extend_from_slice(&self.trailer.0.to_le_bytes());
         }
@@ -373,6 +364,29 @@ impl DataBlockBuilder {
     }
 }
 
+/// Does it take four bytes to say where an entry lies among so many bytes?
+pub(super) fn is_wide(entries_len: usize) -> bool {
+    entries_len > usize::from(u16::MAX)
+}
+
+/// The first bytes of a block.
+pub(super) fn header_of(
+    count: usize,
+    shared_len: usize,
+    wide: bool,
+    one_trailer: bool,
+) -> [u8; HEADER_LEN] {
+    let mut flags = 0;
+    if wide {
+        flags |= FLAG_WIDE_OFFSETS;
+    }
+    if one_trailer {
+        flags |= FLAG_ONE_TRAILER;
+    }
+    let header = count as u64 | (shared_len as u64) << 32 | u64::from(flags) << 48;
+    header.to_le_bytes()
+}
+
 /// How many bytes `a` and `b` share at the start.
 pub(super) fn shared_prefix_len(a: &[u8], b: &[u8]) -> usize {
     a.iter().zip(b).take_while(|(a, b)| a == b).count()
@@ -380,15 +394,15 @@ pub(super) fn shared_prefix_len(a: &[u8], b: &[u8]) -> usize {
 
 #[cfg(test)]
 #[expect(clippy::indexing_slicing, reason = "a test may panic")]
-mod tests {
+pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::*;
     use crate::base::value::ValueKind;
 
-    type Entry = (Vec<u8>, Trailer, Vec<u8>);
+    pub(in crate::sst) type Entry = (Vec<u8>, Trailer, Vec<u8>);
 
-    fn build(entries: &[Entry]) -> Vec<u8> {
+    pub(in crate::sst) fn build(entries: &[Entry]) -> Vec<u8> {
         let mut builder = DataBlockBuilder::default();
         // Twice, to see that nothing is left over from the block before.
         let mut payloads = [(); 2].map(|()| {
@@ -406,7 +420,7 @@ mod tests {
         std::mem::take(&mut payloads[0])
     }
 
-    fn entries() -> impl Strategy<Value = Vec<Entry>> {
+    pub(in crate::sst) fn entries_in_order() -> impl Strategy<Value = Vec<Entry>> {
         let key = prop_oneof![
             proptest::collection::vec(0u8..3, 0..6),
             proptest::collection::vec(any::<u8>(), 0..4).prop_map(|tail| {
@@ -437,7 +451,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn entries_are_found_where_the_model_has_them(entries in entries(), probe: Vec<u8>) {
+        fn entries_are_found_where_the_model_has_them(entries in entries_in_order(), probe: Vec<u8>) {
             let payload = build(&entries);
             let block = DataBlock::parse(&payload).unwrap();
             prop_assert_eq!(block.table().count, entries.len());

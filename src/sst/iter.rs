@@ -11,7 +11,6 @@ use bytes::Bytes;
 
 use crate::base::coding::Malformed;
 use crate::base::compression::Compression;
-use crate::base::compression::decompress_lz4;
 use crate::base::error::Result;
 use crate::base::internal_iter::InternalIter;
 use crate::base::key::KeyRef;
@@ -24,6 +23,7 @@ use crate::sst::block::check;
 use crate::sst::data_block::DataBlock;
 use crate::sst::data_block::EntrySpan;
 use crate::sst::data_block::EntryTable;
+use crate::sst::folded;
 use crate::sst::index_block::IndexBlock;
 use crate::sst::reader::SstReader;
 
@@ -91,7 +91,7 @@ impl Scan {
         Ok(match compression {
             Compression::None => BlockBytes::Chunk(self.chunk.slice_ref(payload)),
             Compression::Lz4 => {
-                BlockBytes::Owned(reader.whole(handle.offset, decompress_lz4(payload))?)
+                BlockBytes::Owned(reader.whole(handle.offset, folded::unpack(payload))?)
             }
         })
     }

@@ -10,8 +10,8 @@
 //! ```text
 //! ┌──────────────┐ offset 0
 //! │ data block   │ ┐
-//! │ data block   │ │ sorted entries; see data_block.rs. lz4 where that pays, else raw
-//! │ …            │ ┘
+//! │ data block   │ │ sorted entries; see data_block.rs. Folded and compressed where that
+//! │ …            │ ┘ pays, see folded.rs; else raw
 //! ├──────────────┤ padded with zeros to a multiple of 64
 //! │ filter       │ ┐ one per partition: may this file hold the key? see filter.rs
 //! │ …            │ ┘
@@ -35,7 +35,7 @@
 //! |---|---|
 //! | n | payload |
 //! | 1 | kind: 1 data, 2 filter, 3 index, 4 range tombstones, 5 properties, 6 top index |
-//! | 1 | compression: 0 none, 1 lz4 (payload = u32 raw length, lz4 block); data blocks only |
+//! | 1 | compression: 0 none, 2 lz4 (payload = u32 raw length, lz4 block) of the folded block; data blocks only |
 //! | 8 | checksum of all before it, bound to the file's uid and the block's offset |
 //!
 //! A block is valid if and only if its checksum is that of its bytes in this place of this file.
@@ -61,6 +61,7 @@
 mod block;
 mod data_block;
 mod filter;
+mod folded;
 mod footer;
 mod index_block;
 mod iter;

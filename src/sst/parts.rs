@@ -5,7 +5,6 @@ use std::ops::Range;
 use crate::base::checksum::block_checksum;
 use crate::base::coding::Malformed;
 use crate::base::compression::Compression;
-use crate::base::compression::compress_lz4;
 use crate::base::error::Result;
 use crate::base::key::KeyHash;
 use crate::base::key::KeyRef;
@@ -17,6 +16,8 @@ use crate::sst::block::TRAILER_LEN;
 use crate::sst::block::seal;
 use crate::sst::data_block::DataBlock;
 use crate::sst::filter;
+use crate::sst::folded::Packer;
+pub(crate) use crate::sst::folded::unpack;
 use crate::sst::footer::FOOTER_LEN;
 use crate::sst::footer::Footer;
 use crate::sst::index_block::IndexBlock;
@@ -131,11 +132,10 @@ pub(crate) fn file_around(payload: &[u8], lz4: bool, uid: u64) -> Vec<u8> {
         seal(out, start, kind, compression, uid, offset);
         handle
     };
-    let mut packed = Vec::new();
-    let data = if lz4 && compress_lz4(payload, &mut packed) {
-        append(&mut out, &packed, BlockKind::Data, Compression::Lz4)
-    } else {
-        append(&mut out, payload, BlockKind::Data, Compression::None)
+    let mut packer = Packer::default();
+    let data = match packer.pack(payload).filter(|_| lz4) {
+        Some(packed) => append(&mut out, packed, BlockKind::Data, Compression::Lz4),
+        None => append(&mut out, payload, BlockKind::Data, Compression::None),
     };
     let (entries, _) = data_entries(payload).unwrap_or_default();
     let separator = entries.first().map(|(user, ..)| *user).unwrap_or_default();

@@ -13,7 +13,6 @@ use bytes::Bytes;
 
 use crate::base::coding::Malformed;
 use crate::base::compression::Compression;
-use crate::base::compression::decompress_lz4;
 use crate::base::error::Error;
 use crate::base::error::Result;
 use crate::base::ids::FileId;
@@ -31,6 +30,7 @@ use crate::sst::block::check;
 use crate::sst::block::unpack;
 use crate::sst::data_block::DataBlock;
 use crate::sst::filter;
+use crate::sst::folded;
 use crate::sst::footer;
 use crate::sst::footer::FOOTER_LEN;
 use crate::sst::footer::FORMAT_VERSION;
@@ -356,7 +356,7 @@ impl SstReader {
             return Ok(BlockBytes::Mapped(range));
         }
         self.states.set(state, COMPRESSED);
-        let raw = self.whole(handle.offset, decompress_lz4(payload))?;
+        let raw = self.whole(handle.offset, folded::unpack(payload))?;
         Ok(BlockBytes::Owned(raw))
     }
 

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use crate::base::checksum::BlockChecksum;
 use crate::base::coding::Malformed;
+use crate::base::compression::Compression;
 use crate::base::error::Error;
 use crate::base::error::Result;
 use crate::base::key::KeyRef;
@@ -19,6 +20,7 @@ use crate::fs::ReadableFile;
 use crate::sst::block::BlockHandle;
 use crate::sst::block::BlockKind;
 use crate::sst::block::TRAILER_LEN;
+use crate::sst::block::stored_compression;
 use crate::sst::data_block::DataBlock;
 use crate::sst::data_block::EntrySpan;
 use crate::sst::footer::FOOTER_LEN;
@@ -379,7 +381,8 @@ impl SalvageIter {
 
 /// Where a block's trailer may begin in a chunk: kind and compression fit.
 fn trailers(bytes: &[u8], kind: BlockKind) -> impl Iterator<Item = usize> {
-    let fits = move |window: &[u8]| matches!(window, [stored, compression, ..] if *stored == kind as u8 && *compression <= 1);
+    let known = [Compression::None, Compression::Lz4].map(stored_compression);
+    let fits = move |window: &[u8]| matches!(window, [stored, compression, ..] if *stored == kind as u8 && known.contains(compression));
     let windows = bytes.windows(TRAILER_LEN).take(CHUNK_LEN).enumerate();
     windows.filter(move |(_, window)| fits(window)).map(|(i, _)| i)
 }

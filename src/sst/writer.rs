@@ -4,7 +4,6 @@ use std::cmp::Ordering;
 
 use crate::base::coding::put_varint;
 use crate::base::compression::Compression;
-use crate::base::compression::compress_lz4;
 use crate::base::error::Error;
 use crate::base::error::Result;
 use crate::base::ids::KeyspaceId;
@@ -24,6 +23,7 @@ use crate::sst::block::seal;
 use crate::sst::data_block::DataBlockBuilder;
 use crate::sst::data_block::shared_prefix_len;
 use crate::sst::filter;
+use crate::sst::folded::Packer;
 use crate::sst::footer::FOOTER_LEN;
 use crate::sst::footer::Footer;
 use crate::sst::index_block::IndexBuilder;
@@ -86,7 +86,7 @@ pub(crate) struct SstWriter {
     separator: Vec<u8>,
     continues: bool,
     raw: Vec<u8>,
-    packed: Vec<u8>,
+    packer: Packer,
     /// The partition being filled, and its distinct user keys.
     index: IndexBuilder,
     hashes: Vec<KeyHash>,
@@ -118,7 +118,7 @@ impl SstWriter {
             separator: Vec::new(),
             continues: false,
             raw: Vec::new(),
-            packed: Vec::new(),
+            packer: Packer::default(),
             index: IndexBuilder::default(),
             hashes: Vec::new(),
             pending: Vec::new(),
@@ -237,9 +237,9 @@ impl SstWriter {
         } else {
             self.raw.clear();
             self.block.finish(&mut self.raw);
-            if compress_lz4(&self.raw, &mut self.packed) {
+            if let Some(packed) = self.packer.pack(&self.raw) {
                 compression = Compression::Lz4;
-                self.out.extend_from_slice(&self.packed);
+                self.out.extend_from_slice(packed);
             } else {
                 self.out.extend_from_slice(&self.raw);
             }
