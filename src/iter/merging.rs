@@ -55,7 +55,7 @@ pub(crate) struct Merging<I> {
     /// the leaves of players 0, 1, … at `players.len()`, `players.len() + 1`, …
     losers: Vec<usize>,
     winner: usize,
-    /// The player that comes next after the winner.
+    /// The player that comes next after the winner, unless all others are exhausted.
     rival: Option<usize>,
     direction: Direction,
     /// For the current key while the sources are repositioned.
@@ -136,19 +136,27 @@ impl<I: InternalIter> Merging<I> {
         std::iter::successors(Some(leaf / 2), |node| Some(node / 2)).take_while(|node| *node > 0)
     }
 
-    /// The rival is among those that the winner met.
+    /// The rival is among those that the winner met. A source that is exhausted is none.
     fn find_rival(&mut self) {
         let met = self.path(self.winner).map(|node| self.losers[node]);
-        self.rival = met.reduce(|best, loser| if self.beats(loser, best) { loser } else { best });
+        let best = met.reduce(|best, loser| if self.beats(loser, best) { loser } else { best });
+        self.rival = best.filter(|rival| self.players[*rival].valid);
     }
 
     /// Keeps the tournament's order after the winner has moved.
     #[inline]
     fn settle(&mut self) {
         let winner = self.winner;
-        self.players[winner].refresh();
-        if self.rival.is_some_and(|rival| !self.beats(winner, rival)) {
-            self.replay();
+        let player = &mut self.players[winner];
+        match self.rival {
+            // Nobody asks for its head.
+            None => player.valid = player.iter.valid(),
+            Some(rival) => {
+                player.refresh();
+                if !self.beats(winner, rival) {
+                    self.replay();
+                }
+            }
         }
     }
 
@@ -268,9 +276,7 @@ impl<I: InternalIter> InternalIter for Merging<I> {
         let winner = &self.players[self.winner];
         let shared = self.rival.is_some_and(|rival| {
             let rival = &self.players[rival];
-            rival.valid
-                && rival.head == winner.head
-                && rival.iter.key().user == winner.iter.key().user
+            rival.head == winner.head && rival.iter.key().user == winner.iter.key().user
         });
         !shared && winner.iter.is_sole()
     }

@@ -132,6 +132,8 @@ pub(crate) struct SstIter {
     entry: usize,
     span: EntrySpan,
     valid: bool,
+    /// Of the file; here because every step asks.
+    has_distinct_keys: bool,
 }
 
 impl SstReader {
@@ -151,6 +153,7 @@ impl SstReader {
 impl SstIter {
     fn new(reader: Arc<SstReader>, scan: Option<Box<Scan>>) -> SstIter {
         SstIter {
+            has_distinct_keys: reader.has_distinct_keys(),
             reader,
             scan,
             ahead: ReadAhead::NONE,
@@ -495,7 +498,7 @@ impl InternalIter for SstIter {
 
     #[inline]
     fn is_sole(&self) -> bool {
-        self.reader.has_distinct_keys()
+        self.has_distinct_keys
     }
 
     fn value_slice(&self) -> Slice {
