@@ -179,7 +179,10 @@ impl Core {
         let mut segments = append.segments().iter();
         let mut floor = segments.next();
         for next in segments {
-            let passed = floor.and_then(|floor| floor.last).is_some_and(|last| last < needed);
+            // One without records ends before it starts, so its end alone says nothing.
+            let passed = floor.is_some_and(|floor| {
+                floor.first < replaying && floor.last.is_some_and(|last| last < needed)
+            });
             if !passed || next.first > synced {
                 break;
             }
