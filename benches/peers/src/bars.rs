@@ -216,7 +216,7 @@ mod tests {
     use super::*;
 
     fn values(medians: &[(Name, f64)]) -> BTreeMap<Name, Spread> {
-        let spread = |median| Spread { median, least: median, most: median };
+        let spread = |median| Spread { median, least: median, most: median, disturbed: false };
         medians.iter().map(|(name, median)| (*name, spread(*median))).collect()
     }
 

@@ -34,6 +34,10 @@ pub(crate) struct Figures {
     /// Bytes written to files, log included, for each byte of keys and values.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) write_amplification: Option<f64>,
+    /// The same by what was handed to system calls, which leaves out what is written through a
+    /// mapping.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) handed_over: Option<f64>,
     /// Bytes on disk for each live byte of keys and values when the last write had returned.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) disk_under_load: Option<f64>,
@@ -42,12 +46,23 @@ pub(crate) struct Figures {
     pub(crate) disk_settled: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) worst_over_median_second: Option<f64>,
+    /// Cores that others kept busy meanwhile, or the host kept to itself.
+    #[serde(default)]
+    pub(crate) others_cores: f64,
     /// What a reader of the figures has to know.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) note: Option<String>,
 }
 
+/// Above this, in cores, a row was disturbed. The system's own work for a row, such as writing its
+/// pages to disk, stays below.
+const OTHERS_CORES_MAX: f64 = 0.25;
+
 impl Figures {
+    pub(crate) fn disturbed(&self) -> bool {
+        self.others_cores > OTHERS_CORES_MAX
+    }
+
     pub(crate) fn of(meter: &Meter) -> Figures {
         let us = |ns: u64| ns as f64 / 1e3;
         Figures {

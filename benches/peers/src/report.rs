@@ -55,11 +55,16 @@ fn tables(results: &Results) -> Result<String> {
             Some(format!("{} · {anonymous} ({resident})", number(f.cpu_us_per_op?)))
         };
         details(results, &set, &resources, &mut out)?;
-        writeln!(out, "\n### Bytes written · on disk under load · settled, for each byte\n")?;
+        writeln!(
+            out,
+            "\n### Bytes for each byte: written (handed over) · on disk, load · settled\n"
+        )?;
         let bytes = |f: &Figures| {
-            let disk = |bytes: Option<f64>| bytes.map_or("–".to_owned(), number);
-            let (load, settled) = (disk(f.disk_under_load), disk(f.disk_settled));
-            Some(format!("{} · {load} · {settled}", number(f.write_amplification?)))
+            let or_dash = |bytes: Option<f64>| bytes.map_or("–".to_owned(), number);
+            let (load, settled) = (or_dash(f.disk_under_load), or_dash(f.disk_settled));
+            let (written, handed) = (or_dash(f.write_amplification), or_dash(f.handed_over));
+            (f.write_amplification.or(f.handed_over))
+                .map(|_| format!("{written} ({handed}) · {load} · {settled}"))
         };
         details(results, &set, &bytes, &mut out)?;
     }
@@ -110,7 +115,7 @@ fn standings(results: &Results, set: &str, out: &mut String) -> Result<()> {
         out,
         "\nThousands of operations per second unless it says otherwise; medians, ± half of the \
          distance from the least to the most in percent. Engines in parentheses promise less in \
-         that row. Ratios are such that more is better. Met: {} of {}.",
+         that row; others were at work on the machine where a tilde stands. Ratios are such that more is better. Met: {} of {}.",
         met.0, met.1
     )?;
     Ok(())
@@ -122,6 +127,9 @@ fn cell(bar: &Bar, standing: &Standing, engine: Name) -> String {
     let mut text = number(spread.median / scale);
     if spread.percent() >= 2.0 {
         text += &format!(" ±{:.0}%", spread.percent() / 2.0);
+    }
+    if spread.disturbed {
+        text.insert(0, '~');
     }
     if standing.best_peer == Some(engine) {
         text = format!("**{text}**");
@@ -165,11 +173,7 @@ fn details(
 }
 
 fn middle<'a>(results: &'a Results, set: &str, row: &str, engine: Name) -> Option<&'a Figures> {
-    let of_row = results
-        .records
-        .iter()
-        .filter(|record| record.set == set && record.row == row && record.engine == engine);
-    let mut figures: Vec<&Figures> = of_row.map(|record| &record.figures).collect();
+    let mut figures = results.repetitions(set, row, engine);
     figures.sort_unstable_by(|one, other| one.ops_per_second.total_cmp(&other.ops_per_second));
     figures.get(figures.len() / 2).copied()
 }

@@ -88,19 +88,32 @@ impl Results {
         Name::ALL.into_iter().filter(present).collect()
     }
 
-    /// What `figure` was in all repetitions of a row, by engine.
+    /// The repetitions of a row by an engine: those that nothing disturbed, if there are any.
+    pub(crate) fn repetitions(&self, set: &str, row: &str, engine: Name) -> Vec<&Figures> {
+        let of_row = self
+            .records
+            .iter()
+            .filter(|record| record.set == set && record.row == row && record.engine == engine);
+        let all: Vec<&Figures> = of_row.map(|record| &record.figures).collect();
+        let calm: Vec<&Figures> =
+            all.iter().copied().filter(|figures| !figures.disturbed()).collect();
+        if calm.is_empty() { all } else { calm }
+    }
+
+    /// What `figure` was in the repetitions of a row, by engine.
     pub(crate) fn values(
         &self,
         set: &str,
         row: &str,
         figure: impl Fn(&Figures) -> Option<f64>,
     ) -> BTreeMap<Name, Spread> {
-        let mut values: BTreeMap<Name, Vec<f64>> = BTreeMap::new();
-        for record in self.records.iter().filter(|record| record.set == set && record.row == row) {
-            values.entry(record.engine).or_default().extend(figure(&record.figures));
-        }
-        let spreads = values.into_iter();
-        spreads.filter_map(|(engine, values)| Some((engine, Spread::of(values)?))).collect()
+        let spread = |engine| {
+            let repetitions = self.repetitions(set, row, engine);
+            let mut spread = Spread::of(repetitions.iter().copied().filter_map(&figure).collect())?;
+            spread.disturbed = repetitions.iter().any(|figures| figures.disturbed());
+            Some((engine, spread))
+        };
+        Name::ALL.into_iter().filter_map(spread).collect()
     }
 }
 
@@ -110,6 +123,8 @@ pub(crate) struct Spread {
     pub(crate) median: f64,
     pub(crate) least: f64,
     pub(crate) most: f64,
+    /// Others were at work on the machine.
+    pub(crate) disturbed: bool,
 }
 
 impl Spread {
@@ -122,7 +137,7 @@ impl Spread {
         } else {
             values[middle]
         };
-        Some(Spread { median, least, most })
+        Some(Spread { median, least, most, disturbed: false })
     }
 
     /// From least to most, in percent of the median.
@@ -136,9 +151,31 @@ mod tests {
     use super::*;
 
     #[test]
+    fn disturbed_repetitions_are_left_out_if_there_are_others() {
+        let mut results = Results::default();
+        let values =
+            |results: &Results| results.values("1 M", "fillseq", |f| Some(f.ops_per_second));
+        let add = |results: &mut Results, ops_per_second, others_cores| {
+            results.records.push(Record {
+                set: "1 M".to_owned(),
+                row: "fillseq".to_owned(),
+                engine: Name::Esker,
+                repetition: 0,
+                figures: Figures { ops_per_second, others_cores, ..Figures::default() },
+            });
+        };
+        add(&mut results, 10.0, 1.0);
+        let spread = values(&results)[&Name::Esker];
+        assert!(spread.disturbed && (spread.median - 10.0).abs() < 1e-9);
+        add(&mut results, 30.0, 0.0);
+        let spread = values(&results)[&Name::Esker];
+        assert!(!spread.disturbed && (spread.median - 30.0).abs() < 1e-9);
+    }
+
+    #[test]
     fn medians_and_spreads() {
         let spread = Spread::of(vec![3.0, 1.0, 2.0]).unwrap();
-        assert_eq!(spread, Spread { median: 2.0, least: 1.0, most: 3.0 });
+        assert_eq!(spread, Spread { median: 2.0, least: 1.0, most: 3.0, disturbed: false });
         assert!((spread.percent() - 100.0).abs() < 1e-9);
         assert!((Spread::of(vec![1.0, 2.0]).unwrap().median - 1.5).abs() < 1e-9);
         assert!(Spread::of(Vec::new()).is_none());

@@ -102,8 +102,9 @@ impl Bench<'_> {
         let writes = writes.map_err(|_| anyhow::anyhow!("the writer has panicked"))??;
         let mut figures = Figures::of(&reads?);
         watch.stop(None, &mut figures)?;
+        let others_cores = figures.others_cores;
         tell("readwhilewriting, reads", figures)?;
-        tell("readwhilewriting, writes", Figures::of(&writes))
+        tell("readwhilewriting, writes", Figures { others_cores, ..Figures::of(&writes) })
     }
 
     fn fresh_reads(&self, engine: &dyn Engine, limit: Limit) -> Result<Meter> {
