@@ -67,6 +67,16 @@ impl Name {
         self != Name::Sled
     }
 
+    /// How many puts make a batch where the load itself is not measured: large transactions for
+    /// those that pay for each, and single puts for sled, whose batches are slower.
+    pub(crate) fn puts_per_load(self) -> usize {
+        match self {
+            Name::Esker | Name::Rocksdb | Name::Fjall => 1_000,
+            Name::Lmdb | Name::Redb => 50_000,
+            Name::Sled => 1,
+        }
+    }
+
     /// A database that is loaded to be read, and would take very long in random order where it does
     /// not fit in memory, is loaded in key order.
     pub(crate) fn is_tree_in_place(self) -> bool {

@@ -102,22 +102,24 @@ impl Bench<'_> {
 
     /// Puts the records whose places in the random order are from `done` to the end.
     fn load(&self, engine: &dyn Engine, done: u64) -> Result<()> {
-        // Large transactions for those that pay for each.
-        let per_batch = if self.plan.engine.is_lsm() { 1_000 } else { 10_000 };
+        let per_batch = self.plan.engine.puts_per_load();
         let sorted = self.plan.setup.larger_than_memory && self.plan.engine.is_tree_in_place();
-        let mut batch = Vec::with_capacity(per_batch);
-        for place in done..self.keys() {
-            let i = if sorted { place } else { self.shuffle.at(place) };
-            batch.push((self.key(i), self.values.of(i)));
-            if batch.len() == per_batch {
-                engine.write_batch(&batch)?;
-                batch.clear();
-            }
-        }
-        if !batch.is_empty() {
-            engine.write_batch(&batch)?;
+        let places: Vec<u64> = (done..self.keys()).collect();
+        for places in places.chunks(per_batch) {
+            let records =
+                places.iter().map(|&place| if sorted { place } else { self.shuffle.at(place) });
+            self.put_records(engine, records)?;
         }
         engine.settle()
+    }
+
+    /// In one batch, unless it is one record.
+    fn put_records(&self, engine: &dyn Engine, records: impl Iterator<Item = u64>) -> Result<()> {
+        let entries: Vec<_> = records.map(|i| (self.key(i), self.values.of(i))).collect();
+        match &entries[..] {
+            [(key, value)] => engine.put(key, value),
+            _ => engine.write_batch(&entries),
+        }
     }
 
     /// Measures writes until they have settled. `live` are the entries that exist afterwards, given

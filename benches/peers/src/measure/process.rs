@@ -60,11 +60,13 @@ impl Watch {
                 peak.fetch_max(status_kib("RssAnon:").unwrap_or(0), Relaxed);
             }
         });
+        // First, for it syncs what came before.
+        let written_at_start = bytes_written()?;
         Ok(Watch {
             started: Instant::now(),
             cpu_at_start: cpu(),
             machine_at_start: machine_cpu()?,
-            written_at_start: bytes_written()?,
+            written_at_start,
             anonymous_kib,
             stop,
             sampler: Some(sampler),
@@ -75,8 +77,11 @@ impl Watch {
     pub(crate) fn stop(mut self, user_bytes: Option<u64>, figures: &mut Figures) -> Result<()> {
         let cpu = cpu().saturating_sub(self.cpu_at_start);
         let machine = machine_cpu()?.saturating_sub(self.machine_at_start);
-        let others = machine.saturating_sub(cpu).as_secs_f64();
-        figures.others_cores = others / self.started.elapsed().as_secs_f64().max(1e-3);
+        let elapsed = self.started.elapsed();
+        if elapsed > 20 * Duration::from_millis(MS_PER_TICK) {
+            let others = machine.saturating_sub(cpu);
+            figures.others_cores = others.as_secs_f64() / elapsed.as_secs_f64();
+        }
         let written = bytes_written()?;
         self.end_sampler();
         figures.cpu_us_per_op = Some(cpu.as_secs_f64() * 1e6 / figures.ops.max(1) as f64);

@@ -15,6 +15,7 @@ use crate::measure::Watch;
 
 /// What a process says that is ready to be killed.
 pub(crate) const READY: &str = "ready to be killed";
+/// What a log-structured engine finds in its log is one record for so many puts.
 const PER_BATCH: usize = 100;
 
 impl Bench<'_> {
@@ -26,16 +27,11 @@ impl Bench<'_> {
     /// In batches, so that it does not take those long that pay much for each write.
     pub(super) fn fill_to_be_killed(&self) -> Result<()> {
         let engine = self.open_as("db", &self.roomy())?;
+        let per_batch =
+            if self.plan.engine.is_lsm() { PER_BATCH } else { self.plan.engine.puts_per_load() };
         let places: Vec<u64> = (0..self.keys()).collect();
-        for places in places.chunks(PER_BATCH) {
-            let entries: Vec<_> = places
-                .iter()
-                .map(|place| {
-                    let i = self.shuffle.at(*place);
-                    (self.key(i), self.values.of(i))
-                })
-                .collect();
-            engine.write_batch(&entries)?;
+        for places in places.chunks(per_batch) {
+            self.put_records(&*engine, places.iter().map(|place| self.shuffle.at(*place)))?;
         }
         tell(READY, Figures::default())?;
         loop {
