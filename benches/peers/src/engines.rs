@@ -72,7 +72,7 @@ impl Name {
     pub(crate) fn puts_per_load(self) -> usize {
         match self {
             Name::Esker | Name::Rocksdb | Name::Fjall => 1_000,
-            Name::Lmdb | Name::Redb => 50_000,
+            Name::Lmdb | Name::Redb => 10_000,
             Name::Sled => 1,
         }
     }
