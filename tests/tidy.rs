@@ -70,6 +70,10 @@ fn collect(root: &Path, dir: &Path, files: &mut Vec<(String, String)>) {
     for entry in entries {
         let path = entry.unwrap().path();
         if path.is_dir() {
+            if path.ends_with("target") {
+                // Of the workspace in `benches/peers`.
+                continue;
+            }
             collect(root, &path, files);
         } else if path.extension().is_some_and(|extension| extension == "rs") {
             let name = path.strip_prefix(root).unwrap().to_string_lossy().replace('\\', "/");
