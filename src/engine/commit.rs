@@ -53,6 +53,7 @@ use crate::base::sync::Condvar;
 use crate::base::sync::Mutex;
 use crate::base::sync::MutexGuard;
 use crate::base::sync::atomic::AtomicU64;
+use crate::base::sync::spin_until;
 use crate::base::value::ValueKind;
 use crate::engine::Core;
 use crate::engine::keyspaces::KeyspaceState;
@@ -453,9 +454,13 @@ impl Core {
     /// Steps 4 and 5.
     fn publish(&self, first: u64, ready: Ready) -> Result<()> {
         let commit = &self.commit;
+        let is_next = || commit.visible.load(Acquire) + 1 == first;
+        if ready.needs_synced == 0 {
+            // The earlier one is being applied, most likely.
+            spin_until(is_next);
+        }
         let mut publish = commit.publish.lock();
-        let is_next = commit.visible.load(Acquire) + 1 == first;
-        if is_next && ready.needs_synced <= commit.synced.load(Acquire) {
+        if is_next() && ready.needs_synced <= commit.synced.load(Acquire) {
             commit.visible.store(ready.last, Release);
             commit.advance(&mut publish);
             commit.wake(&publish);
@@ -601,7 +606,11 @@ fn views(
 ) -> (Guard<Arc<ReadView>>, Vec<Guard<Arc<ReadView>>>) {
     // A batch that is not empty names at least one keyspace.
     let head = view(&keyspaces[0]);
-    (head, keyspaces[1..].iter().map(|state| view(state)).collect())
+    let rest = match &keyspaces[1..] {
+        [] => Vec::new(),
+        others => others.iter().map(|state| view(state)).collect(),
+    };
+    (head, rest)
 }
 
 /// The one thread that syncs the log.
