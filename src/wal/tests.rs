@@ -117,7 +117,7 @@ impl Log {
         self.written.push((self.next_seqno, batch.bytes().to_vec()));
         self.next_seqno += ops;
         // Some by the one way, some by the other.
-        self.writer.push(seqno, durable, &mut batch, value_len % 2 == 0)?;
+        self.writer.push(seqno, durable, &mut batch, value_len.is_multiple_of(2))?;
         Ok(self.writer.end().position)
     }
 
