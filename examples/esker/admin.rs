@@ -77,13 +77,11 @@ fn stats_text(stats: &Stats) -> String {
     line(
         "memory",
         format!(
-            "{} of memtables, {} of blocks, {} of open files, {} of jobs, {} of log buffers; \
-             the budget is {}",
+            "{} of memtables, {} of blocks, {} of open files, {} of jobs; the budget is {}",
             bytes(memory.memtables),
             bytes(memory.block_cache),
             bytes(memory.files),
             bytes(memory.jobs),
-            bytes(memory.wal_buffers),
             bytes(memory.budget),
         ),
     );
@@ -151,7 +149,6 @@ pub(crate) fn stats_json(stats: &Stats) -> serde_json::Value {
             "block_cache": memory.block_cache,
             "files": memory.files,
             "jobs": memory.jobs,
-            "wal_buffers": memory.wal_buffers,
         },
         "wal": {
             "segments": wal.segments,

@@ -130,14 +130,14 @@ impl WriteBatch {
         self.error = None;
     }
 
-    pub(crate) fn commit(self, engine: &Engine) -> Result<()> {
+    pub(crate) fn commit(mut self, engine: &Engine) -> Result<()> {
         if let Some(error) = self.error {
             return Err(error);
         }
         for state in &self.keyspaces {
             engine.check_own(state)?;
         }
-        engine.commit(&self.batch, &self.keyspaces, self.mode)
+        engine.commit(&mut self.batch, &self.keyspaces, self.mode)
     }
 }
 

@@ -148,9 +148,10 @@ impl Options {
         self
     }
 
-    /// Read files through memory mappings (default: true), or else by system calls. A mapping saves
-    /// a copy; but an I/O error on a mapped file, or its truncation by another program, ends the
-    /// process with SIGBUS instead of an error.
+    /// Read files through memory mappings (default: true), or else by system calls; and write the
+    /// log through one, where the file system allows that without risk (on Linux, ext4 and tmpfs). A
+    /// mapping saves a copy, and a put a system call; but an I/O error on a mapped file, or its
+    /// truncation by another program, ends the process with SIGBUS instead of an error.
     pub fn mmap(mut self, yes: bool) -> Options {
         self.config.mmap = yes;
         self

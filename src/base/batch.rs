@@ -34,15 +34,23 @@ pub(crate) struct Op<'a> {
 /// Operations in their byte form.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Batch {
+    /// Room for the header of a log record, then the operations; empty while there is none.
     bytes: Vec<u8>,
     ops: u64,
 }
+
+/// Bytes that a batch keeps free in front of its operations: it becomes a record of the log where
+/// it is.
+pub(crate) const ROOM_LEN: usize = 24;
 
 impl Batch {
     /// Appends one operation. Requires: key and value within their limits.
     pub(crate) fn push(&mut self, op: Op<'_>) {
         debug_assert!(op.key.len() <= KEY_LEN_MAX && op.value.len() <= VALUE_LEN_MAX);
-        self.bytes.reserve(op.key.len() + op.value.len() + 16);
+        self.bytes.reserve(op.key.len() + op.value.len() + 24 + ROOM_LEN);
+        if self.bytes.is_empty() {
+            self.bytes.extend_from_slice(&[0; ROOM_LEN]);
+        }
         self.bytes.push(op.kind as u8);
         put_varint(&mut self.bytes, u64::from(op.keyspace.0));
         put_bytes(&mut self.bytes, op.key);
@@ -58,7 +66,17 @@ impl Batch {
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {
-        &self.bytes
+        self.bytes.get(ROOM_LEN..).unwrap_or_default()
+    }
+
+    /// Lends the operations with [`ROOM_LEN`] bytes in front of them, which are the caller's to
+    /// fill, and zeros behind them up to a multiple of `align`. Requires: a batch that is not empty.
+    pub(crate) fn with_room<T>(&mut self, align: usize, run: impl FnOnce(&mut [u8]) -> T) -> T {
+        let len = self.bytes.len();
+        self.bytes.resize(len.next_multiple_of(align), 0);
+        let result = run(&mut self.bytes);
+        self.bytes.truncate(len);
+        result
     }
 
     /// Number of operations.
@@ -134,6 +152,17 @@ mod tests {
             }
             prop_assert_eq!(batch.len(), ops.len() as u64);
             prop_assert_eq!(Ops::new(batch.bytes()).collect::<Vec<_>>(), expected);
+            let bytes = batch.bytes().to_vec();
+            if !batch.is_empty() {
+                batch.with_room(8, |room| {
+                    prop_assert!(room.len().is_multiple_of(8));
+                    let (ops, padding) = room[ROOM_LEN..].split_at(bytes.len());
+                    prop_assert!(ops == bytes && padding.len() < 8);
+                    prop_assert!(padding.iter().all(|byte| *byte == 0));
+                    Ok(())
+                })?;
+            }
+            prop_assert_eq!(batch.bytes(), bytes);
         }
 
         #[test]

@@ -46,8 +46,8 @@ pub(crate) struct RecordChecksum(crc32fast::Hasher);
 impl RecordChecksum {
     pub(crate) fn new(context: u64, offset: u64) -> RecordChecksum {
         let mut hasher = crc32fast::Hasher::new();
-        hasher.update(&context.to_le_bytes());
-        hasher.update(&offset.to_le_bytes());
+        let place = u128::from(offset) << 64 | u128::from(context);
+        hasher.update(&place.to_le_bytes());
         RecordChecksum(hasher)
     }
 

@@ -14,7 +14,7 @@ pub(crate) enum Planted {
     ManifestNotSynced,
     /// A log segment is removed before the manifest says that it is not needed.
     LogRemovedEarly,
-    /// A write returns before the system has it.
+    /// A write returns, and the system has not got it.
     AckedBeforeWritten,
     /// A durable write returns before the log is synced.
     AckedBeforeSynced,

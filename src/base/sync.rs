@@ -21,12 +21,30 @@ pub(crate) use simulated::MutexGuard;
 #[cfg(esker_shuttle)]
 pub(crate) use simulated::RwLock;
 #[cfg(esker_shuttle)]
+pub(crate) use simulated::spin_until;
+#[cfg(esker_shuttle)]
 pub(crate) use simulated::step;
+
+/// Looks so often, which takes a microsecond or two.
+#[cfg(not(esker_shuttle))]
+const SPINS: usize = 48;
 
 /// A step of a protocol that is neither a lock nor one of the atomics below: another thread may go
 /// on here.
 #[cfg(not(esker_shuttle))]
 pub(crate) fn step() {}
+
+/// Waits a moment for what another thread is about to do: to sleep and to be woken takes both
+/// longer. Afterwards look, and sleep if it has not been done.
+#[cfg(not(esker_shuttle))]
+pub(crate) fn spin_until(is_done: impl Fn() -> bool) {
+    for _ in 0..SPINS {
+        if is_done() {
+            return;
+        }
+        std::hint::spin_loop();
+    }
+}
 
 pub(crate) mod atomic {
     //! Atomics that carry a protocol between threads. Counters that nobody waits for stay std's.

@@ -41,13 +41,12 @@ impl Core {
 
     /// Makes the next segment, if it is not there yet, while the active one is being filled.
     pub(crate) fn make_spare_segment(&self) -> Result<()> {
-        let wanted = {
-            let append = self.commit.append_lock();
-            append.wants_spare().then(|| append.spare_wanted(self.segment_bytes_max())).flatten()
+        let Some((bytes, work)) = self.commit.begin_spare(self.segment_bytes_max()) else {
+            return Ok(());
         };
-        let Some(bytes) = wanted else { return Ok(()) };
         let spare = self.prepare_segment(segment_bytes_for(0, bytes))?;
         self.offer_spare(spare);
+        drop(work);
         Ok(())
     }
 

@@ -14,12 +14,10 @@
 //! |---|---|---|
 //! | `Engine.threads` | the close | all of it |
 //! | `Core.versions` | manifest, changes of versions, create and drop of keyspaces | manifest append, sync and rollover |
-//! | `CommitState.sync` | who syncs the log | sync |
-//! | `CommitState.write` | who writes the log | write |
-//! | `CommitState.append` | sequence numbers, log buffer, sealing | preparing a segment, if none is ready |
+//! | `CommitState.append` | sequence numbers, end of the log, sealing | write of a record; preparing a segment, if none is ready |
 //! | `Jobs.state` | what runs, what is busy | none |
 //! | `KeyspaceState.inner` | sealed memtables, changes of the view | none |
-//! | `CommitState.sync_queue`, `CommitState.publish` | what is written; what is visible | none |
+//! | `CommitState.publish` | what is visible, who syncs the log | none; the sync runs without a lock |
 //! | `Snapshots.live`, `Registry.by_name`, `Obsolete.files`, `Core.quiet` | their own | none |
 
 use std::ops::Deref;

@@ -233,7 +233,13 @@ fn reopen_log(
     last: SeqNo,
 ) -> Result<(ReopenedLog, FileId)> {
     let bytes = segment_bytes_first(site.config);
-    let prepare = |id, bytes| wal::prepare_segment(site.fs.as_ref(), site.dir, id, bytes);
+    let prepare = |id, bytes| {
+        let prepared = wal::prepare_segment(site.fs.as_ref(), site.dir, id, bytes)?;
+        if site.config.mmap {
+            prepared.map();
+        }
+        Ok(prepared)
+    };
     let prepared = prepare(id, log.segment_bytes_for_reopen(bytes))?;
     let mut reopened = wal::reopen(&log_source(site, catalog), log, prepared, last.plus(1))?;
     if !reopened.needs_segment() {
@@ -304,7 +310,7 @@ fn assemble(parts: Parts<'_>, catalog: &Catalog) -> Result<Core> {
         health: Health::default(),
         keyspaces: registry,
         default,
-        commit: CommitState::new(reopened.buffer, reopened.end, segments),
+        commit: CommitState::new(reopened.writer, segments),
         db_id: catalog.db_id,
         versions: Mutex::new(VersionSet::new(catalog.next_keyspace, catalog.manifest)),
         snapshots: Arc::default(),

@@ -27,9 +27,15 @@ impl Core {
     pub(crate) fn stats(&self) -> Stats {
         let keyspaces: Vec<KeyspaceStats> =
             self.keyspaces.all().iter().map(|state| self.keyspace_stats(state)).collect();
-        let (segments, wal_bytes) = {
+        let (wal, written) = {
             let append = self.commit.append_lock();
-            (append.segments().len(), append.wal_bytes())
+            let wal = WalStats {
+                segments: append.segments().len(),
+                bytes: append.wal_bytes(),
+                bytes_written: append.log_bytes(),
+                syncs: self.metrics.syncs.get(),
+            };
+            (wal, append.written())
         };
         let running = self.jobs.running();
         let pinned = |state: &Arc<KeyspaceState>| {
@@ -45,17 +51,11 @@ impl Core {
                 block_cache: self.cache.used_bytes(),
                 files: self.keyspaces.all().iter().map(pinned).sum(),
                 jobs: running as u64 * JOB_BYTES,
-                wal_buffers: self.commit.buffered_bytes(),
             },
-            wal: WalStats {
-                segments,
-                bytes: wal_bytes,
-                bytes_written: metrics.wal_bytes.get(),
-                syncs: metrics.syncs.get(),
-            },
+            wal,
             writes: WriteStats {
-                batches: metrics.batches.get(),
-                bytes: metrics.batch_bytes.get(),
+                batches: written.batches,
+                bytes: written.batch_bytes,
                 sync_latency: metrics.sync_latency.summary(),
             },
             background: BackgroundStats {

@@ -7,6 +7,8 @@
 use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Acquire;
+use std::sync::atomic::Ordering::Release;
 use std::time::Duration;
 
 use crate::base::error::Error;
@@ -14,6 +16,7 @@ use crate::base::ids::FileId;
 use crate::base::ids::KeyspaceId;
 use crate::base::sync::Condvar;
 use crate::base::sync::Mutex;
+use crate::base::sync::atomic::AtomicU64;
 use crate::compaction::picker;
 use crate::compaction::picker::PickContext;
 use crate::compaction::plan::Plan;
@@ -22,7 +25,7 @@ use crate::engine::keyspaces::KeyspaceState;
 use crate::engine::keyspaces::Sealed;
 
 /// What is running and what was asked for.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Jobs {
     state: Mutex<JobState>,
     flush_wanted: Condvar,
@@ -30,7 +33,12 @@ pub(crate) struct Jobs {
     log_wanted: Condvar,
     /// Signalled whenever a job ends.
     progress: Condvar,
+    /// When the interval sync is due, in ns of the monotonic clock; [`NO_SYNC`] if none is planned.
+    /// Changed under the lock; read without, since every write asks.
+    sync_due_ns: AtomicU64,
 }
+
+const NO_SYNC: u64 = u64::MAX;
 
 #[derive(Debug, Default)]
 struct JobState {
@@ -45,8 +53,6 @@ struct JobState {
     progress: u64,
     /// How the last job of each lane ended, and how many failed.
     outcomes: [Outcome; 3],
-    /// When the interval sync is due, on the monotonic clock.
-    sync_due: Option<Duration>,
 }
 
 #[derive(Debug, Default)]
@@ -221,22 +227,48 @@ impl Jobs {
     }
 
     /// Moves the next interval sync forward to `due`, if it is later or not planned.
+    ///
+    /// Who takes the plan syncs what was appended by then. A writer that still sees it appended
+    /// before that: the append lock is between the two.
     pub(crate) fn plan_sync(&self, due: Duration) {
+        let due_ns = u64::try_from(due.as_nanos()).unwrap_or(NO_SYNC - 1);
+        if self.sync_due_ns.load(Acquire) <= due_ns {
+            return;
+        }
         let mut state = self.state.lock();
-        if state.sync_due.is_none_or(|planned| planned > due) {
-            state.sync_due = Some(due);
+        if self.sync_due_ns.load(Acquire) > due_ns {
+            self.sync_due_ns.store(due_ns, Release);
             state.epoch += 1;
             self.log_wanted.notify_all();
         }
     }
 
     pub(crate) fn sync_due(&self) -> Option<Duration> {
-        self.state.lock().sync_due
+        let due = self.sync_due_ns.load(Acquire);
+        (due != NO_SYNC).then(|| Duration::from_nanos(due))
     }
 
     /// Takes the planned sync if it is due.
     pub(crate) fn take_due_sync(&self, now: Duration) -> bool {
-        self.state.lock().sync_due.take_if(|due| *due <= now).is_some()
+        let _state = self.state.lock();
+        let is_due = self.sync_due().is_some_and(|due| due <= now);
+        if is_due {
+            self.sync_due_ns.store(NO_SYNC, Release);
+        }
+        is_due
+    }
+}
+
+impl Default for Jobs {
+    fn default() -> Jobs {
+        Jobs {
+            state: Mutex::default(),
+            flush_wanted: Condvar::default(),
+            compaction_wanted: Condvar::default(),
+            log_wanted: Condvar::default(),
+            progress: Condvar::default(),
+            sync_due_ns: AtomicU64::new(NO_SYNC),
+        }
     }
 }
 

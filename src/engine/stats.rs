@@ -107,8 +107,6 @@ pub struct MemoryStats {
     pub files: u64,
     /// Buffers of running flushes and compactions, at most.
     pub jobs: u64,
-    /// Log records on their way to the system.
-    pub wal_buffers: u64,
 }
 
 /// The write-ahead log.
@@ -200,9 +198,6 @@ impl Stats {
 /// The counters behind [`Stats`].
 #[derive(Debug, Default)]
 pub(crate) struct Metrics {
-    pub(crate) batches: Counter,
-    pub(crate) batch_bytes: Counter,
-    pub(crate) wal_bytes: Counter,
     pub(crate) syncs: Counter,
     pub(crate) sync_latency: Histogram,
     pub(crate) flushes: Counter,

@@ -35,7 +35,7 @@ pub enum FaultOp {
     Open,
     /// [`Fs::open_writable`].
     OpenWritable,
-    /// [`WritableFile::write_at`].
+    /// [`WritableFile::write_at`], [`WritableFile::overwrite_at`].
     Write,
     /// [`WritableFile::sync_data`].
     SyncData,
@@ -406,10 +406,11 @@ impl fmt::Debug for FaultWritable {
     }
 }
 
-impl WritableFile for FaultWritable {
-    fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+impl FaultWritable {
+    /// Passes `bytes` on to `write`, or as much of them as a fault lets through.
+    fn write(&self, bytes: &[u8], write: impl FnOnce(&[u8]) -> Result<()>) -> Result<()> {
         let Some((effect, error)) = self.faults.meet(FaultOp::Write, &[&self.path]) else {
-            return self.inner.write_at(offset, bytes);
+            return write(bytes);
         };
         let len = match effect {
             FaultEffect::FailAfterDoing => bytes.len(),
@@ -417,9 +418,23 @@ impl WritableFile for FaultWritable {
             FaultEffect::Fail | FaultEffect::SyncFailsAndDropsPages => 0,
         };
         if len > 0 {
-            self.inner.write_at(offset, &bytes[..len])?;
+            write(&bytes[..len])?;
         }
         Err(error)
+    }
+}
+
+impl WritableFile for FaultWritable {
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+        self.write(bytes, |bytes| self.inner.write_at(offset, bytes))
+    }
+
+    fn prepare_overwrites(&self, len: u64) {
+        self.inner.prepare_overwrites(len);
+    }
+
+    fn overwrite_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+        self.write(bytes, |bytes| self.inner.overwrite_at(offset, bytes))
     }
 
     fn sync_data(&self) -> Result<()> {

@@ -1,6 +1,6 @@
-//! Memory-mapped files, read-only.
+//! Memory-mapped files: whole ones to read, and the log's segments to write over.
 //!
-//! *Why this is sound.* A mapping is undefined behaviour once its bytes change or vanish under a
+//! *Why reading is sound.* A mapping is undefined behaviour once its bytes change or vanish under a
 //! reference to them. An SST is written once, synced, and only then opened for reading; nothing in
 //! this crate writes to, cuts or overwrites it afterwards, only its name is removed, and a removed
 //! file lives on while it is mapped. Other instances of this crate are kept out by the lock on the
@@ -8,6 +8,25 @@
 //! program that maps files can defend against that: a file that is cut short raises `SIGBUS` here.
 //! Whoever cannot rule it out (a network file system, a shared volume) reads by
 //! [`ReadMode::Pread`](crate::fs::ReadMode::Pread), where the same accident is an error.
+//!
+//! *Why writing is sound.* Nobody ever looks at the bytes of a [`MappingMut`]: it copies into them,
+//! one thread at a time. The log is read by system calls.
+//!
+//! *What a store into a mapping promises.* On Linux the page that is mapped is the page that `read`,
+//! `write` and `fdatasync` know: what was stored has reached the system, survives the death of the
+//! process, is read by everybody, and is written by a sync of the file. What differs from a `write`:
+//! - There is no return value. A page that must be read back from a failing disk first, or a block
+//!   that would have to be allocated on a full one, is SIGBUS. So only what is allocated already is
+//!   mapped; and only on file systems that keep a block where it is, which are ext2 to ext4 and
+//!   tmpfs. On those that copy on write (btrfs, zfs, xfs and bcachefs where somebody has made a
+//!   reflink, say by `cp` of a live database, overlays), and on all others, a write remains a
+//!   system call. Pages were just written when they are mapped, so that the first case takes a
+//!   memory so scarce that they are evicted and a disk that fails. `Options::mmap(false)` excludes
+//!   it.
+//! - The unit is the page as the page cache has it, which since Linux 6.16 may be many blocks long on
+//!   ext4: it is as long as the write that brought it into the cache. A store makes all of it dirty,
+//!   and a sync writes all of it; where a `write` of 128 bytes makes one block dirty. So what is
+//!   synced at once is better written by a system call.
 
 use std::fs::File;
 use std::ops::Range;
@@ -15,7 +34,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use memmap2::Mmap;
+use memmap2::MmapMut;
 use memmap2::MmapOptions;
+
+use crate::base::sync::Mutex;
 
 /// A whole file in memory. The bytes outlive it for as long as anyone holds a part of them.
 #[derive(Debug)]
@@ -67,5 +89,34 @@ impl Mapping {
                 (end - range.start) as usize,
             );
         }
+    }
+}
+
+/// The front of a file in memory, to be written over.
+#[derive(Debug)]
+pub(super) struct MappingMut(Mutex<MmapMut>);
+
+impl MappingMut {
+    /// Maps the first `len` bytes of `file`, which has them. `None` if the system cannot.
+    pub(super) fn new(file: &File, len: u64) -> Option<MappingMut> {
+        let len = usize::try_from(len).ok().filter(|&len| len > 0)?;
+        #[expect(unsafe_code, reason = "no safe interface to memory mappings exists")]
+        // SAFETY: no reference to the bytes outlives a copy into them, and each copy has them alone;
+        // see the head of this module.
+        let map = unsafe { MmapOptions::new().len(len).map_mut(file) }.ok()?;
+        Some(MappingMut(Mutex::new(map)))
+    }
+
+    /// Writes all of `bytes` at `offset`, or nothing, and returns false, if they do not fit.
+    pub(super) fn write_at(&self, offset: u64, bytes: &[u8]) -> bool {
+        let mut map = self.0.lock();
+        let place = usize::try_from(offset)
+            .ok()
+            .and_then(|start| map.get_mut(start..)?.get_mut(..bytes.len()));
+        match place {
+            Some(place) => place.copy_from_slice(bytes),
+            None => return false,
+        }
+        true
     }
 }

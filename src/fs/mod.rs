@@ -130,6 +130,17 @@ pub trait Fs: Debug + Send + Sync + 'static {
 pub trait WritableFile: Debug + Send + Sync {
     /// Writes all of `bytes` at `offset`, growing the file where needed.
     fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()>;
+    /// Tells that the first `len` bytes are allocated and durable, that [`overwrite_at`] will write
+    /// over them in small pieces, and that the length will not change any more. The system may
+    /// prepare for that.
+    ///
+    /// [`overwrite_at`]: WritableFile::overwrite_at
+    fn prepare_overwrites(&self, _len: u64) {}
+    /// As [`write_at`](WritableFile::write_at), by the cheapest way there is, for bytes whose sync
+    /// nobody waits for: a sync soon after it may have to flush a larger piece of the file.
+    fn overwrite_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+        self.write_at(offset, bytes)
+    }
     /// Makes content and length durable.
     fn sync_data(&self) -> Result<()>;
     /// Sets the length: cuts the file, or grows it with zeros.

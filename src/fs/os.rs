@@ -10,6 +10,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::OnceLock;
 
 use bytes::Bytes;
 
@@ -25,6 +26,7 @@ use crate::fs::ReadableFile;
 use crate::fs::WritableFile;
 use crate::fs::create_dirs;
 use crate::fs::mmap::Mapping;
+use crate::fs::mmap::MappingMut;
 use crate::fs::parent_of;
 
 /// The file system of the operating system.
@@ -42,12 +44,12 @@ impl Fs for OsFs {
     }
 
     fn create(&self, path: &Path) -> Result<Box<dyn WritableFile>> {
-        let file = OpenOptions::new().write(true).create_new(true).open(path);
+        let file = OpenOptions::new().read(true).write(true).create_new(true).open(path);
         OsWritable::boxed("create", path, file)
     }
 
     fn open_writable(&self, path: &Path) -> Result<Box<dyn WritableFile>> {
-        let file = OpenOptions::new().write(true).open(path);
+        let file = OpenOptions::new().read(true).write(true).open(path);
         OsWritable::boxed("open", path, file)
     }
 
@@ -200,6 +202,8 @@ fn read_all(
 struct OsWritable {
     file: File,
     path: PathBuf,
+    /// The part that is written over, if that is done through memory.
+    mapping: OnceLock<MappingMut>,
 }
 
 impl OsWritable {
@@ -210,7 +214,7 @@ impl OsWritable {
     ) -> Result<Box<dyn WritableFile>> {
         let file = file.map_err(|error| Error::io(op, path, error))?;
         let path = path.to_owned();
-        Ok(Box::new(OsWritable { file, path }))
+        Ok(Box::new(OsWritable { file, path, mapping: OnceLock::new() }))
     }
 }
 
@@ -220,11 +224,34 @@ impl WritableFile for OsWritable {
         write_all(bytes, offset, write).map_err(|error| Error::io("write", &self.path, error))
     }
 
+    fn prepare_overwrites(&self, len: u64) {
+        // Beyond its end a file can be mapped, but not written.
+        let is_there = self.file.metadata().is_ok_and(|metadata| metadata.len() >= len);
+        if is_there
+            && system::has_stable_blocks(&self.file)
+            && let Some(mapping) = MappingMut::new(&self.file, len)
+        {
+            // If there is one already, it does as well.
+            let _ = self.mapping.set(mapping);
+        }
+    }
+
+    fn overwrite_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+        match self.mapping.get() {
+            Some(mapping) if mapping.write_at(offset, bytes) => Ok(()),
+            _ => self.write_at(offset, bytes),
+        }
+    }
+
     fn sync_data(&self) -> Result<()> {
         self.file.sync_data().map_err(|error| Error::io("sync", &self.path, error))
     }
 
     fn set_len(&self, len: u64) -> Result<()> {
+        if self.mapping.get().is_some() {
+            // A write behind the new end would be SIGBUS.
+            return Err(Error::io("resize", &self.path, io::ErrorKind::InvalidInput.into()));
+        }
         self.file.set_len(len).map_err(|error| Error::io("resize", &self.path, error))
     }
 
@@ -377,6 +404,21 @@ mod system {
     }
 
     #[cfg(not(target_os = "linux"))]
+    pub(super) fn has_stable_blocks(_: &File) -> bool {
+        false
+    }
+
+    /// Is the file on a file system that writes a block back to where it was read from, so that a
+    /// store into a mapped page needs no space? See `fs/mmap.rs`.
+    #[cfg(target_os = "linux")]
+    pub(super) fn has_stable_blocks(file: &File) -> bool {
+        const EXT: u64 = 0xef53;
+        const TMPFS: u64 = 0x0102_1994;
+
+        rustix::fs::fstatfs(file).is_ok_and(|stat| matches!(stat.f_type as u64, EXT | TMPFS))
+    }
+
+    #[cfg(not(target_os = "linux"))]
     pub(super) fn advise_mode(_: &File, _: ReadMode) {}
 
     /// Hints only: whatever the system answers, reads are right.
@@ -438,6 +480,10 @@ mod system {
 
     pub(super) fn reserve(_: &File, _: u64) -> io::Result<()> {
         Ok(())
+    }
+
+    pub(super) fn has_stable_blocks(_: &File) -> bool {
+        false
     }
 
     pub(super) fn advise_mode(_: &File, _: ReadMode) {}

@@ -77,6 +77,86 @@ fn what_is_written_is_read_in_every_mode() {
 }
 
 #[test]
+fn overwrites_are_writes_however_they_are_done() {
+    on_each(|fs, root| {
+        let path = root.join("file");
+        let file = fs.create(&path).unwrap();
+        // Nothing is there yet, then less than was announced, then all of it, then again.
+        for (len, announced) in [(0, 0), (0, 100), (5000, 9000), (9000, 9000), (9000, 5000)] {
+            file.write_at(0, &vec![0; len]).unwrap();
+            file.prepare_overwrites(announced);
+            file.overwrite_at(0, b"front").unwrap();
+            file.overwrite_at(4090, b"across pages").unwrap();
+            file.write_at(4093, b"OSS").unwrap();
+            file.overwrite_at(4095, b"s").unwrap();
+            file.sync_data().unwrap();
+            let content = read(fs, &path);
+            assert_eq!(
+                (&content[..5], &content[4090..4102]),
+                (&b"front"[..], &b"acrOSs pages"[..])
+            );
+        }
+        // Behind what is mapped, and over its end.
+        file.overwrite_at(8998, b"over").unwrap();
+        file.overwrite_at(20_000, b"behind").unwrap();
+        let content = read(fs, &path);
+        assert_eq!((&content[8998..9002], &content[20_000..]), (&b"over"[..], &b"behind"[..]));
+
+        // A file that lives on under another name is what it was, and may be mapped anew.
+        let moved = root.join("moved");
+        fs.rename(&path, &moved).unwrap();
+        let again = fs.open_writable(&moved).unwrap();
+        again.prepare_overwrites(4096);
+        again.overwrite_at(1, b"u").unwrap();
+        file.overwrite_at(2, b"r").unwrap();
+        drop(file);
+        again.overwrite_at(3, b"r").unwrap();
+        again.overwrite_at(4095, b"long").unwrap();
+        let content = read(fs, &moved);
+        assert_eq!((&content[..5], &content[4095..4099]), (&b"furrt"[..], &b"long"[..]));
+    });
+}
+
+#[test]
+fn overwrites_by_several_threads_are_whole() {
+    on_each(|fs, root| {
+        let file = fs.create(&root.join("file")).unwrap();
+        file.write_at(0, &[9; 3200]).unwrap();
+        file.prepare_overwrites(3200);
+        std::thread::scope(|scope| {
+            for thread in 0..4u8 {
+                let file = &file;
+                scope.spawn(move || {
+                    for i in 0..100 {
+                        let offset = (i * 4 + u64::from(thread)) * 8;
+                        file.overwrite_at(offset, &[thread; 8]).unwrap();
+                    }
+                });
+            }
+        });
+        let expected: Vec<u8> = (0..3200u32).map(|at| (at / 8 % 4) as u8).collect();
+        assert_eq!(read(fs, &root.join("file")), expected);
+    });
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_mapped_file_keeps_its_length() {
+    let temp = tempfile::tempdir().unwrap();
+    let path = temp.path().join("file");
+    let file = OsFs.create(&path).unwrap();
+    file.set_len(8192).unwrap();
+    file.prepare_overwrites(8192);
+    let is_mapped = std::fs::read_to_string("/proc/self/maps")
+        .unwrap()
+        .lines()
+        .any(|line| line.ends_with(path.to_str().unwrap()));
+    assert_eq!(file.set_len(1).is_err(), is_mapped);
+    file.overwrite_at(8000, b"there").unwrap();
+    assert_eq!(&read(&OsFs, &path)[8000..8005], b"there");
+}
+
+#[test]
 fn a_read_beyond_the_end_is_an_error() {
     on_each(|fs, root| {
         let path = root.join("file");

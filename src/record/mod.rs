@@ -43,7 +43,7 @@ mod tests;
 /// Bytes in front of each payload.
 pub(crate) const RECORD_HEADER_LEN: usize = 24;
 /// Records start at multiples of this.
-const ALIGN: u64 = 8;
+pub(crate) const ALIGN: u64 = 8;
 /// A `lag` that claims nothing.
 pub(crate) const LAG_UNKNOWN: u32 = u32::MAX;
 /// Longest payload.
@@ -81,11 +81,7 @@ pub(crate) struct Stamp {
 
 /// Appends a record to `out` that will be written at `offset` of the file `context`.
 ///
-/// Requires: `1 <= payload.len() <= PAYLOAD_LEN_MAX`; `offset` is a multiple of 8.
-///
-/// # Panics
-///
-/// If the requirement is broken: such a record would make all that follow it unreadable.
+/// Requires and panics as [`seal`].
 pub(crate) fn encode_into(
     out: &mut Vec<u8>,
     context: Context,
@@ -93,21 +89,40 @@ pub(crate) fn encode_into(
     stamp: Stamp,
     payload: &[u8],
 ) {
-    assert!((1..=PAYLOAD_LEN_MAX).contains(&payload.len()) && offset.is_multiple_of(ALIGN));
     let start = out.len();
     let end = start + framed_len(payload.len()) as usize;
     out.reserve(end - start);
-    out.extend_from_slice(&[0; 4]);
-    out.extend_from_slice(&(payload.len() as u32).to_le_bytes());
-    out.extend_from_slice(&stamp.seqno.to_le_bytes());
-    out.extend_from_slice(&stamp.lag.to_le_bytes());
-    out.extend_from_slice(&[0; 4]);
+    out.extend_from_slice(&[0; RECORD_HEADER_LEN]);
     out.extend_from_slice(payload);
+    out.resize(end, 0);
     let (_, record) = out.split_at_mut(start);
-    let (place, covered) = record.split_at_mut(4);
+    seal(record, payload.len(), context, offset, stamp);
+}
+
+/// Makes `record` a record that will be written at `offset` of the file `context`: it has room for
+/// the header, the payload of `len` bytes, and zeros up to [`framed_len`].
+///
+/// Requires: `1 <= len <= PAYLOAD_LEN_MAX`; `offset` is a multiple of 8.
+///
+/// # Panics
+///
+/// If the requirement is broken: such a record would make all that follow it unreadable.
+pub(crate) fn seal(record: &mut [u8], len: usize, context: Context, offset: u64, stamp: Stamp) {
+    assert!((1..=PAYLOAD_LEN_MAX).contains(&len) && offset.is_multiple_of(ALIGN));
+    assert!(record.len() as u64 == framed_len(len));
+    let (place, rest) = record.split_at_mut(4);
+    let (covered, _) = rest.split_at_mut(RECORD_HEADER_LEN - 4 + len);
+    let (head, _) = covered.split_at_mut(RECORD_HEADER_LEN - 4);
+    let mut fields = [0; RECORD_HEADER_LEN - 4];
+    let (len_place, others) = fields.split_at_mut(4);
+    let (seqno_place, others) = others.split_at_mut(8);
+    let (lag_place, _reserved) = others.split_at_mut(4);
+    len_place.copy_from_slice(&(len as u32).to_le_bytes());
+    seqno_place.copy_from_slice(&stamp.seqno.to_le_bytes());
+    lag_place.copy_from_slice(&stamp.lag.to_le_bytes());
+    head.copy_from_slice(&fields);
     let crc = RecordChecksum::new(context.0, offset).update(covered).finish();
     place.copy_from_slice(&crc.to_le_bytes());
-    out.resize(end, 0);
 }
 
 /// A valid record, by its place in the file.

@@ -34,15 +34,12 @@
 //! corruption. The same is true of a lost header, and of a missing segment.
 //!
 //! *The engine's protocol for writing.* The parts here are passive; the engine has the locks.
-//! 1. Under the append lock: take the next seqnos, [`LogBuffer::push`]. If that returns
-//!    [`NeedsSegment`](buffer::NeedsSegment), [`LogBuffer::start_segment`] with a prepared one and
-//!    push again.
-//! 2. One leader, under the write lock: [`LogBuffer::take_pending`] (with the append lock, for a
-//!    moment), [`PendingWrites::write`], [`SyncQueue::wrote`], [`PendingWrites::clear`]. Batches up
-//!    to [`PendingWrites::end`] now survive a crash of the process.
-//! 3. One leader, without any of these locks: [`SyncQueue::begin`], the task's
-//!    [`run`](sync::SyncTask::run), [`SyncQueue::finish`]. Batches up to the mark that this returns
-//!    are durable, and that is what the next `push` may claim.
+//! 1. Under the append lock: take the next seqnos, and, if there is no
+//!    [room](LogWriter::room_for), [`LogWriter::start_segment`] with a prepared one. Then
+//!    [`LogWriter::push`]: the batch survives a crash of the process.
+//! 2. One leader: [`LogWriter::begin_sync`] under the append lock, the task's
+//!    [`run`](sync::SyncTask::run) without any, [`LogWriter::finish_sync`] under it again. Batches up
+//!    to the mark that this returns are durable, and that is what the next `push` may claim.
 //!
 //! After any error of a write or sync nothing may be written or acknowledged any more until the
 //! database is reopened.
@@ -58,7 +55,6 @@
 //! written when that segment's header is durable, and segments below the floor are removed or
 //! recycled when that edit is durable.
 
-mod buffer;
 mod catalog;
 mod decode;
 mod given_up;
@@ -68,13 +64,11 @@ mod reopen;
 mod salvage;
 mod segment;
 mod sync;
+mod writer;
 
 #[cfg(test)]
 mod tests;
 
-pub(crate) use buffer::LogBuffer;
-pub(crate) use buffer::LogMark;
-pub(crate) use buffer::PendingWrites;
 pub(crate) use decode::LogRecord;
 pub use given_up::GivenUp;
 pub(crate) use recovery::LogSource;
@@ -91,4 +85,4 @@ pub(crate) use segment::PreparedSegment;
 pub(crate) use segment::prepare_segment;
 pub(crate) use segment::recycle_segment;
 pub(crate) use segment::segment_bytes_for;
-pub(crate) use sync::SyncQueue;
+pub(crate) use writer::LogWriter;

@@ -20,10 +20,6 @@ use crate::record::LAG_UNKNOWN;
 use crate::record::Stamp;
 use crate::record::decode_at;
 use crate::record::file;
-use crate::wal::buffer::LogBuffer;
-use crate::wal::buffer::LogMark;
-use crate::wal::buffer::LogPosition;
-use crate::wal::buffer::PendingWrites;
 use crate::wal::proof::Mark;
 use crate::wal::recovery::LiveSegment;
 use crate::wal::recovery::LogSource;
@@ -32,6 +28,7 @@ use crate::wal::segment::PreparedSegment;
 use crate::wal::segment::RECORDS_START;
 use crate::wal::segment::SegmentHeader;
 use crate::wal::segment::segment_bytes;
+use crate::wal::writer::LogWriter;
 
 /// Bytes per write while records are copied.
 const COPY_LEN: usize = 1 << 20;
@@ -41,9 +38,7 @@ const COPY_LEN: usize = 1 << 20;
 pub(crate) struct ReopenedLog {
     /// Its active segment is the new one, unless sequence numbers were skipped: then it needs one
     /// more, see [`ReopenedLog::needs_segment`].
-    pub(crate) buffer: LogBuffer,
-    /// Where the log ends.
-    pub(crate) end: LogMark,
+    pub(crate) writer: LogWriter,
     /// The segments of the log, oldest first, the new one included.
     pub(crate) segments: Vec<LiveSegment>,
     /// All other segments in the directory that recovery saw: remove or recycle them.
@@ -156,10 +151,8 @@ pub(crate) fn reopen(
     let superseded = log.segments.iter().skip(kept).map(|live| live.id);
     let others = log.dropped.iter().chain(&log.debris).copied();
     let unused = superseded.chain(others).filter(|id| *id != prepared.id).collect();
-    let end = LogMark { position: LogPosition::default(), seqno: last_seqno };
     Ok(ReopenedLog {
-        buffer: LogBuffer::resume(source.db, prepared, copied_to, durable.plus(1), next_seqno),
-        end,
+        writer: LogWriter::resume(source.db, prepared, copied_to, durable.plus(1), next_seqno),
         segments,
         unused,
     })
@@ -169,8 +162,7 @@ impl ReopenedLog {
     /// A log that is never written to.
     pub(crate) fn for_reading(db: DbId, log: &RecoveredLog, last: SeqNo) -> ReopenedLog {
         ReopenedLog {
-            buffer: LogBuffer::new(db),
-            end: LogMark { position: LogPosition::default(), seqno: last },
+            writer: LogWriter::new(db, last.plus(1)),
             segments: log.segments.clone(),
             unused: Vec::new(),
         }
@@ -178,7 +170,7 @@ impl ReopenedLog {
 
     /// Were sequence numbers skipped behind records that the new segment took over?
     pub(crate) fn needs_segment(&self) -> bool {
-        self.buffer.has_no_segment()
+        self.writer.has_no_segment()
     }
 
     /// Begins `prepared` behind the skipped sequence numbers, durably: before anything else claims
@@ -189,14 +181,12 @@ impl ReopenedLog {
     ///
     /// What the file system says. The log is intact then, and is to be recovered again.
     pub(crate) fn begin_segment(&mut self, prepared: PreparedSegment) -> Result<()> {
-        let last_seqno = self.end.seqno;
+        let last_seqno = self.writer.end().seqno;
         let (id, bytes) = (prepared.id, prepared.bytes);
-        self.buffer.start_segment(prepared, last_seqno.plus(1), last_seqno);
-        let mut header = PendingWrites::default();
-        self.buffer.take_pending(&mut header);
-        header.write()?;
-        header.segments().try_for_each(|segment| segment.sync_data())?;
-        self.end = header.end();
+        self.writer.start_segment(prepared, last_seqno.plus(1), last_seqno)?;
+        let task = self.writer.begin_sync();
+        task.run()?;
+        self.writer.finish_sync(&task);
         self.segments.push(LiveSegment {
             id,
             first_seqno: last_seqno.plus(1),

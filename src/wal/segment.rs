@@ -23,8 +23,11 @@ use crate::record::header::Unusable;
 pub(crate) const FORMAT: Format = Format { magic: *b"eskerWAL", version: 1 };
 /// Where the first record starts.
 pub(super) const RECORDS_START: u64 = FILE_HEADER_LEN as u64;
-/// Bytes of zeros per write while a segment is prepared.
-const ZEROS_LEN: usize = 1 << 20;
+/// Bytes of zeros per write while a segment is prepared. Linux keeps what one write brought into
+/// the page cache as one page where it can (ext4, since 6.16). The larger it is the fewer page faults
+/// there are, and the more a sync writes behind a store into a mapping: 1 MiB of zeros at a time
+/// makes that 1 MiB for a record of 128 bytes.
+const ZEROS_LEN: usize = 64 << 10;
 /// Segments are whole blocks of the file system.
 const SEGMENT_ALIGN: u64 = 4096;
 
@@ -91,6 +94,11 @@ impl PreparedSegment {
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
     }
+
+    /// Lets records be written through a mapping, where the file system has one.
+    pub(crate) fn map(&self) {
+        self.file.prepare_overwrites(self.bytes);
+    }
 }
 
 /// A segment that records are being written to, or were.
@@ -111,6 +119,11 @@ impl Segment {
 
     pub(super) fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
         self.file.write_at(offset, bytes)
+    }
+
+    /// As [`Segment::write_at`], for what nobody is going to sync at once.
+    pub(super) fn overwrite_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+        self.file.overwrite_at(offset, bytes)
     }
 
     /// Makes what was written durable. After an error: never again, since the system may have

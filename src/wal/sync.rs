@@ -4,13 +4,12 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::base::error::Result;
-use crate::wal::buffer::LogMark;
-use crate::wal::buffer::PendingWrites;
 use crate::wal::segment::Segment;
+use crate::wal::writer::LogMark;
 
-/// The segments with unsynced bytes, oldest first. A short lock of the engine guards it; the sync
-/// itself runs outside, as a [`SyncTask`].
-#[derive(Debug, Default)]
+/// The segments with unsynced bytes, oldest first. The sync itself is a [`SyncTask`], which needs no
+/// lock.
+#[derive(Debug)]
 pub(crate) struct SyncQueue {
     unsynced: VecDeque<Arc<Segment>>,
     written: LogMark,
@@ -23,20 +22,17 @@ impl SyncQueue {
         SyncQueue { unsynced: VecDeque::new(), written: recovered, durable: recovered }
     }
 
-    /// Notes that `writes` reached the system.
-    ///
-    /// Requires: `writes` come in the order in which they were taken from the buffer.
-    pub(crate) fn wrote(&mut self, writes: &PendingWrites) {
-        debug_assert!(writes.end() >= self.written);
-        for segment in writes.segments() {
-            if self.unsynced.back().is_none_or(|last| last.id() != segment.id()) {
-                self.unsynced.push_back(Arc::clone(segment));
-            }
+    /// Notes that what was written to `segment` makes the log end at `end`.
+    pub(crate) fn wrote(&mut self, segment: &Arc<Segment>, end: LogMark) {
+        debug_assert!(end >= self.written);
+        if self.unsynced.back().is_none_or(|last| last.id() != segment.id()) {
+            self.unsynced.push_back(Arc::clone(segment));
         }
-        self.written = writes.end();
+        self.written = end;
     }
 
     /// Up to where the log reached the system.
+    #[cfg(test)]
     pub(crate) fn written(&self) -> LogMark {
         self.written
     }
@@ -87,7 +83,8 @@ pub(crate) struct SyncTask {
 }
 
 impl SyncTask {
-    /// Syncs. May take milliseconds: hold no lock that a writer needs.
+    /// Syncs. May take milliseconds: hold no lock that a writer needs. The last handle to a segment
+    /// that the log has left may go with the task, and with it a mapping: drop it without a lock too.
     ///
     /// After an error nothing written since the last successful sync is known to be durable, and
     /// no later sync can tell: acknowledge nothing more.

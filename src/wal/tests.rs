@@ -4,7 +4,7 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::buffer::LogPosition;
+use super::writer::LogPosition;
 use super::*;
 use crate::base::batch::Batch;
 use crate::base::batch::Op;
@@ -75,9 +75,7 @@ fn recover_all(fs: &dyn Fs) -> Result<(RecoveredLog, Vec<Written>)> {
 /// What the engine does with a log, without the locks.
 struct Log {
     fs: Arc<dyn Fs>,
-    buffer: LogBuffer,
-    pending: PendingWrites,
-    queue: SyncQueue,
+    writer: LogWriter,
     next_file: u64,
     next_seqno: u64,
     written: Vec<Written>,
@@ -98,9 +96,7 @@ impl Log {
         }
         Ok(Log {
             fs,
-            buffer: reopened.buffer,
-            pending: PendingWrites::default(),
-            queue: SyncQueue::new(reopened.end),
+            writer: reopened.writer,
             next_file: next_file + 1,
             next_seqno: next_seqno.get(),
             written,
@@ -112,41 +108,37 @@ impl Log {
     }
 
     fn try_put(&mut self, ops: u64, value_len: usize) -> Result<LogPosition> {
-        let batch = batch(self.next_seqno, ops, value_len);
+        let mut batch = batch(self.next_seqno, ops, value_len);
         let seqno = SeqNo::new(self.next_seqno);
-        let durable = self.queue.durable().seqno;
-        if !self.buffer.room_for(batch.bytes().len()) {
+        let durable = self.durable();
+        if !self.writer.room_for(batch.bytes().len()) {
             self.rotate(segment_bytes_for(batch.bytes().len(), SEGMENT))?;
         }
-        let position = self.buffer.push(seqno, durable, batch.bytes(), ops).unwrap();
         self.written.push((self.next_seqno, batch.bytes().to_vec()));
         self.next_seqno += ops;
-        Ok(position)
+        // Some by the one way, some by the other.
+        self.writer.push(seqno, durable, &mut batch, value_len.is_multiple_of(2))?;
+        Ok(self.writer.end().position)
     }
 
     fn rotate(&mut self, bytes: u64) -> Result<()> {
         let id = FileId(self.next_file);
         self.next_file += 1;
         let prepared = prepare_segment(&*self.fs, dir(), id, bytes)?;
+        prepared.map();
         let next = SeqNo::new(self.next_seqno);
-        self.buffer.start_segment(prepared, next, self.queue.durable().seqno);
-        Ok(())
-    }
-
-    fn write(&mut self) -> Result<()> {
-        self.buffer.take_pending(&mut self.pending);
-        self.pending.write()?;
-        self.queue.wrote(&self.pending);
-        self.pending.clear();
-        Ok(())
+        self.writer.start_segment(prepared, next, self.durable())
     }
 
     fn sync(&mut self) -> Result<()> {
-        self.write()?;
-        let task = self.queue.begin();
+        let task = self.writer.begin_sync();
         task.run()?;
-        self.queue.finish(&task);
+        self.writer.finish_sync(&task);
         Ok(())
+    }
+
+    fn durable(&self) -> SeqNo {
+        self.writer.queue().durable().seqno
     }
 }
 
@@ -196,7 +188,6 @@ fn a_chain_of_segments_replays_in_order() {
             log.sync().unwrap();
         }
     }
-    log.write().unwrap();
     let (recovered, written) = recover_all(&fs).unwrap();
     assert!(recovered.segments.len() >= 3);
     assert_eq!(written, log.written);
@@ -234,26 +225,24 @@ fn a_batch_larger_than_a_segment_gets_one_of_its_own() {
 }
 
 #[test]
-fn positions_grow_and_buffers_take_turns() {
+fn positions_grow_and_syncs_cover_what_was_written_before_them() {
     let fs = new_fs();
     let mut log = Log::open(Arc::new(fs)).unwrap();
     let first = log.put(2, 10);
     let second = log.put(1, 10);
     assert!(first < second);
-    assert_eq!(log.queue.written().seqno.get(), 0);
-    log.write().unwrap();
-    assert_eq!((log.queue.written().position, log.queue.written().seqno.get()), (second, 3));
+    let written = log.writer.queue().written();
+    assert_eq!((written.position, written.seqno.get()), (second, 3));
+    let task = log.writer.begin_sync();
     let third = log.put(1, 10);
-    let task = log.queue.begin();
-    log.write().unwrap();
     task.run().unwrap();
-    assert_eq!(log.queue.finish(&task).position, second);
+    assert_eq!(log.writer.finish_sync(&task).position, second);
     // The segment was written to after the task began.
-    assert_eq!(log.queue.begin().mark().position, third);
-    assert!(!log.queue.is_synced());
+    assert_eq!(log.writer.begin_sync().mark().position, third);
+    assert!(!log.writer.queue().is_synced());
     log.sync().unwrap();
-    assert_eq!(log.queue.durable().position, third);
-    assert!(log.queue.is_synced());
+    assert_eq!(log.writer.queue().durable().position, third);
+    assert!(log.writer.queue().is_synced());
 }
 
 #[test]
@@ -277,13 +266,10 @@ fn stale_records_of_a_recycled_segment_never_replay() {
     assert_eq!((recovered.debris, written), (vec![new], vec![]));
 
     // Started: its own records only, though old ones follow.
-    let mut buffer = LogBuffer::new(DB);
-    buffer.start_segment(prepared, SeqNo::new(4), SeqNo::new(3));
-    let own = batch(4, 1, 1000);
-    buffer.push(SeqNo::new(4), SeqNo::new(3), own.bytes(), 1).unwrap();
-    let mut pending = PendingWrites::default();
-    buffer.take_pending(&mut pending);
-    pending.write().unwrap();
+    let mut writer = LogWriter::new(DB, SeqNo::new(4));
+    writer.start_segment(prepared, SeqNo::new(4), SeqNo::new(3)).unwrap();
+    let mut own = batch(4, 1, 1000);
+    writer.push(SeqNo::new(4), SeqNo::new(3), &mut own, false).unwrap();
     let (recovered, written) = recover_all(&fs).unwrap();
     assert_eq!(written, [(4, own.bytes().to_vec())]);
     assert_eq!(recovered.given_up, None);
@@ -293,32 +279,26 @@ fn stale_records_of_a_recycled_segment_never_replay() {
 fn a_log_that_ends_among_many_stale_records_is_whole() {
     const LARGE: u64 = 1 << 20;
     let fs = new_fs();
-    let pending = |buffer: &mut LogBuffer| {
-        let mut pending = PendingWrites::default();
-        buffer.take_pending(&mut pending);
-        pending.write().unwrap();
-    };
-    let mut old = LogBuffer::new(DB);
+    let mut old = LogWriter::new(DB, SeqNo::new(1));
     let prepared = prepare_segment(&fs, dir(), FileId(1), LARGE).unwrap();
-    old.start_segment(prepared, SeqNo::new(1), SeqNo::ZERO);
+    old.start_segment(prepared, SeqNo::new(1), SeqNo::ZERO).unwrap();
     let mut seqno = 1;
-    while let batch = batch(seqno, 1, 80 + seqno as usize % 40)
-        && old.push(SeqNo::new(seqno), SeqNo::ZERO, batch.bytes(), 1).is_ok()
+    while let mut batch = batch(seqno, 1, 80 + seqno as usize % 40)
+        && old.room_for(batch.bytes().len())
     {
+        old.push(SeqNo::new(seqno), SeqNo::ZERO, &mut batch, false).unwrap();
         seqno += 1;
     }
-    pending(&mut old);
 
     // Recycled, and a few records into its new life.
     let prepared = recycle_segment(&fs, dir(), FileId(1), FileId(2), LARGE).unwrap().unwrap();
     assert_eq!(recover_all(&fs).unwrap().0.given_up, None);
-    let mut new = LogBuffer::new(DB);
-    new.start_segment(prepared, SeqNo::new(seqno), SeqNo::new(seqno - 1));
+    let mut new = LogWriter::new(DB, SeqNo::new(seqno));
+    new.start_segment(prepared, SeqNo::new(seqno), SeqNo::new(seqno - 1)).unwrap();
     for n in 0..3 {
-        let batch = batch(seqno + n, 1, 50);
-        new.push(SeqNo::new(seqno + n), SeqNo::new(seqno - 1), batch.bytes(), 1).unwrap();
+        let mut batch = batch(seqno + n, 1, 50);
+        new.push(SeqNo::new(seqno + n), SeqNo::new(seqno - 1), &mut batch, false).unwrap();
     }
-    pending(&mut new);
     let (recovered, written) = recover_all(&fs).unwrap();
     assert_eq!((recovered.given_up, written.len()), (None, 3));
 }

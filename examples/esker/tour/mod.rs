@@ -283,7 +283,7 @@ impl Tour<'_> {
 
 fn memory_in_use(db: &Db) -> u64 {
     let memory = db.stats().memory;
-    memory.memtables + memory.block_cache + memory.files + memory.jobs + memory.wal_buffers
+    memory.memtables + memory.block_cache + memory.files + memory.jobs
 }
 
 fn compare(what: &str, tally: &Tally, noun: &str) -> Check {

@@ -107,6 +107,11 @@ pub(crate) fn step() {
     thread::sleep(Duration::ZERO);
 }
 
+/// No moment is too short for others to go on, so that one look is as good as many.
+pub(crate) fn spin_until(is_done: impl Fn() -> bool) {
+    is_done();
+}
+
 /// As `std::thread::Builder`, which can start scoped threads too.
 #[derive(Debug, Default)]
 pub(crate) struct Builder(thread::Builder);

@@ -56,11 +56,11 @@ impl Crashes {
         }
     }
 
-    fn acknowledge(&self, log: &Log, written: usize) {
-        let durable = log.queue.durable().seqno.get();
+    fn acknowledge(&self, log: &Log) {
+        let durable = log.durable().get();
         *self.acknowledged.lock() = Acknowledged {
             durable: log.written.partition_point(|(seqno, _)| *seqno <= durable),
-            written,
+            written: log.written.len(),
         };
     }
 
@@ -72,29 +72,20 @@ impl Crashes {
 #[derive(Clone, Copy, Debug)]
 enum Step {
     Put(u64, usize),
-    Write,
     Sync,
     Rotate,
 }
 
 fn run(log: &mut Log, steps: &[Step], crashes: &Crashes) {
     for step in steps {
-        let mut written = crashes.acknowledged.lock().written;
         match *step {
             Step::Put(ops, value_len) => {
                 log.put(ops, value_len);
             }
-            Step::Write => {
-                log.write().unwrap();
-                written = log.written.len();
-            }
-            Step::Sync => {
-                log.sync().unwrap();
-                written = log.written.len();
-            }
+            Step::Sync => log.sync().unwrap(),
             Step::Rotate => log.rotate(SEGMENT).unwrap(),
         }
-        crashes.acknowledge(log, written);
+        crashes.acknowledge(log);
     }
 }
 
@@ -122,9 +113,9 @@ fn check_reopening(state: &State, all: &[Written]) -> Vec<State> {
         check(state, all);
     }
     // Once open, all that came back is durable.
-    crashes.acknowledge(&log, found);
+    crashes.acknowledge(&log);
     assert_eq!(crashes.acknowledged.lock().durable, found);
-    let steps = [Step::Put(2, 100), Step::Write, Step::Rotate, Step::Put(1, 50), Step::Sync];
+    let steps = [Step::Put(2, 100), Step::Rotate, Step::Put(1, 50), Step::Sync];
     run(&mut log, &steps, &crashes);
     state.fs.on_event(None);
     crashes.take(&state.fs, 0, 1);
@@ -137,7 +128,6 @@ fn check_reopening(state: &State, all: &[Written]) -> Vec<State> {
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         6 => (1u64..4, 1usize..900).prop_map(|(ops, len)| Step::Put(ops, len)),
-        3 => Just(Step::Write),
         2 => Just(Step::Sync),
         1 => Just(Step::Rotate),
     ];
@@ -222,7 +212,6 @@ fn any_failure_while_reopening_leaves_the_log_intact() {
             log.sync().unwrap();
         }
     }
-    log.write().unwrap();
     for op in FaultOp::ALL {
         for effect in [
             FaultEffect::Fail,
@@ -257,7 +246,7 @@ fn a_crash_while_recycling_is_harmless() {
         log.put(1, 300);
     }
     log.sync().unwrap();
-    crashes.acknowledge(&log, log.written.len());
+    crashes.acknowledge(&log);
     let oldest = recover_all(&fs).unwrap().0.segments[0];
     // As if the floor were raised to the second segment: count from there.
     let gone = log.written.partition_point(|(seqno, _)| *seqno <= oldest.last_seqno.get());
@@ -267,8 +256,9 @@ fn a_crash_while_recycling_is_harmless() {
     log.next_file += 1;
     let prepared = recycle_segment(&fs, dir(), oldest.id, id, SEGMENT).unwrap().unwrap();
     let next = SeqNo::new(log.next_seqno);
-    log.buffer.start_segment(prepared, next, log.queue.durable().seqno);
-    run(&mut log, &[Step::Put(1, 100), Step::Sync, Step::Put(1, 100), Step::Write], &crashes);
+    let durable = log.durable();
+    log.writer.start_segment(prepared, next, durable).unwrap();
+    run(&mut log, &[Step::Put(1, 100), Step::Sync, Step::Put(1, 101)], &crashes);
     crashes.take(&fs, 1000, 20);
     for state in crashes.states() {
         let mut source = source(&state.fs, Recovery::Strict);

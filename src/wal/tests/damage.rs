@@ -14,7 +14,6 @@ fn three_segments() -> (MemFs, Vec<Written>, RecoveredLog) {
         }
         log.put(1 + n % 2, 200);
     }
-    log.write().unwrap();
     let (recovered, written) = recover_all(&fs).unwrap();
     assert_eq!((recovered.segments.len(), &written), (3, &log.written));
     (fs, written, recovered)
@@ -170,7 +169,7 @@ fn unsynced_log() -> (MemFs, Log, u64) {
     for _ in 0..4 {
         log.put(1, 200);
     }
-    let hole = log.buffer.active_bytes();
+    let hole = log.writer.active_bytes();
     for _ in 0..6 {
         log.put(1, 200);
     }
@@ -188,8 +187,7 @@ fn zero(fs: &MemFs, id: u64, at: u64) {
 
 #[test]
 fn a_hole_in_what_was_not_synced_drops_all_behind_it() {
-    let (fs, mut log, hole) = unsynced_log();
-    log.write().unwrap();
+    let (fs, log, hole) = unsynced_log();
     zero(&fs, 1, hole);
     let (recovered, written) = recover_all(&fs).unwrap();
     assert_eq!(written, log.written[..4]);
@@ -218,7 +216,6 @@ fn a_hole_below_a_claim_of_durability_is_corruption() {
     let (fs, mut log, hole) = unsynced_log();
     log.sync().unwrap();
     log.put(1, 200);
-    log.write().unwrap();
     zero(&fs, 1, hole);
     let error = recover_all(&fs).unwrap_err();
     assert_eq!(place(error), (wal_path(dir(), FileId(1)), hole));
@@ -234,7 +231,6 @@ fn a_lost_header_of_an_unsynced_segment_drops_it() {
     let (fs, mut log, _) = unsynced_log();
     log.rotate(SEGMENT).unwrap();
     log.put(1, 200);
-    log.write().unwrap();
     zero(&fs, 2, 0);
     let (recovered, written) = recover_all(&fs).unwrap();
     assert_eq!(written, log.written[..10]);
@@ -311,7 +307,6 @@ fn a_gap_in_the_sequence_numbers_that_nothing_proves_durable_is_corruption() {
     let fs = new_fs();
     let mut log = Log::open(Arc::new(fs.clone())).unwrap();
     log.put(1, 10);
-    log.write().unwrap();
     let end = log.written.last().map(|_| recover_all(&fs).unwrap().0.tail.unwrap().1).unwrap();
     for (durable, whole) in [(0, false), (8, false), (9, true)] {
         let header = SegmentHeader {
