@@ -121,6 +121,11 @@ impl Cursor {
         Ok(self.0.valid())
     }
 
+    pub fn seek_to_last(&mut self) -> Result<bool> {
+        self.0.seek_to_last()?;
+        Ok(self.0.valid())
+    }
+
     #[expect(clippy::should_implement_trait, reason = "a lending cursor cannot be an Iterator")]
     pub fn next(&mut self) -> Result<bool> {
         self.0.next()?;

@@ -16,7 +16,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 
 use crate::base::key::KeyHash;
@@ -30,25 +30,28 @@ mod filter;
 mod iter;
 mod key;
 mod list;
+mod node;
+mod order;
+mod record;
 #[cfg(test)]
 mod tests;
 
-use arena::Arena;
 use filter::Filter;
-use key::Entry;
+use key::Probe;
 use list::List;
+use record::Record;
+use record::Records;
 
 pub(crate) use iter::MemtableIter;
 
 /// A concurrent ordered map from internal keys to values that only grows.
 pub(crate) struct Memtable {
     id: u64,
-    // The list points into the arena; see there.
+    // The list points to the records; see `arena`.
     list: List,
-    arena: Arena,
+    records: Records,
     filter: Filter,
-    first_seqno: AtomicU64,
-    last_seqno: AtomicU64,
+    len: AtomicUsize,
 }
 
 impl fmt::Debug for Memtable {
@@ -63,10 +66,9 @@ impl Memtable {
         Memtable {
             id,
             list: List::new(),
-            arena: Arena::new(),
+            records: Records::new(),
             filter: Filter::new(bytes_hint),
-            first_seqno: AtomicU64::new(u64::MAX),
-            last_seqno: AtomicU64::new(0),
+            len: AtomicUsize::new(0),
         }
     }
 
@@ -78,31 +80,26 @@ impl Memtable {
     /// Adds an entry. Any number of threads may do so at once.
     pub(crate) fn insert(&self, key: &[u8], trailer: Trailer, value: &[u8]) {
         self.filter.insert(KeyHash::of(key));
-        let seqno = trailer.seqno().get();
-        // The loads spare most inserts an atomic write to a shared cache line.
-        if seqno < self.first_seqno.load(Ordering::Relaxed) {
-            self.first_seqno.fetch_min(seqno, Ordering::Relaxed);
+        let key = KeyRef::new(key, trailer);
+        let record = self.records.store(key, value);
+        if self.list.insert(&Probe::new(key), record) {
+            self.len.fetch_add(1, Ordering::Relaxed);
         }
-        if seqno > self.last_seqno.load(Ordering::Relaxed) {
-            self.last_seqno.fetch_max(seqno, Ordering::Relaxed);
-        }
-        let stored = self.arena.store(key, value);
-        self.list.insert(Entry::new(key, trailer, stored));
     }
 
     /// The newest version of `key` that a reader at `seqno` sees: a value, a tombstone or whatever
     /// its trailer says.
     pub(crate) fn get(&self, key: &[u8], hash: KeyHash, seqno: SeqNo) -> Option<(Trailer, &[u8])> {
         let found = self.find(key, hash, seqno)?;
-        Some((found.trailer, self.arena.value(found.stored)))
+        Some((found.trailer(), self.records.value(found)))
     }
 
-    fn find(&self, key: &[u8], hash: KeyHash, seqno: SeqNo) -> Option<Entry> {
+    fn find(&self, key: &[u8], hash: KeyHash, seqno: SeqNo) -> Option<Record> {
         if !self.filter.may_contain(hash) {
             return None;
         }
-        let found = self.list.lower_bound(&Entry::probe(KeyRef::seek(key, seqno)))?;
-        (self.arena.key(found.stored) == key).then_some(found)
+        let found = self.list.lower_bound(&Probe::new(KeyRef::seek(key, seqno)))?.record();
+        (found.key().user == key).then_some(found)
     }
 
     /// As [`Memtable::get`], with the value to keep.
@@ -113,35 +110,21 @@ impl Memtable {
         seqno: SeqNo,
     ) -> Option<(Trailer, Slice)> {
         let found = self.find(key, hash, seqno)?;
-        Some((found.trailer, iter::slice_of(self, found.stored)))
+        Some((found.trailer(), iter::slice_of(self, found)))
     }
 
     /// Memory in use.
     pub(crate) fn bytes(&self) -> usize {
-        self.arena.bytes() + self.list.len() * list::NODE_LEN + self.filter.bytes()
+        self.records.bytes() + self.list.bytes() + self.filter.bytes()
     }
 
     /// Number of entries.
     pub(crate) fn len(&self) -> usize {
-        self.list.len()
+        self.len.load(Ordering::Relaxed)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// The smallest sequence number in it.
-    #[cfg(test)]
-    pub(crate) fn first_seqno(&self) -> Option<SeqNo> {
-        let first = self.first_seqno.load(Ordering::Relaxed);
-        (first != u64::MAX).then(|| SeqNo::new(first))
-    }
-
-    /// The largest sequence number in it.
-    #[cfg(test)]
-    pub(crate) fn last_seqno(&self) -> Option<SeqNo> {
-        self.first_seqno()?;
-        Some(SeqNo::new(self.last_seqno.load(Ordering::Relaxed)))
+        self.list.is_empty()
     }
 
     /// A cursor over everything in it. What is inserted later may or may not appear.
