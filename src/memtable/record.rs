@@ -48,13 +48,13 @@ impl Record {
 
     #[expect(unsafe_code, reason = "reads arena memory")]
     #[inline]
-    fn header(&self) -> Header {
+    fn header(self) -> Header {
         // SAFETY: a record begins with its header, written before the Record was made.
         unsafe { self.0.cast::<Header>().read_unaligned() }
     }
 
     #[inline]
-    pub(super) fn trailer(&self) -> Trailer {
+    pub(super) fn trailer(self) -> Trailer {
         Trailer(self.header().trailer)
     }
 
