@@ -13,6 +13,10 @@
 //! [`Record`]: crate::memtable::record::Record
 //! [`NodeRef`]: crate::memtable::node::NodeRef
 
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+use std::arch::x86_64::_MM_HINT_T0;
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+use std::arch::x86_64::_mm_prefetch;
 use std::mem::MaybeUninit;
 use std::ptr;
 use std::ptr::NonNull;
@@ -27,6 +31,20 @@ const CHUNK_LEN_MIN: usize = 4 << 10;
 const CHUNK_LEN_MAX: usize = 1 << 20;
 /// What is longer gets a chunk of its own, lest it waste the rest of the current one.
 const SHARED_LEN_MAX: usize = CHUNK_LEN_MAX / 4;
+
+/// Asks for the lines of `value` before they are needed, all at once rather than one by one.
+#[inline]
+pub(super) fn prefetch<T>(value: &T) {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    for offset in (0..size_of::<T>()).step_by(CACHE_LINE) {
+        let line = ptr::from_ref(value).cast::<i8>().wrapping_add(offset);
+        #[expect(unsafe_code, reason = "the instruction is unsafe to name")]
+        // SAFETY: it reads nothing that the program sees.
+        unsafe {
+            _mm_prefetch::<_MM_HINT_T0>(line);
+        }
+    }
+}
 
 /// Memory that only grows.
 pub(super) struct Arena {

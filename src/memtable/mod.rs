@@ -79,12 +79,14 @@ impl Memtable {
 
     /// Adds an entry. Any number of threads may do so at once.
     pub(crate) fn insert(&self, key: &[u8], trailer: Trailer, value: &[u8]) {
-        self.filter.insert(KeyHash::of(key));
+        let hash = KeyHash::of(key);
+        self.filter.prefetch(hash);
         let key = KeyRef::new(key, trailer);
         let record = self.records.store(key, value);
         if self.list.insert(&Probe::new(key), record) {
             self.len.fetch_add(1, Ordering::Relaxed);
         }
+        self.filter.insert(hash);
     }
 
     /// The newest version of `key` that a reader at `seqno` sees: a value, a tombstone or whatever

@@ -26,14 +26,9 @@
 //! the entry it has. What it reads of `next` is at least as young as its order, for step 1 is before
 //! step 2.
 
-#[cfg(all(target_arch = "x86_64", not(miri)))]
-use std::arch::x86_64::_MM_HINT_T0;
-#[cfg(all(target_arch = "x86_64", not(miri)))]
-use std::arch::x86_64::_mm_prefetch;
 use std::array;
 use std::cmp::Ordering;
 use std::ops::Deref;
-use std::ptr;
 use std::ptr::NonNull;
 use std::sync::atomic::Ordering::Acquire;
 use std::sync::atomic::Ordering::Relaxed;
@@ -45,7 +40,7 @@ use crate::base::sync::atomic::AtomicPtr;
 use crate::base::sync::atomic::AtomicU32;
 use crate::base::sync::atomic::AtomicU64;
 use crate::memtable::arena::Arena;
-use crate::memtable::arena::CACHE_LINE;
+use crate::memtable::arena::prefetch;
 use crate::memtable::key::Probe;
 use crate::memtable::order::ENTRIES_MAX;
 use crate::memtable::order::Order;
@@ -269,15 +264,9 @@ impl Node {
     }
 
     /// Asks for the node's lines before they are needed: all at once rather than one by one.
-    #[expect(unsafe_code, reason = "the instruction is unsafe to name")]
     #[inline]
     pub(super) fn prefetch(&self) {
-        #[cfg(all(target_arch = "x86_64", not(miri)))]
-        for line in 0..size_of::<Node>() / CACHE_LINE {
-            let line = ptr::from_ref(self).cast::<i8>().wrapping_add(line * CACHE_LINE);
-            // SAFETY: it reads nothing that the program sees.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(line) };
-        }
+        prefetch(self);
     }
 
     /// A node before this one, if it is not the first. Those between them can be reached from it.
