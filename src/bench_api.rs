@@ -1,4 +1,5 @@
-//! The machine's parts, opened for `benches/parts.rs` and for nothing else: no promise holds here.
+//! The machine's parts, opened for `benches/parts.rs` and `tests/shuttle/` and for nothing else: no
+//! promise holds here.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -135,6 +136,11 @@ impl Cursor {
     pub fn prev(&mut self) -> Result<bool> {
         self.0.prev()?;
         Ok(self.0.valid())
+    }
+
+    /// The key of the entry it stands on.
+    pub fn key(&self) -> &[u8] {
+        self.0.key().user
     }
 
     /// Bytes of the entry it stands on.

@@ -33,9 +33,9 @@ const CHUNK_LEN_MAX: usize = 1 << 20;
 const SHARED_LEN_MAX: usize = CHUNK_LEN_MAX / 4;
 
 /// Asks for the lines of `value` before they are needed, all at once rather than one by one.
+#[cfg(all(target_arch = "x86_64", not(miri)))]
 #[inline]
 pub(super) fn prefetch<T>(value: &T) {
-    #[cfg(all(target_arch = "x86_64", not(miri)))]
     for offset in (0..size_of::<T>()).step_by(CACHE_LINE) {
         let line = ptr::from_ref(value).cast::<i8>().wrapping_add(offset);
         #[expect(unsafe_code, reason = "the instruction is unsafe to name")]
@@ -45,6 +45,9 @@ pub(super) fn prefetch<T>(value: &T) {
         }
     }
 }
+
+#[cfg(not(all(target_arch = "x86_64", not(miri))))]
+pub(super) fn prefetch<T>(_: &T) {}
 
 /// Memory that only grows.
 pub(super) struct Arena {
