@@ -1,18 +1,19 @@
 //! Memtables: the newest writes of a keyspace, sorted in memory.
 //!
 //! ```text
-//!  filter   words of 64 bits, one per key: is it here at all?
-//!  list     skiplist of entries in THE order: head of the key | trailer | pointer
-//!  arena    key bytes, value bytes | key bytes, value bytes | …
+//!  filter    words of 64 bits, one per key: is it here at all?
+//!  list      unrolled skiplist: sorted nodes of up to 15 entries, head of the key | pointer
+//!  records   trailer, lengths, key bytes, value bytes | trailer, lengths, key bytes, …
 //! ```
 //!
-//! Many threads insert and read at once, without locks. Entries are never changed or removed; all
-//! memory goes at once, with the last handle to the memtable. That is why readers need no reference
-//! counts on entries and iterators may keep pointers to them.
+//! Many threads insert at once; each locks the one node that it inserts into. Readers take no lock
+//! and wait for nobody. Records are never changed or removed; all memory goes at once, with the last
+//! handle to the memtable. That is why readers need no reference counts on entries and iterators may
+//! keep pointers to them. Why readers see whole nodes is told [there](crate::memtable::node).
 //!
 //! *Invariants.* No two inserts have the same key and trailer (the second would be ignored). A
 //! reader that learns a sequence number from the commit that published it sees every entry up to
-//! that number: each part is written before the next in the order filter, arena, list.
+//! that number: an insert has written all three parts when it returns, and is published after that.
 
 use std::fmt;
 use std::sync::Arc;

@@ -159,7 +159,7 @@ impl Row {
     fn keys(&self) -> impl Iterator<Item = Vec<u8>> {
         let (shape, start, step) = (self.shape, self.start, self.step);
         (0..self.len).map(move |i| {
-            let n = start.wrapping_add_signed(step.wrapping_mul(i as i16)) % 2000;
+            let n = start.wrapping_add_signed(step.wrapping_mul(i.cast_signed())) % 2000;
             match shape {
                 0 => format!("{n:016}").into_bytes(),
                 // The first 16 bytes tie.
