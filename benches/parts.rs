@@ -18,6 +18,7 @@ use crossbeam_skiplist::SkipMap;
 
 use esker::bench_api::Cursor;
 use esker::bench_api::Memtable;
+use esker::bench_api::Memtables;
 use esker::bench_api::Sst;
 
 use numbers::Numbers;
@@ -66,6 +67,7 @@ fn shuffled(n: u64) -> Vec<u64> {
 fn memtable_inserts(c: &mut Criterion) {
     let mut group = c.benchmark_group("memtable");
     group.sample_size(10);
+    let memtables = Memtables::new(BYTES);
     for n in [100_000, 500_000, 1_000_000] {
         let order = shuffled(n);
         group.throughput(Throughput::Elements(n));
@@ -74,7 +76,7 @@ fn memtable_inserts(c: &mut Criterion) {
                 fill(&memtable, order.iter().copied());
                 memtable
             };
-            b.iter_batched(|| Memtable::new(BYTES), fill, BatchSize::PerIteration);
+            b.iter_batched(|| memtables.make(), fill, BatchSize::PerIteration);
         });
         group.bench_function(BenchmarkId::new("insert at random, crossbeam-skiplist", n), |b| {
             let fill = |map: SkipMap<[u8; 16], [u8; 100]>| {
@@ -95,6 +97,7 @@ type Fill<'a> = &'a dyn Fn(&Memtable);
 fn memtable_patterns(c: &mut Criterion) {
     let mut group = c.benchmark_group("memtable");
     group.sample_size(10);
+    let memtables = Memtables::new(BYTES);
     let n = 500_000;
     group.throughput(Throughput::Elements(n));
     let order = shuffled(n);
@@ -127,11 +130,11 @@ fn memtable_patterns(c: &mut Criterion) {
                 pattern(&memtable);
                 memtable
             };
-            b.iter_batched(|| Memtable::new(BYTES), run, BatchSize::PerIteration);
+            b.iter_batched(|| memtables.make(), run, BatchSize::PerIteration);
         });
     }
     let filled = || {
-        let memtable = Memtable::new(BYTES);
+        let memtable = memtables.make();
         fill(&memtable, order.iter().copied());
         memtable
     };

@@ -25,12 +25,26 @@ use crate::sst::SstReader;
 use crate::sst::SstWriter;
 use crate::version::source::Source;
 
+/// Makes memtables, of the memory of those that are gone.
+pub struct Memtables(crate::memtable::Memtables);
+
+impl Memtables {
+    /// Those made will be expected to grow to `bytes`.
+    pub fn new(bytes: usize) -> Memtables {
+        Memtables(crate::memtable::Memtables::new(bytes))
+    }
+
+    pub fn make(&self) -> Memtable {
+        Memtable(Arc::new(self.0.make(0)))
+    }
+}
+
 /// A memtable.
 pub struct Memtable(Arc<crate::memtable::Memtable>);
 
 impl Memtable {
     pub fn new(bytes: usize) -> Memtable {
-        Memtable(Arc::new(crate::memtable::Memtable::new(0, bytes)))
+        Memtables::new(bytes).make()
     }
 
     pub fn put(&self, key: &[u8], seqno: u64, value: &[u8]) {

@@ -320,7 +320,7 @@ impl Core {
         let mut sealed = false;
         for state in keyspaces {
             if state.view().active.bytes() >= self.config.memtable_bytes {
-                sealed |= state.seal(append.last_seqno(), self.config.memtable_bytes);
+                sealed |= state.seal(append.last_seqno());
             }
         }
         let first = append.last + 1;
@@ -532,7 +532,7 @@ impl Core {
         let Some(oldest) = append.segments.front().and_then(|segment| segment.last) else { return };
         for state in self.keyspaces.all() {
             if state.first_unflushed(SeqNo::ZERO).is_some_and(|first| first <= oldest) {
-                state.seal(append.last_seqno(), self.config.memtable_bytes);
+                state.seal(append.last_seqno());
             }
         }
         self.jobs.notify_flush();

@@ -3,7 +3,8 @@
 //! Space is handed out from the front of the current chunk with one atomic addition; only the
 //! change to a new chunk takes a lock. Chunks start small, so that a memtable with a few entries is
 //! cheap, and double up to 1 MiB. They begin on a cache line, so that nodes do if nothing else is
-//! put between them.
+//! put between them. Chunks of 1 MiB serve again in later arenas: the system takes longer to hand
+//! out a page than an insert takes to fill it.
 //!
 //! *Invariant of the unsafe code.* Pointers into an arena go about without its lifetime, as
 //! [`Record`] and [`NodeRef`]. They never leave the module `memtable`, and whoever keeps one there
@@ -20,6 +21,7 @@ use std::arch::x86_64::_mm_prefetch;
 use std::mem::MaybeUninit;
 use std::ptr;
 use std::ptr::NonNull;
+use std::sync::Arc;
 use std::sync::atomic::AtomicPtr;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
@@ -56,6 +58,7 @@ pub(super) struct Arena {
     /// Bytes in all chunks but the current one.
     retired: AtomicUsize,
     chunks: Mutex<Chunks>,
+    free: Arc<FreeChunks>,
 }
 
 /// Every chunk, to be freed with the arena.
@@ -71,6 +74,41 @@ struct Line {
     _bytes: [u8; CACHE_LINE],
 }
 
+/// Lines of a chunk that nobody has written yet, or that nobody needs any more.
+type Lines = Box<[MaybeUninit<Line>]>;
+
+/// Chunks of arenas that are gone, for those to come.
+pub(super) struct FreeChunks {
+    chunks: Mutex<Vec<Lines>>,
+    /// How many are kept.
+    most: usize,
+}
+
+impl FreeChunks {
+    /// Keeps up to `bytes`.
+    pub(super) fn new(bytes: usize) -> FreeChunks {
+        FreeChunks { chunks: Mutex::default(), most: bytes / CHUNK_LEN_MAX }
+    }
+
+    /// Bytes that are kept.
+    pub(super) fn bytes(&self) -> usize {
+        self.chunks.lock().len() * CHUNK_LEN_MAX
+    }
+
+    fn take(&self, len: usize) -> Option<Lines> {
+        if len == CHUNK_LEN_MAX { self.chunks.lock().pop() } else { None }
+    }
+
+    fn give(&self, lines: Lines) {
+        if lines.len() == CHUNK_LEN_MAX / CACHE_LINE {
+            let mut chunks = self.chunks.lock();
+            if chunks.len() < self.most {
+                chunks.push(lines);
+            }
+        }
+    }
+}
+
 struct Chunk {
     data: NonNull<u8>,
     len: usize,
@@ -79,9 +117,8 @@ struct Chunk {
 }
 
 impl Chunk {
-    /// A chunk of `len` bytes or a few more, the first `used` of which are handed out already.
-    fn new(len: usize, used: usize) -> Chunk {
-        let lines = Box::<[Line]>::new_uninit_slice(len.div_ceil(CACHE_LINE));
+    /// A chunk of `lines`, the first `used` bytes of which are handed out already.
+    fn new(lines: Lines, used: usize) -> Chunk {
         let len = lines.len() * CACHE_LINE;
         Chunk { data: NonNull::from(Box::leak(lines)).cast(), len, used: AtomicUsize::new(used) }
     }
@@ -104,12 +141,20 @@ impl Chunk {
 }
 
 impl Arena {
-    pub(super) fn new() -> Arena {
+    /// An arena whose chunks come from `free` and go there, if there are any or room for them.
+    pub(super) fn new(free: Arc<FreeChunks>) -> Arena {
         Arena {
             current: AtomicPtr::default(),
             retired: AtomicUsize::new(0),
             chunks: Mutex::default(),
+            free,
         }
+    }
+
+    /// A chunk of `len` bytes or a few more, the first `used` of which are handed out already.
+    fn new_chunk(&self, len: usize, used: usize) -> Chunk {
+        let lines = self.free.take(len);
+        Chunk::new(lines.unwrap_or_else(|| Box::new_uninit_slice(len.div_ceil(CACHE_LINE))), used)
     }
 
     /// Bytes in use.
@@ -140,7 +185,7 @@ impl Arena {
     fn allocate_in_new_chunk(&self, len: usize) -> NonNull<u8> {
         let mut chunks = self.chunks.lock();
         if len > SHARED_LEN_MAX {
-            let chunk = Chunk::new(len, len);
+            let chunk = self.new_chunk(len, len);
             let (bytes, len) = (chunk.data, chunk.len);
             chunks.0.push(NonNull::from(Box::leak(Box::new(chunk))));
             self.retired.fetch_add(len, Ordering::Relaxed);
@@ -152,7 +197,7 @@ impl Arena {
         }
         let previous = self.current().map_or(0, |chunk| chunk.len);
         let size = (2 * previous).max(4 * len).clamp(CHUNK_LEN_MIN, CHUNK_LEN_MAX);
-        let chunk = Chunk::new(size, len);
+        let chunk = self.new_chunk(size, len);
         let bytes = chunk.data;
         let chunk = NonNull::from(Box::leak(Box::new(chunk)));
         chunks.0.push(chunk);
@@ -171,7 +216,7 @@ impl Drop for Arena {
             let lines = chunk.data.cast::<MaybeUninit<Line>>().as_ptr();
             let lines = ptr::slice_from_raw_parts_mut(lines, chunk.len / CACHE_LINE);
             // SAFETY: made by Box::leak from a slice of this length; the chunk is its only owner.
-            drop(unsafe { Box::from_raw(lines) });
+            self.free.give(unsafe { Box::from_raw(lines) });
         }
     }
 }
@@ -182,7 +227,7 @@ mod tests {
 
     #[test]
     fn small_arenas_take_little_memory() {
-        let arena = Arena::new();
+        let arena = Arena::new(Arc::new(FreeChunks::new(0)));
         assert_eq!(arena.bytes(), 0);
         arena.allocate(8);
         assert_eq!(arena.bytes(), 8);
@@ -191,10 +236,25 @@ mod tests {
 
     #[test]
     fn whole_lines_begin_on_a_line() {
-        let arena = Arena::new();
+        let arena = Arena::new(Arc::new(FreeChunks::new(0)));
         for i in 1..300 {
             let bytes = arena.allocate(i % 9 * CACHE_LINE);
             assert_eq!(bytes.addr().get() % CACHE_LINE, 0);
+        }
+    }
+
+    #[test]
+    fn chunks_serve_again() {
+        let free = Arc::new(FreeChunks::new(2 * CHUNK_LEN_MAX));
+        for _ in 0..2 {
+            let arena = Arena::new(free.clone());
+            for _ in 0..20 {
+                arena.allocate(SHARED_LEN_MAX);
+            }
+            arena.allocate(CHUNK_LEN_MAX + 1);
+            assert_eq!(free.bytes(), 0);
+            drop(arena);
+            assert_eq!(free.bytes(), 2 * CHUNK_LEN_MAX);
         }
     }
 }

@@ -19,6 +19,7 @@
 
 use std::mem::needs_drop;
 use std::ptr;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::AcqRel;
 use std::sync::atomic::Ordering::Acquire;
 use std::sync::atomic::Ordering::Relaxed;
@@ -27,6 +28,7 @@ use std::sync::atomic::Ordering::Release;
 use crate::base::sync::atomic::AtomicPtr;
 use crate::base::sync::atomic::AtomicU32;
 use crate::memtable::arena::Arena;
+use crate::memtable::arena::FreeChunks;
 use crate::memtable::key::Probe;
 use crate::memtable::node::Entry;
 use crate::memtable::node::Node;
@@ -50,12 +52,12 @@ pub(super) struct List {
 struct Duplicate;
 
 impl List {
-    pub(super) fn new() -> List {
+    pub(super) fn new(free: Arc<FreeChunks>) -> List {
         List {
             first: [const { AtomicPtr::new(ptr::null_mut()) }; LEVELS_MAX],
             levels: AtomicU32::new(0),
             hint: AtomicPtr::default(),
-            nodes: Arena::new(),
+            nodes: Arena::new(free),
         }
     }
 

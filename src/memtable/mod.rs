@@ -37,6 +37,7 @@ mod record;
 #[cfg(test)]
 mod tests;
 
+use arena::FreeChunks;
 use filter::Filter;
 use key::Probe;
 use list::List;
@@ -61,18 +62,44 @@ impl fmt::Debug for Memtable {
     }
 }
 
-impl Memtable {
-    /// An empty memtable, which is expected to grow to `bytes_hint`.
-    pub(crate) fn new(id: u64, bytes_hint: usize) -> Memtable {
+/// Makes the memtables of a database. It keeps the memory of those that are gone, up to that of one,
+/// for those to come.
+pub(crate) struct Memtables {
+    /// What each is expected to grow to.
+    bytes: usize,
+    free: Arc<FreeChunks>,
+}
+
+impl fmt::Debug for Memtables {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Memtables").field("bytes", &self.bytes).finish_non_exhaustive()
+    }
+}
+
+impl Memtables {
+    /// Those made will be expected to grow to `bytes`.
+    pub(crate) fn new(bytes: usize) -> Memtables {
+        Memtables { bytes, free: Arc::new(FreeChunks::new(bytes)) }
+    }
+
+    /// An empty memtable.
+    pub(crate) fn make(&self, id: u64) -> Memtable {
         Memtable {
             id,
-            list: List::new(),
-            records: Records::new(),
-            filter: Filter::new(bytes_hint),
+            list: List::new(self.free.clone()),
+            records: Records::new(self.free.clone()),
+            filter: Filter::new(self.bytes),
             len: AtomicUsize::new(0),
         }
     }
 
+    /// Memory that is kept.
+    pub(crate) fn free_bytes(&self) -> usize {
+        self.free.bytes()
+    }
+}
+
+impl Memtable {
     #[cfg(test)]
     pub(crate) fn id(&self) -> u64 {
         self.id

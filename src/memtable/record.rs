@@ -7,11 +7,13 @@
 use std::ptr;
 use std::ptr::NonNull;
 use std::slice;
+use std::sync::Arc;
 
 use crate::base::key::KEY_LEN_MAX;
 use crate::base::key::KeyRef;
 use crate::base::key::Trailer;
 use crate::memtable::arena::Arena;
+use crate::memtable::arena::FreeChunks;
 
 const _: () = assert!(KEY_LEN_MAX <= u16::MAX as usize, "the length of a key is kept in 16 bits");
 
@@ -88,8 +90,8 @@ impl Record {
 pub(super) struct Records(Arena);
 
 impl Records {
-    pub(super) fn new() -> Records {
-        Records(Arena::new())
+    pub(super) fn new(free: Arc<FreeChunks>) -> Records {
+        Records(Arena::new(free))
     }
 
     pub(super) fn bytes(&self) -> usize {
@@ -155,7 +157,7 @@ mod tests {
 
     #[test]
     fn records_of_all_lengths_keep_their_bytes() {
-        let records = Records::new();
+        let records = Records::new(Arc::new(FreeChunks::new(0)));
         assert_eq!(records.bytes(), 0);
         let lens = [0, 1, 38, 1000, 4096, 70_000, 1 << 18, (1 << 20) + 1];
         let mut stored = Vec::new();
@@ -174,7 +176,7 @@ mod tests {
 
     #[test]
     fn threads_get_disjoint_space() {
-        let records = Records::new();
+        let records = Records::new(Arc::new(FreeChunks::new(0)));
         let per_thread = if cfg!(miri) { 50 } else { 5000 };
         thread::scope(|scope| {
             for t in 0..4_u8 {

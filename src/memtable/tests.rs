@@ -22,7 +22,7 @@ fn put(seqno: u64) -> Trailer {
 type Model = BTreeMap<(Vec<u8>, Reverse<u64>), Vec<u8>>;
 
 fn build(keys: &[Vec<u8>]) -> (Arc<Memtable>, Model) {
-    let memtable = Arc::new(Memtable::new(1, 1 << 16));
+    let memtable = Arc::new(Memtables::new(1 << 16).make(1));
     let mut model = Model::new();
     for (i, key) in keys.iter().enumerate() {
         let seqno = i as u64 + 1;
@@ -201,7 +201,7 @@ proptest! {
         rows in prop::collection::vec((row(), any::<prop::sample::Index>(), 0..40_usize), 1..12),
         backward: bool,
     ) {
-        let memtable = Arc::new(Memtable::new(1, 1 << 16));
+        let memtable = Arc::new(Memtables::new(1 << 16).make(1));
         let mut model = Model::new();
         let mut seqno = 0;
         let mut iter = memtable.iter();
@@ -250,7 +250,7 @@ proptest! {
     #[test]
     #[cfg_attr(miri, ignore = "crossbeam-skiplist breaks both aliasing models on its own")]
     fn another_skiplist_agrees(rows in prop::collection::vec(row(), 1..12)) {
-        let (memtable, other) = (Arc::new(Memtable::new(1, 1 << 16)), SkipMap::new());
+        let (memtable, other) = (Arc::new(Memtables::new(1 << 16).make(1)), SkipMap::new());
         for (seqno, key) in (1..).zip(rows.iter().flat_map(Row::keys)) {
             memtable.insert(&key, put(seqno), &seqno.to_be_bytes());
             other.insert((key, Reverse(put(seqno).0)), seqno);
@@ -280,7 +280,7 @@ fn sorted_rows_fill_their_nodes() {
     let between = |i: u64| if i < 2 { i * 2 * n } else { i };
     let key_of: [&dyn Fn(u64) -> u64; 3] = [&|i| i, &descending, &between];
     for key_of in key_of {
-        let memtable = Memtable::new(1, 1 << 20);
+        let memtable = Memtables::new(1 << 20).make(1);
         for i in 0..n {
             memtable.insert(&key_of(i).to_be_bytes(), put(i + 1), &[]);
         }
@@ -292,7 +292,7 @@ fn sorted_rows_fill_their_nodes() {
 
 #[test]
 fn what_is_there_already_is_not_added_again() {
-    let memtable = Memtable::new(1, 1 << 20);
+    let memtable = Memtables::new(1 << 20).make(1);
     for i in (0..200_u64).chain(0..200) {
         memtable.insert(&i.to_be_bytes(), put(i), &[1]);
     }
@@ -301,7 +301,7 @@ fn what_is_there_already_is_not_added_again() {
 
 #[test]
 fn empty_memtables_are_cheap() {
-    let memtable = Arc::new(Memtable::new(7, 64 << 20));
+    let memtable = Arc::new(Memtables::new(64 << 20).make(7));
     assert_eq!((memtable.id(), memtable.len(), memtable.bytes()), (7, 0, 0));
     assert!(memtable.is_empty());
     assert_eq!(memtable.get(b"a", KeyHash::of(b"a"), SeqNo::MAX), None);
@@ -312,7 +312,7 @@ fn empty_memtables_are_cheap() {
 
 #[test]
 fn bytes_cover_what_was_inserted() {
-    let memtable = Memtable::new(1, 1 << 20);
+    let memtable = Memtables::new(1 << 20).make(1);
     let mut payload = 0;
     for i in 0..100_u64 {
         memtable.insert(&i.to_be_bytes(), put(i), &[0; 100]);
@@ -324,7 +324,7 @@ fn bytes_cover_what_was_inserted() {
 
 #[test]
 fn large_values_outlive_the_iterator_and_the_last_handle() {
-    let memtable = Arc::new(Memtable::new(1, 1 << 20));
+    let memtable = Arc::new(Memtables::new(1 << 20).make(1));
     memtable.insert(b"key", put(1), &[7; COPY_LEN_MAX + 1]);
     let mut iter = memtable.iter();
     iter.seek_to_first().unwrap();
@@ -346,7 +346,7 @@ fn readers_see_all_that_was_there_when_they_began() {
 
 fn insert_beside_readers(number: fn(u64, u64) -> u64) {
     let per_thread: u64 = if cfg!(miri) { 20 } else { 5_000 };
-    let memtable = Arc::new(Memtable::new(1, 1 << 20));
+    let memtable = Arc::new(Memtables::new(1 << 20).make(1));
     let key = |t: u64, i: u64| number(t, i).to_be_bytes();
     let done = [const { AtomicU64::new(0) }; 4];
     thread::scope(|scope| {
