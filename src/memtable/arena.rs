@@ -22,6 +22,7 @@ use std::mem::MaybeUninit;
 use std::ptr;
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::sync::PoisonError;
 use std::sync::atomic::AtomicPtr;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
@@ -79,7 +80,8 @@ type Lines = Box<[MaybeUninit<Line>]>;
 
 /// Chunks of arenas that are gone, for those to come.
 pub(super) struct FreeChunks {
-    chunks: Mutex<Vec<Lines>>,
+    /// The system's own kind of lock: arenas go at times when a simulated one cannot be taken.
+    chunks: std::sync::Mutex<Vec<Lines>>,
     /// How many are kept.
     most: usize,
 }
@@ -87,21 +89,25 @@ pub(super) struct FreeChunks {
 impl FreeChunks {
     /// Keeps up to `bytes`.
     pub(super) fn new(bytes: usize) -> FreeChunks {
-        FreeChunks { chunks: Mutex::default(), most: bytes / CHUNK_LEN_MAX }
+        FreeChunks { chunks: std::sync::Mutex::default(), most: bytes / CHUNK_LEN_MAX }
     }
 
     /// Bytes that are kept.
     pub(super) fn bytes(&self) -> usize {
-        self.chunks.lock().len() * CHUNK_LEN_MAX
+        self.lock().len() * CHUNK_LEN_MAX
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Lines>> {
+        self.chunks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn take(&self, len: usize) -> Option<Lines> {
-        if len == CHUNK_LEN_MAX { self.chunks.lock().pop() } else { None }
+        if len == CHUNK_LEN_MAX { self.lock().pop() } else { None }
     }
 
     fn give(&self, lines: Lines) {
         if lines.len() == CHUNK_LEN_MAX / CACHE_LINE {
-            let mut chunks = self.chunks.lock();
+            let mut chunks = self.lock();
             if chunks.len() < self.most {
                 chunks.push(lines);
             }

@@ -17,7 +17,6 @@
 //! stands for everything before its first entry: from there a search goes on at the first node of
 //! the level below.
 
-use std::mem::needs_drop;
 use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::AcqRel;
@@ -213,21 +212,6 @@ impl List {
     /// The last entry of all.
     pub(super) fn back(&self) -> Option<Position> {
         last_from(self.descend(0, |_| true, Snapshot::len)?, |_| true, Snapshot::len)
-    }
-}
-
-impl Drop for List {
-    fn drop(&mut self) {
-        // A simulated node holds memory of its own; a real one goes with the arena.
-        if needs_drop::<Node>() {
-            for level in 0..LEVELS_MAX {
-                let mut node = self.first(level);
-                while let Some(gone) = node {
-                    node = gone.next();
-                    gone.drop_in_place();
-                }
-            }
-        }
     }
 }
 

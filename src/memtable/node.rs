@@ -150,13 +150,6 @@ impl NodeRef {
         self.0.as_ptr()
     }
 
-    /// Drops what the node holds. Requires: nobody uses the list any more, nor this node again.
-    #[expect(unsafe_code, reason = "drops a value in arena memory")]
-    pub(super) fn drop_in_place(self) {
-        // SAFETY: it was initialized, and is not used again.
-        unsafe { self.0.drop_in_place() };
-    }
-
     /// The entries as they are now.
     #[inline]
     pub(super) fn snapshot(self) -> Snapshot {
