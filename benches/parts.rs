@@ -6,6 +6,7 @@
 mod numbers;
 
 use std::hint::black_box;
+use std::thread;
 
 use criterion::BatchSize;
 use criterion::BenchmarkId;
@@ -13,14 +14,18 @@ use criterion::Criterion;
 use criterion::Throughput;
 use criterion::criterion_group;
 use criterion::criterion_main;
+use crossbeam_skiplist::SkipMap;
 
 use esker::bench_api::Cursor;
 use esker::bench_api::Memtable;
+use esker::bench_api::Memtables;
 use esker::bench_api::Sst;
 
 use numbers::Numbers;
 
 const VALUE: [u8; 100] = [b'v'; 100];
+/// What memtables are expected to grow to.
+const BYTES: usize = 64 << 20;
 const FILTER_BITS: u32 = 10;
 const BLOCK_BYTES: usize = 4096;
 
@@ -42,36 +47,143 @@ fn sst(n: u64, first: u64, step: u64, lz4: bool) -> Sst {
     Sst::build(entries, BLOCK_BYTES, lz4, FILTER_BITS).expect("an SST in memory")
 }
 
-fn memtable(c: &mut Criterion) {
-    let mut group = c.benchmark_group("memtable");
-    let n = 100_000;
-    let filled = Memtable::new(32 << 20);
-    let mut numbers = Numbers(1);
-    for seqno in 1..=n {
-        filled.put(&key(2 * numbers.below(n)), seqno, &VALUE);
+/// Inserts the keys of these numbers, in this order.
+fn fill(memtable: &Memtable, numbers: impl Iterator<Item = u64>) {
+    for (seqno, number) in (1..).zip(numbers) {
+        memtable.put(&key(2 * number), seqno, &VALUE);
     }
+}
+
+/// Every number below `n` once, in random order.
+fn shuffled(n: u64) -> Vec<u64> {
+    let mut order: Vec<u64> = (0..n).collect();
+    let mut numbers = Numbers(1);
+    for i in (1..order.len()).rev() {
+        order.swap(i, numbers.below(i as u64 + 1) as usize);
+    }
+    order
+}
+
+fn memtable_inserts(c: &mut Criterion) {
+    let mut group = c.benchmark_group("memtable");
+    group.sample_size(10);
+    let memtables = Memtables::new(BYTES);
+    for n in [100_000, 500_000, 1_000_000] {
+        let order = shuffled(n);
+        group.throughput(Throughput::Elements(n));
+        group.bench_function(BenchmarkId::new("insert at random", n), |b| {
+            let fill = |memtable: Memtable| {
+                fill(&memtable, order.iter().copied());
+                memtable
+            };
+            b.iter_batched(|| memtables.make(), fill, BatchSize::PerIteration);
+        });
+        group.bench_function(BenchmarkId::new("insert at random, crossbeam-skiplist", n), |b| {
+            let fill = |map: SkipMap<[u8; 16], [u8; 100]>| {
+                for number in &order {
+                    map.insert(key(2 * number), VALUE);
+                }
+                map
+            };
+            b.iter_batched(SkipMap::new, fill, BatchSize::PerIteration);
+        });
+    }
+    group.finish();
+}
+
+/// What is done to an empty memtable.
+type Fill<'a> = &'a dyn Fn(&Memtable);
+
+fn memtable_patterns(c: &mut Criterion) {
+    let mut group = c.benchmark_group("memtable");
+    group.sample_size(10);
+    let memtables = Memtables::new(BYTES);
+    let n = 500_000;
+    group.throughput(Throughput::Elements(n));
+    let order = shuffled(n);
+    let patterns: [(&str, Fill<'_>); 5] = [
+        ("ascending", &|memtable| fill(memtable, 0..n)),
+        ("descending", &|memtable| fill(memtable, (0..n).rev())),
+        ("sorted batches of 100", &|memtable| {
+            let mut numbers = Numbers(6);
+            let firsts = (0..n / 100).map(|_| numbers.below(1 << 40));
+            fill(memtable, firsts.flat_map(|first| first..first + 100));
+        }),
+        ("ascending, two threads", &|memtable| {
+            thread::scope(|scope| {
+                for first in [0, n] {
+                    scope.spawn(move || fill(memtable, first..first + n / 2));
+                }
+            });
+        }),
+        ("at random, two threads", &|memtable| {
+            thread::scope(|scope| {
+                for half in order.chunks(order.len() / 2) {
+                    scope.spawn(move || fill(memtable, half.iter().copied()));
+                }
+            });
+        }),
+    ];
+    for (name, pattern) in patterns {
+        group.bench_function(BenchmarkId::new(format!("insert {name}"), n), |b| {
+            let run = |memtable: Memtable| {
+                pattern(&memtable);
+                memtable
+            };
+            b.iter_batched(|| memtables.make(), run, BatchSize::PerIteration);
+        });
+    }
+    let filled = || {
+        let memtable = memtables.make();
+        fill(&memtable, order.iter().copied());
+        memtable
+    };
+    group.bench_function(BenchmarkId::new("drop", n), |b| {
+        b.iter_batched(filled, drop, BatchSize::PerIteration);
+    });
+    group.finish();
+}
+
+fn memtable_reads(c: &mut Criterion) {
+    let mut group = c.benchmark_group("memtable");
+    let n = 500_000;
+    let filled = Memtable::new(BYTES);
+    fill(&filled, shuffled(n).into_iter());
+    let mut numbers = Numbers(1);
     group.throughput(Throughput::Elements(1));
-    group.bench_function("get hit or miss, 100k", |b| {
+    group.bench_function("get, 500k", |b| {
         b.iter(|| black_box(filled.get(&key(2 * numbers.below(n)))));
     });
-    group.bench_function("get absent, 100k", |b| {
+    group.bench_function("get absent, 500k", |b| {
         b.iter(|| black_box(filled.get(&key(2 * numbers.below(n) + 1))));
     });
-    group.bench_function("seek, 100k", |b| {
-        let mut cursor = filled.cursor();
+    let mut cursor = filled.cursor();
+    group.bench_function("seek, 500k", |b| {
         b.iter(|| black_box(cursor.seek(&key(2 * numbers.below(n)))));
     });
     group.throughput(Throughput::Elements(n));
     group.sample_size(10);
-    group.bench_function("insert 100k at random", |b| {
-        let fill = |memtable: Memtable| {
-            let mut numbers = Numbers(2);
-            for seqno in 1..=n {
-                memtable.put(&key(numbers.below(1 << 40)), seqno, &VALUE);
+    group.bench_function("walk, 500k", |b| {
+        b.iter(|| {
+            let mut bytes = 0;
+            let mut valid = cursor.seek_to_first().expect("memory");
+            while valid {
+                bytes += cursor.entry_len();
+                valid = cursor.next().expect("memory");
             }
-            memtable
-        };
-        b.iter_batched(|| Memtable::new(32 << 20), fill, BatchSize::PerIteration);
+            black_box(bytes)
+        });
+    });
+    group.bench_function("walk backward, 500k", |b| {
+        b.iter(|| {
+            let mut bytes = 0;
+            let mut valid = cursor.seek_to_last().expect("memory");
+            while valid {
+                bytes += cursor.entry_len();
+                valid = cursor.prev().expect("memory");
+            }
+            black_box(bytes)
+        });
     });
     group.finish();
 }
@@ -147,5 +259,5 @@ fn merge(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(parts, memtable, block, file, merge);
+criterion_group!(parts, memtable_inserts, memtable_patterns, memtable_reads, block, file, merge);
 criterion_main!(parts);

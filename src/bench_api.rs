@@ -1,4 +1,5 @@
-//! The machine's parts, opened for `benches/parts.rs` and for nothing else: no promise holds here.
+//! The machine's parts, opened for `benches/parts.rs` and `tests/shuttle/` and for nothing else: no
+//! promise holds here.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -24,12 +25,26 @@ use crate::sst::SstReader;
 use crate::sst::SstWriter;
 use crate::version::source::Source;
 
+/// Makes memtables, of the memory of those that are gone.
+pub struct Memtables(crate::memtable::Memtables);
+
+impl Memtables {
+    /// Those made will be expected to grow to `bytes`.
+    pub fn new(bytes: usize) -> Memtables {
+        Memtables(crate::memtable::Memtables::new(bytes))
+    }
+
+    pub fn make(&self) -> Memtable {
+        Memtable(Arc::new(self.0.make(0)))
+    }
+}
+
 /// A memtable.
 pub struct Memtable(Arc<crate::memtable::Memtable>);
 
 impl Memtable {
     pub fn new(bytes: usize) -> Memtable {
-        Memtable(Arc::new(crate::memtable::Memtable::new(0, bytes)))
+        Memtables::new(bytes).make()
     }
 
     pub fn put(&self, key: &[u8], seqno: u64, value: &[u8]) {
@@ -121,6 +136,11 @@ impl Cursor {
         Ok(self.0.valid())
     }
 
+    pub fn seek_to_last(&mut self) -> Result<bool> {
+        self.0.seek_to_last()?;
+        Ok(self.0.valid())
+    }
+
     #[expect(clippy::should_implement_trait, reason = "a lending cursor cannot be an Iterator")]
     pub fn next(&mut self) -> Result<bool> {
         self.0.next()?;
@@ -130,6 +150,11 @@ impl Cursor {
     pub fn prev(&mut self) -> Result<bool> {
         self.0.prev()?;
         Ok(self.0.valid())
+    }
+
+    /// The key of the entry it stands on.
+    pub fn key(&self) -> &[u8] {
+        self.0.key().user
     }
 
     /// Bytes of the entry it stands on.

@@ -52,11 +52,15 @@ pub(crate) mod atomic {
     #[cfg(esker_shuttle)]
     pub(crate) use shuttle::sync::atomic::AtomicBool;
     #[cfg(esker_shuttle)]
+    pub(crate) use shuttle::sync::atomic::AtomicPtr;
+    #[cfg(esker_shuttle)]
     pub(crate) use shuttle::sync::atomic::AtomicU32;
     #[cfg(esker_shuttle)]
     pub(crate) use shuttle::sync::atomic::AtomicU64;
     #[cfg(not(esker_shuttle))]
     pub(crate) use std::sync::atomic::AtomicBool;
+    #[cfg(not(esker_shuttle))]
+    pub(crate) use std::sync::atomic::AtomicPtr;
     #[cfg(not(esker_shuttle))]
     pub(crate) use std::sync::atomic::AtomicU32;
     #[cfg(not(esker_shuttle))]

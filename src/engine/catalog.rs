@@ -53,7 +53,7 @@ impl Core {
             Version::default(),
             // Not the newest one: what is flushed counts as durable in the log, and nothing is.
             SeqNo::ZERO,
-            self.config.memtable_bytes,
+            self.default.memtables.clone(),
         ));
         self.keyspaces.insert(state.clone());
         Ok(state)
@@ -90,7 +90,7 @@ impl Core {
         {
             // No batch can name the keyspace once this lock is free again.
             let _append = self.commit.append_lock();
-            state.mark_dropped(&self.snapshots, self.config.memtable_bytes);
+            state.mark_dropped(&self.snapshots);
         }
         self.obsolete.add(files.files().cloned());
         drop(files);

@@ -22,6 +22,7 @@ use crate::engine::read_cost::ReadCost;
 use crate::engine::snapshots::SnapshotPin;
 use crate::engine::snapshots::Snapshots;
 use crate::memtable::Memtable;
+use crate::memtable::Memtables;
 use crate::version::Version;
 
 /// What a reader needs of one keyspace: swapped as a whole, never changed.
@@ -58,6 +59,7 @@ pub(crate) struct KeyspaceState {
     pub(crate) id: KeyspaceId,
     pub(crate) name: String,
     view: ArcSwap<ReadView>,
+    pub(crate) memtables: Arc<Memtables>,
     /// Guards changes to `view`; holds what only writers and jobs need.
     inner: Mutex<Inner>,
     /// First sequence number given to the active memtable, `u64::MAX` if none was. Written under
@@ -83,15 +85,16 @@ impl KeyspaceState {
         name: String,
         version: Version,
         flushed: SeqNo,
-        memtable_bytes: usize,
+        memtables: Arc<Memtables>,
     ) -> KeyspaceState {
-        let active = Arc::new(Memtable::new(0, memtable_bytes));
+        let active = Arc::new(memtables.make(0));
         let view = ReadView::new(active, Vec::new(), Arc::new(version));
         KeyspaceState {
             db,
             id,
             name,
             view: ArcSwap::from_pointee(view),
+            memtables,
             inner: Mutex::new(Inner { sealed: VecDeque::new(), flushed, next_memtable: 1 }),
             active_first: AtomicU64::new(u64::MAX),
             dropped: AtomicU64::new(0),
@@ -137,7 +140,7 @@ impl KeyspaceState {
 
     /// Replaces the active memtable by an empty one, if it was given anything; `last` is the newest
     /// sequence number given out. Requires: the append lock.
-    pub(crate) fn seal(&self, last: SeqNo, memtable_bytes: usize) -> bool {
+    pub(crate) fn seal(&self, last: SeqNo) -> bool {
         let first = self.active_first.load(Acquire);
         if first == u64::MAX {
             return false;
@@ -149,7 +152,7 @@ impl KeyspaceState {
         let memtable = old.active.clone();
         inner.sealed.push_back(Sealed { memtable, first: SeqNo::new(first), last });
         self.active_first.store(u64::MAX, Release);
-        let active = Arc::new(Memtable::new(id, memtable_bytes));
+        let active = Arc::new(self.memtables.make(id));
         self.store_view(&inner, active, old.version.clone());
         true
     }
@@ -176,13 +179,13 @@ impl KeyspaceState {
 
     /// Marks the keyspace as dropped. Its data leave the view, unless a snapshot may still read
     /// them; then they go with the last handle. Requires: the append lock.
-    pub(crate) fn mark_dropped(&self, snapshots: &Snapshots, memtable_bytes: usize) {
+    pub(crate) fn mark_dropped(&self, snapshots: &Snapshots) {
         let keep_for_snapshots = snapshots.note_drop(&self.dropped);
         let mut inner = self.inner.lock();
         inner.sealed.clear();
         self.active_first.store(u64::MAX, Release);
         if !keep_for_snapshots {
-            let active = Arc::new(Memtable::new(inner.next_memtable, memtable_bytes));
+            let active = Arc::new(self.memtables.make(inner.next_memtable));
             self.store_view(&inner, active, Arc::new(Version::default()));
         }
     }

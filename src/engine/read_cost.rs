@@ -131,7 +131,7 @@ impl Core {
         let files: u64 = view.version.files().map(|file| file.meta.bytes).sum();
         if bytes <= view.cost.bytes() && bytes >= files / SHARE && !view.active.is_empty() {
             let append = self.commit.append_lock();
-            state.seal(append.last_seqno(), self.config.memtable_bytes);
+            state.seal(append.last_seqno());
             drop(append);
             self.jobs.notify_flush();
         }

@@ -65,6 +65,7 @@ use crate::manifest::KeyspaceEdit;
 use crate::manifest::ManifestWriter;
 use crate::manifest::VersionEdit;
 use crate::manifest::install_current;
+use crate::memtable::Memtables;
 use crate::version::sst_file::SstOpener;
 use crate::wal;
 use crate::wal::GivenUp;
@@ -193,15 +194,15 @@ fn create(site: &Site<'_>, clock: &dyn Clock) -> Result<Catalog> {
 }
 
 fn make_keyspaces(catalog: &Catalog, config: &Config) -> Keyspaces {
+    let memtables = Arc::new(Memtables::new(config.memtable_bytes));
     let make = |(id, entry): (&KeyspaceId, &KeyspaceEntry)| {
-        let (version, bytes) = (entry.version.clone(), config.memtable_bytes);
         let state = KeyspaceState::new(
             catalog.db_id,
             *id,
             entry.name.clone(),
-            version,
+            entry.version.clone(),
             entry.flushed,
-            bytes,
+            memtables.clone(),
         );
         (*id, Arc::new(state))
     };

@@ -47,7 +47,8 @@ impl Core {
             seqno: self.visible(),
             memory: MemoryStats {
                 budget: self.config.memory_budget as u64,
-                memtables: keyspaces.iter().map(|keyspace| keyspace.memtable_bytes).sum(),
+                memtables: keyspaces.iter().map(|keyspace| keyspace.memtable_bytes).sum::<u64>()
+                    + self.default.memtables.free_bytes() as u64,
                 block_cache: self.cache.used_bytes(),
                 files: self.keyspaces.all().iter().map(pinned).sum(),
                 jobs: running as u64 * JOB_BYTES,

@@ -99,7 +99,7 @@ pub struct FileStats {
 pub struct MemoryStats {
     /// The budget.
     pub budget: u64,
-    /// Memtables of all keyspaces.
+    /// Memtables of all keyspaces, and memory that is kept for the next one.
     pub memtables: u64,
     /// Decoded blocks in the block cache.
     pub block_cache: u64,

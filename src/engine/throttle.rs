@@ -194,7 +194,7 @@ impl Core {
         if states.iter().all(|state| state.sealed_count() == 0)
             && let Some(largest) = states.iter().max_by_key(|state| state.memtable_bytes().0)
         {
-            largest.seal(append.last_seqno(), self.config.memtable_bytes);
+            largest.seal(append.last_seqno());
         }
         drop(append);
         self.jobs.notify_flush();
@@ -204,7 +204,7 @@ impl Core {
     pub(crate) fn seal_all(&self) {
         let append = self.commit.append_lock();
         for state in self.keyspaces.all() {
-            state.seal(append.last_seqno(), self.config.memtable_bytes);
+            state.seal(append.last_seqno());
         }
         drop(append);
         self.jobs.notify_flush();

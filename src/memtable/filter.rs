@@ -9,6 +9,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 
 use crate::base::key::KeyHash;
+use crate::memtable::arena::prefetch;
 
 const BITS_PER_KEY: usize = 10;
 /// Bytes that an entry is expected to take.
@@ -33,6 +34,14 @@ impl Filter {
 
     pub(super) fn bytes(&self) -> usize {
         self.words.get().map_or(0, |words| words.len() * 8)
+    }
+
+    /// Asks for the word of `hash` before it is needed.
+    #[inline]
+    pub(super) fn prefetch(&self, hash: KeyHash) {
+        if let Some(word) = self.words.get().and_then(|words| words.get(self.position(hash))) {
+            prefetch(word);
+        }
     }
 
     pub(super) fn insert(&self, hash: KeyHash) {

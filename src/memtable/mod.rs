@@ -1,22 +1,23 @@
 //! Memtables: the newest writes of a keyspace, sorted in memory.
 //!
 //! ```text
-//!  filter   words of 64 bits, one per key: is it here at all?
-//!  list     skiplist of entries in THE order: head of the key | trailer | pointer
-//!  arena    key bytes, value bytes | key bytes, value bytes | …
+//!  filter    words of 64 bits, one per key: is it here at all?
+//!  list      unrolled skiplist: sorted nodes of up to 15 entries, head of the key | pointer
+//!  records   trailer, lengths, key bytes, value bytes | trailer, lengths, key bytes, …
 //! ```
 //!
-//! Many threads insert and read at once, without locks. Entries are never changed or removed; all
-//! memory goes at once, with the last handle to the memtable. That is why readers need no reference
-//! counts on entries and iterators may keep pointers to them.
+//! Many threads insert at once; each locks the one node that it inserts into. Readers take no lock
+//! and wait for nobody. Records are never changed or removed; all memory goes at once, with the last
+//! handle to the memtable. That is why readers need no reference counts on entries and iterators may
+//! keep pointers to them. Why readers see whole nodes is told [there](crate::memtable::node).
 //!
 //! *Invariants.* No two inserts have the same key and trailer (the second would be ignored). A
 //! reader that learns a sequence number from the commit that published it sees every entry up to
-//! that number: each part is written before the next in the order filter, arena, list.
+//! that number: an insert has written all three parts when it returns, and is published after that.
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 
 use crate::base::key::KeyHash;
@@ -30,25 +31,29 @@ mod filter;
 mod iter;
 mod key;
 mod list;
+mod node;
+mod order;
+mod record;
 #[cfg(test)]
 mod tests;
 
-use arena::Arena;
+use arena::FreeChunks;
 use filter::Filter;
-use key::Entry;
+use key::Probe;
 use list::List;
+use record::Record;
+use record::Records;
 
 pub(crate) use iter::MemtableIter;
 
 /// A concurrent ordered map from internal keys to values that only grows.
 pub(crate) struct Memtable {
     id: u64,
-    // The list points into the arena; see there.
+    // The list points to the records; see `arena`.
     list: List,
-    arena: Arena,
+    records: Records,
     filter: Filter,
-    first_seqno: AtomicU64,
-    last_seqno: AtomicU64,
+    len: AtomicUsize,
 }
 
 impl fmt::Debug for Memtable {
@@ -57,19 +62,44 @@ impl fmt::Debug for Memtable {
     }
 }
 
-impl Memtable {
-    /// An empty memtable, which is expected to grow to `bytes_hint`.
-    pub(crate) fn new(id: u64, bytes_hint: usize) -> Memtable {
+/// Makes the memtables of a database. It keeps the memory of those that are gone, up to that of one,
+/// for those to come.
+pub(crate) struct Memtables {
+    /// What each is expected to grow to.
+    bytes: usize,
+    free: Arc<FreeChunks>,
+}
+
+impl fmt::Debug for Memtables {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Memtables").field("bytes", &self.bytes).finish_non_exhaustive()
+    }
+}
+
+impl Memtables {
+    /// Those made will be expected to grow to `bytes`.
+    pub(crate) fn new(bytes: usize) -> Memtables {
+        Memtables { bytes, free: Arc::new(FreeChunks::new(bytes)) }
+    }
+
+    /// An empty memtable.
+    pub(crate) fn make(&self, id: u64) -> Memtable {
         Memtable {
             id,
-            list: List::new(),
-            arena: Arena::new(),
-            filter: Filter::new(bytes_hint),
-            first_seqno: AtomicU64::new(u64::MAX),
-            last_seqno: AtomicU64::new(0),
+            list: List::new(self.free.clone()),
+            records: Records::new(self.free.clone()),
+            filter: Filter::new(self.bytes),
+            len: AtomicUsize::new(0),
         }
     }
 
+    /// Memory that is kept.
+    pub(crate) fn free_bytes(&self) -> usize {
+        self.free.bytes()
+    }
+}
+
+impl Memtable {
     #[cfg(test)]
     pub(crate) fn id(&self) -> u64 {
         self.id
@@ -77,32 +107,29 @@ impl Memtable {
 
     /// Adds an entry. Any number of threads may do so at once.
     pub(crate) fn insert(&self, key: &[u8], trailer: Trailer, value: &[u8]) {
-        self.filter.insert(KeyHash::of(key));
-        let seqno = trailer.seqno().get();
-        // The loads spare most inserts an atomic write to a shared cache line.
-        if seqno < self.first_seqno.load(Ordering::Relaxed) {
-            self.first_seqno.fetch_min(seqno, Ordering::Relaxed);
+        let hash = KeyHash::of(key);
+        self.filter.prefetch(hash);
+        let key = KeyRef::new(key, trailer);
+        let record = self.records.store(key, value);
+        if self.list.insert(&Probe::new(key), record) {
+            self.len.fetch_add(1, Ordering::Relaxed);
         }
-        if seqno > self.last_seqno.load(Ordering::Relaxed) {
-            self.last_seqno.fetch_max(seqno, Ordering::Relaxed);
-        }
-        let stored = self.arena.store(key, value);
-        self.list.insert(Entry::new(key, trailer, stored));
+        self.filter.insert(hash);
     }
 
     /// The newest version of `key` that a reader at `seqno` sees: a value, a tombstone or whatever
     /// its trailer says.
     pub(crate) fn get(&self, key: &[u8], hash: KeyHash, seqno: SeqNo) -> Option<(Trailer, &[u8])> {
         let found = self.find(key, hash, seqno)?;
-        Some((found.trailer, self.arena.value(found.stored)))
+        Some((found.trailer(), self.records.value(found)))
     }
 
-    fn find(&self, key: &[u8], hash: KeyHash, seqno: SeqNo) -> Option<Entry> {
+    fn find(&self, key: &[u8], hash: KeyHash, seqno: SeqNo) -> Option<Record> {
         if !self.filter.may_contain(hash) {
             return None;
         }
-        let found = self.list.lower_bound(&Entry::probe(KeyRef::seek(key, seqno)))?;
-        (self.arena.key(found.stored) == key).then_some(found)
+        let found = self.list.lower_bound(&Probe::new(KeyRef::seek(key, seqno)))?.record();
+        (found.key().user == key).then_some(found)
     }
 
     /// As [`Memtable::get`], with the value to keep.
@@ -113,35 +140,21 @@ impl Memtable {
         seqno: SeqNo,
     ) -> Option<(Trailer, Slice)> {
         let found = self.find(key, hash, seqno)?;
-        Some((found.trailer, iter::slice_of(self, found.stored)))
+        Some((found.trailer(), iter::slice_of(self, found)))
     }
 
     /// Memory in use.
     pub(crate) fn bytes(&self) -> usize {
-        self.arena.bytes() + self.list.len() * list::NODE_LEN + self.filter.bytes()
+        self.records.bytes() + self.list.bytes() + self.filter.bytes()
     }
 
     /// Number of entries.
     pub(crate) fn len(&self) -> usize {
-        self.list.len()
+        self.len.load(Ordering::Relaxed)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// The smallest sequence number in it.
-    #[cfg(test)]
-    pub(crate) fn first_seqno(&self) -> Option<SeqNo> {
-        let first = self.first_seqno.load(Ordering::Relaxed);
-        (first != u64::MAX).then(|| SeqNo::new(first))
-    }
-
-    /// The largest sequence number in it.
-    #[cfg(test)]
-    pub(crate) fn last_seqno(&self) -> Option<SeqNo> {
-        self.first_seqno()?;
-        Some(SeqNo::new(self.last_seqno.load(Ordering::Relaxed)))
+        self.list.is_empty()
     }
 
     /// A cursor over everything in it. What is inserted later may or may not appear.

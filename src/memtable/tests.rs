@@ -1,8 +1,12 @@
-//! Memtables against a sorted map, alone and with several threads.
+//! Memtables against a sorted map and another skiplist, alone and with several threads.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::atomic::AtomicU64;
 use std::thread;
 
+use crossbeam_skiplist::SkipMap;
 use proptest::prelude::*;
 
 use super::*;
@@ -15,16 +19,16 @@ fn put(seqno: u64) -> Trailer {
 }
 
 /// Entries in THE order: user key up, trailer down.
-type Model = BTreeMap<(Vec<u8>, std::cmp::Reverse<u64>), Vec<u8>>;
+type Model = BTreeMap<(Vec<u8>, Reverse<u64>), Vec<u8>>;
 
 fn build(keys: &[Vec<u8>]) -> (Arc<Memtable>, Model) {
-    let memtable = Arc::new(Memtable::new(1, 1 << 16));
+    let memtable = Arc::new(Memtables::new(1 << 16).make(1));
     let mut model = Model::new();
     for (i, key) in keys.iter().enumerate() {
         let seqno = i as u64 + 1;
         let value = vec![i as u8; i % 7 * 300];
         memtable.insert(key, put(seqno), &value);
-        model.insert((key.clone(), std::cmp::Reverse(put(seqno).0)), value);
+        model.insert((key.clone(), Reverse(put(seqno).0)), value);
     }
     (memtable, model)
 }
@@ -83,13 +87,13 @@ proptest! {
                 Walk::Seek(key, seqno) => {
                     let target = KeyRef::seek(key, SeqNo::new(*seqno));
                     iter.seek(target).unwrap();
-                    let bound = (key.clone(), std::cmp::Reverse(target.trailer.0));
+                    let bound = (key.clone(), Reverse(target.trailer.0));
                     at = sorted.iter().position(|(key, _)| **key >= bound);
                 }
                 Walk::SeekForPrev(key, seqno) => {
                     let target = KeyRef::seek(key, SeqNo::new(*seqno));
                     iter.seek_for_prev(target).unwrap();
-                    let bound = (key.clone(), std::cmp::Reverse(target.trailer.0));
+                    let bound = (key.clone(), Reverse(target.trailer.0));
                     at = sorted.iter().rposition(|(key, _)| **key <= bound);
                 }
                 Walk::First => {
@@ -139,17 +143,167 @@ proptest! {
             prop_assert_eq!(found, expected);
         }
         prop_assert_eq!(memtable.len(), keys.len());
-        prop_assert_eq!(memtable.first_seqno(), keys.first().map(|_| SeqNo::new(1)));
-        prop_assert_eq!(memtable.last_seqno(), keys.last().map(|_| SeqNo::new(keys.len() as u64)));
+    }
+}
+
+/// Keys in a row: how they look, where they start, how they go on, how many there are.
+#[derive(Clone, Debug)]
+struct Row {
+    shape: u8,
+    start: u16,
+    step: i16,
+    len: u16,
+}
+
+impl Row {
+    fn keys(&self) -> impl Iterator<Item = Vec<u8>> {
+        let (shape, start, step) = (self.shape, self.start, self.step);
+        (0..self.len).map(move |i| {
+            let n = start.wrapping_add_signed(step.wrapping_mul(i.cast_signed())) % 2000;
+            match shape {
+                0 => format!("{n:016}").into_bytes(),
+                // The first 16 bytes tie.
+                1 => format!("{n:020}").into_bytes(),
+                // They tie, and some keys end with them or before.
+                2 => vec![0; usize::from(n % 24)],
+                3 => [&[7; 15][..], &n.to_be_bytes()[..usize::from(n % 3)]].concat(),
+                _ => n.to_be_bytes().to_vec(),
+            }
+        })
+    }
+}
+
+fn row() -> impl Strategy<Value = Row> {
+    let step = prop_oneof![Just(1), Just(-1), Just(3), Just(0), any::<i16>()];
+    let len = if cfg!(miri) { 1..20_u16 } else { 1..200 };
+    (0..5_u8, 0..2000_u16, step, len).prop_map(|(shape, start, step, len)| Row {
+        shape,
+        start,
+        step,
+        len,
+    })
+}
+
+type Held = (Vec<u8>, Reverse<u64>);
+
+/// What the cursor stands on.
+fn held(iter: &MemtableIter) -> Option<Held> {
+    iter.valid().then(|| (iter.key().user.to_vec(), Reverse(iter.key().trailer.0)))
+}
+
+proptest! {
+    #![proptest_config(config())]
+
+    /// While rows of keys go in, a cursor keeps walking: it passes nothing that was there when it was
+    /// placed, and shows nothing twice.
+    #[test]
+    fn cursors_walk_on_while_rows_of_keys_go_in(
+        rows in prop::collection::vec((row(), any::<prop::sample::Index>(), 0..40_usize), 1..12),
+        backward: bool,
+    ) {
+        let memtable = Arc::new(Memtables::new(1 << 16).make(1));
+        let mut model = Model::new();
+        let mut seqno = 0;
+        let mut iter = memtable.iter();
+        // What was there when the cursor was placed.
+        let mut seen = Model::new();
+        for (row, place, steps) in rows {
+            for key in row.keys() {
+                seqno += 1;
+                memtable.insert(&key, put(seqno), &seqno.to_be_bytes());
+                model.insert((key, Reverse(put(seqno).0)), seqno.to_be_bytes().to_vec());
+            }
+            for _ in 0..steps {
+                let Some(from) = held(&iter) else { break };
+                let due = if backward {
+                    iter.prev().unwrap();
+                    seen.range(..&from).next_back()
+                } else {
+                    iter.next().unwrap();
+                    seen.range((Bound::Excluded(&from), Bound::Unbounded)).next()
+                };
+                let due = due.map(|(key, _)| key.clone());
+                let Some(to) = held(&iter) else {
+                    prop_assert_eq!(due, None);
+                    break;
+                };
+                prop_assert!(model.contains_key(&to));
+                let on = |from: &Held, to: &Held| if backward { to < from } else { to > from };
+                prop_assert!(on(&from, &to));
+                prop_assert!(due.is_none_or(|due| !on(&due, &to)));
+            }
+            let (target, _) = model.iter().nth(place.index(model.len())).unwrap();
+            let trailer = Trailer(target.1.0 ^ 1);
+            let bound = (target.0.clone(), Reverse(trailer.0));
+            let expected = if backward {
+                iter.seek_for_prev(KeyRef::new(&target.0, trailer)).unwrap();
+                model.range(..=&bound).next_back()
+            } else {
+                iter.seek(KeyRef::new(&target.0, trailer)).unwrap();
+                model.range(&bound..).next()
+            };
+            prop_assert_eq!(held(&iter), expected.map(|(key, _)| key.clone()));
+            seen.clone_from(&model);
+        }
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "crossbeam-skiplist breaks both aliasing models on its own")]
+    fn another_skiplist_agrees(rows in prop::collection::vec(row(), 1..12)) {
+        let (memtable, other) = (Arc::new(Memtables::new(1 << 16).make(1)), SkipMap::new());
+        for (seqno, key) in (1..).zip(rows.iter().flat_map(Row::keys)) {
+            memtable.insert(&key, put(seqno), &seqno.to_be_bytes());
+            other.insert((key, Reverse(put(seqno).0)), seqno);
+        }
+        prop_assert_eq!(memtable.len(), other.len());
+        let mut iter = memtable.iter();
+        iter.seek_to_first().unwrap();
+        for entry in &other {
+            prop_assert_eq!(held(&iter), Some(entry.key().clone()));
+            prop_assert_eq!(iter.value(), &entry.value().to_be_bytes());
+            iter.next().unwrap();
+        }
+        prop_assert!(!iter.valid());
+        iter.seek_to_last().unwrap();
+        for entry in other.iter().rev() {
+            prop_assert_eq!(held(&iter), Some(entry.key().clone()));
+            iter.prev().unwrap();
+        }
+        prop_assert!(!iter.valid());
     }
 }
 
 #[test]
+fn sorted_rows_fill_their_nodes() {
+    let n: u64 = if cfg!(miri) { 300 } else { 3000 };
+    let descending = |i: u64| n - i;
+    let between = |i: u64| if i < 2 { i * 2 * n } else { i };
+    let key_of: [&dyn Fn(u64) -> u64; 3] = [&|i| i, &descending, &between];
+    for key_of in key_of {
+        let memtable = Memtables::new(1 << 20).make(1);
+        for i in 0..n {
+            memtable.insert(&key_of(i).to_be_bytes(), put(i + 1), &[]);
+        }
+        // Of 15 entries each, with a few levels above.
+        let nodes = memtable.list.bytes() / (7 * 64);
+        assert!(nodes as u64 <= n * 11 / (15 * 10) + 5, "{nodes} nodes");
+    }
+}
+
+#[test]
+fn what_is_there_already_is_not_added_again() {
+    let memtable = Memtables::new(1 << 20).make(1);
+    for i in (0..200_u64).chain(0..200) {
+        memtable.insert(&i.to_be_bytes(), put(i), &[1]);
+    }
+    assert_eq!(memtable.len(), 200);
+}
+
+#[test]
 fn empty_memtables_are_cheap() {
-    let memtable = Arc::new(Memtable::new(7, 64 << 20));
+    let memtable = Arc::new(Memtables::new(64 << 20).make(7));
     assert_eq!((memtable.id(), memtable.len(), memtable.bytes()), (7, 0, 0));
     assert!(memtable.is_empty());
-    assert_eq!((memtable.first_seqno(), memtable.last_seqno()), (None, None));
     assert_eq!(memtable.get(b"a", KeyHash::of(b"a"), SeqNo::MAX), None);
     let mut iter = memtable.iter();
     iter.seek_to_last().unwrap();
@@ -158,7 +312,7 @@ fn empty_memtables_are_cheap() {
 
 #[test]
 fn bytes_cover_what_was_inserted() {
-    let memtable = Memtable::new(1, 1 << 20);
+    let memtable = Memtables::new(1 << 20).make(1);
     let mut payload = 0;
     for i in 0..100_u64 {
         memtable.insert(&i.to_be_bytes(), put(i), &[0; 100]);
@@ -170,7 +324,7 @@ fn bytes_cover_what_was_inserted() {
 
 #[test]
 fn large_values_outlive_the_iterator_and_the_last_handle() {
-    let memtable = Arc::new(Memtable::new(1, 1 << 20));
+    let memtable = Arc::new(Memtables::new(1 << 20).make(1));
     memtable.insert(b"key", put(1), &[7; COPY_LEN_MAX + 1]);
     let mut iter = memtable.iter();
     iter.seek_to_first().unwrap();
@@ -183,10 +337,17 @@ fn large_values_outlive_the_iterator_and_the_last_handle() {
 
 #[test]
 fn readers_see_all_that_was_there_when_they_began() {
-    let per_thread: u64 = if cfg!(miri) { 30 } else { 5_000 };
-    let memtable = Arc::new(Memtable::new(1, 1 << 20));
-    // Key of the i-th insert of thread t: spread, so that threads insert between each other.
-    let key = |t: u64, i: u64| ((i * 4 + t).wrapping_mul(0x9e37_79b9_7f4a_7c15)).to_be_bytes();
+    // Number of the i-th insert of thread t: spread, so that threads insert between each other;
+    // sorted, each thread in a part of its own; or next to each other.
+    insert_beside_readers(|t, i| (i * 4 + t).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    insert_beside_readers(|t, i| t << 32 | i);
+    insert_beside_readers(|t, i| u64::MAX - (i * 4 + t));
+}
+
+fn insert_beside_readers(number: fn(u64, u64) -> u64) {
+    let per_thread: u64 = if cfg!(miri) { 20 } else { 5_000 };
+    let memtable = Arc::new(Memtables::new(1 << 20).make(1));
+    let key = |t: u64, i: u64| number(t, i).to_be_bytes();
     let done = [const { AtomicU64::new(0) }; 4];
     thread::scope(|scope| {
         for t in 0..4 {

@@ -1,4 +1,4 @@
-//! Many interleavings of the threads of a whole database, chosen by shuttle. Each lock, each atomic
+//! Many interleavings of the threads of a whole database, or of one memtable, chosen by shuttle. Each lock, each atomic
 //! that carries a protocol, each wait and each call of the file system is a place to switch.
 //!
 //! ```text
@@ -18,6 +18,7 @@
 
 mod commits;
 mod handles;
+mod memtables;
 mod trees;
 mod world;
 
@@ -136,6 +137,11 @@ fn a_dropped_keyspace_is_never_read_as_an_empty_one() {
         "a_dropped_keyspace_is_never_read_as_an_empty_one",
         handles::one_reader_of_a_dropped_keyspace,
     );
+}
+
+#[test]
+fn readers_see_what_was_there_while_nodes_are_split() {
+    explore("readers_see_what_was_there_while_nodes_are_split", memtables::inserts_beside_readers);
 }
 
 /// Without this a failure could not be replayed.

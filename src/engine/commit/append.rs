@@ -178,8 +178,7 @@ impl Core {
         let mut sealed = false;
         let (head, rest) = views(keyspaces, |state| {
             let view = state.view();
-            if view.active.bytes() < self.config.memtable_bytes
-                || !state.seal(append.last_seqno(), self.config.memtable_bytes)
+            if view.active.bytes() < self.config.memtable_bytes || !state.seal(append.last_seqno())
             {
                 return view;
             }
@@ -250,7 +249,7 @@ impl Core {
         let Some(oldest) = append.segments.front().and_then(|segment| segment.last) else { return };
         for state in self.keyspaces.all() {
             if state.first_unflushed(SeqNo::ZERO).is_some_and(|first| first <= oldest) {
-                state.seal(append.last_seqno(), self.config.memtable_bytes);
+                state.seal(append.last_seqno());
             }
         }
         self.jobs.notify_flush();

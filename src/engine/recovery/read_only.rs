@@ -29,7 +29,7 @@ pub(super) fn recover(
     let log = replay(site, catalog, &Replay::Apply(&keyspaces), &|last| {
         // Several memtables are read faster than one that is far larger than meant.
         for state in keyspaces.values().filter(|state| state.memtable_bytes().0 >= bytes) {
-            state.seal(last, bytes);
+            state.seal(last);
         }
         Ok(())
     })?;

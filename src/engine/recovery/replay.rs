@@ -158,7 +158,7 @@ impl Core {
         self.replay_from.store(first.get(), Release);
         replay(site, catalog, &Replay::Flush(self, &keyspaces), &|last| {
             for state in keyspaces.values() {
-                state.seal(last, self.config.memtable_bytes);
+                state.seal(last);
             }
             // What is sealed holds up the log by itself.
             self.replay_from.store(last.get() + 1, Release);
