@@ -183,7 +183,7 @@ impl SstIter {
         };
         self.index_of = None;
         self.index = match &self.scan {
-            None => self.reader.load_index(partition, found)?,
+            None => self.reader.load_index(partition, found)?.into_owned(),
             Some(scan) => {
                 let file = &*scan.file;
                 let bytes = self.reader.fetch_from(file, found.index, BlockKind::Index)?;
@@ -191,13 +191,11 @@ impl SstIter {
             }
         };
         self.index_of = Some(partition);
-        let blocks = self.with_index(|index| Ok(index.len()))?;
-        if blocks != found.blocks {
+        let checked = self.with_index(|index| index.check_len(found.blocks));
+        if checked.is_err() {
             self.index_of = None;
-            let error = Malformed("an index block has another count than the top index says");
-            return self.reader.whole(found.index.offset, Err(error));
         }
-        Ok(())
+        checked
     }
 
     /// Asks the index partition that is loaded.
@@ -219,7 +217,7 @@ impl SstIter {
         let partition = self.reader.top().partition(place.partition);
         let first_block = partition.map_or(0, |partition| partition.first_block);
         self.block = match &mut self.scan {
-            None => self.reader.load_data(first_block + place.block, handle)?,
+            None => self.reader.load_data(first_block + place.block, handle)?.into_owned(),
             Some(scan) => {
                 // Let go of the chunk first, so that it can be used again.
                 self.block = BlockBytes::EMPTY;
