@@ -168,6 +168,8 @@ impl SstReader {
             let what = "its mapping has another length than the file";
             return Err(Error::corruption(&path, 0, what));
         }
+        // Index and filters are read at random too, but so often that they should stay in memory.
+        file.random(0..top.data_end());
         let blocks = top.blocks() + 2 * top.len();
         Ok(SstReader {
             states: BlockStates::new(if mapped { blocks } else { 0 }),
@@ -363,7 +365,7 @@ impl SstReader {
             return Err(self.damaged(handle.offset, error));
         }
         let content = if self.mapped {
-            match self.verify_mapped(n, handle, kind)? {
+            match self.read_mapped(n, handle, kind)? {
                 BlockBytes::Owned(bytes) => bytes,
                 in_place => return Ok(in_place),
             }
@@ -374,10 +376,19 @@ impl SstReader {
         Ok(BlockBytes::Owned(content))
     }
 
-    fn verify_mapped(&self, n: usize, handle: BlockHandle, kind: BlockKind) -> Result<BlockBytes> {
+    /// Block `n` of a mapped file, as it was not verified before, or has to be decompressed again.
+    fn read_mapped(&self, n: usize, handle: BlockHandle, kind: BlockKind) -> Result<BlockBytes> {
         let range = handle.range().unwrap_or_default();
-        let stored = self.mapping.get(range.start..range.end + TRAILER_LEN);
-        let checked = check(stored.unwrap_or_default(), kind, self.uid, handle.offset);
+        let read;
+        let stored = if kind == BlockKind::Data {
+            // By a call, one read of the disk brings all pages of the block; through the mapping
+            // each costs a fault.
+            read = read_stored(&*self.file, handle)?;
+            &*read
+        } else {
+            self.mapping.get(range.start..range.end + TRAILER_LEN).unwrap_or_default()
+        };
+        let checked = check(stored, kind, self.uid, handle.offset);
         let (payload, compression) = self.whole(handle.offset, checked)?;
         if compression == Compression::None {
             self.states.set(n, VERIFIED);
@@ -469,7 +480,13 @@ pub(super) fn fetch(
         let error = Malformed("a block lies outside of the file");
         return Err(damaged(path, handle.offset, error));
     }
+    let stored = read_stored(file, handle)?;
+    unpack(&stored, kind, uid, handle.offset).map_err(|error| damaged(path, handle.offset, error))
+}
+
+/// A block as it is stored. Requires: it lies within the file.
+fn read_stored(file: &dyn ReadableFile, handle: BlockHandle) -> Result<Vec<u8>> {
     let mut stored = vec![0; handle.len as usize + TRAILER_LEN];
     file.read_at(handle.offset, &mut stored)?;
-    unpack(&stored, kind, uid, handle.offset).map_err(|error| damaged(path, handle.offset, error))
+    Ok(stored)
 }
