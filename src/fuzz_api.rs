@@ -476,7 +476,7 @@ pub fn index_find(payload: &[u8], user: &[u8]) -> Result<usize, &'static str> {
 
 /// The payload of a data block that was folded and compressed.
 pub fn decompress(stored: &[u8]) -> Result<Arc<[u8]>, &'static str> {
-    parts::unpack(stored).map_err(|bad| bad.0)
+    parts::unpack(stored).map(|block| Arc::from(&*block)).map_err(|bad| bad.0)
 }
 
 // Filters.

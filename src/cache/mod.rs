@@ -3,43 +3,94 @@
 //! *What is in it.* Blocks that cannot be read in place: decompressed data blocks, and where files
 //! are not mapped every block. Raw blocks of mapped files never come here: the page cache has them.
 //!
+//! *Overview of types.* A [`BlockCache`] owns the [`Block`]s and decides which stay. Each open file
+//! has [`FileBlocks`], by which it finds its own without asking the cache: see slots.rs.
+//!
 //! *Invariants.* I1: what is inserted was verified against its checksum, so a hit needs no check.
-//! I2: a file number is never used twice, so (file, offset) names the same bytes for ever and
+//! I2: a file number is never used twice, so (file, block) names the same bytes for ever and
 //! nothing needs to be invalidated when a file is deleted; its blocks age out.
 //!
 //! *Policy.* `quick_cache`: new blocks queue up in a small probation, and only one that is asked for
-//! again, or was evicted lately, joins the hot ones; so a long scan does not empty the cache.
-//!
-//! *Why `Arc<[u8]>`.* Its reference count lies in front of the bytes, in a cache line that a reader
-//! needs anyway; that of `Bytes` would be one cache miss more for each hit.
+//! again, or was evicted lately, joins the hot ones; so a long scan does not empty the cache. It
+//! hears of the first hit of a block, and of those that come through slots once in each generation:
+//! the time in which a 64th of the capacity is inserted. Its counts stop at two, and its hands take
+//! longer than a generation to come round, so it decides as if it heard of all. While nothing is
+//! inserted, everything fits, and it hears nothing.
 
 use std::hash::BuildHasher;
 use std::hash::Hasher;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 
+use quick_cache::Lifecycle;
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
-use quick_cache::sync::DefaultLifecycle;
 
-use crate::base::ids::FileId;
+use crate::cache::slots::Slots;
 
-/// What an entry costs beside its bytes: key, links, table slot, and counts.
-const ENTRY_OVERHEAD: u64 = 120;
+mod block;
+mod slots;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use block::Block;
+pub(crate) use block::BlockGuard;
+pub(crate) use slots::FileBlocks;
+
+/// What an entry costs beside its bytes: key, links, table slot, counts, and the block's header.
+const ENTRY_OVERHEAD: u64 = 152;
 /// Size of a typical block, from which the number of entries is guessed.
 const TYPICAL_BLOCK: u64 = 4096;
+/// Generations in which as much is inserted as the cache can hold.
+const GENERATIONS: u64 = 64;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct BlockId {
     file: u64,
-    offset: u64,
+    block: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct ByBytes;
 
-impl Weighter<BlockId, Arc<[u8]>> for ByBytes {
-    fn weight(&self, _: &BlockId, block: &Arc<[u8]>) -> u64 {
+impl Weighter<BlockId, Block> for ByBytes {
+    fn weight(&self, _: &BlockId, block: &Block) -> u64 {
         block.len() as u64 + ENTRY_OVERHEAD
+    }
+}
+
+/// Blocks that left the cache: their slots are cleared, and they are freed, when the shard is
+/// unlocked.
+#[derive(Default)]
+struct Evicted {
+    first: Option<Block>,
+    others: Vec<Block>,
+}
+
+impl Drop for Evicted {
+    fn drop(&mut self) {
+        for block in self.first.take().into_iter().chain(self.others.drain(..)) {
+            if let Some((slots, n)) = block.0.header.header.home() {
+                slots.clear(n, &block.0);
+            }
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct ClearSlots;
+
+impl Lifecycle<BlockId, Block> for ClearSlots {
+    type RequestState = Evicted;
+
+    fn on_evict(&self, evicted: &mut Evicted, _: BlockId, block: Block) {
+        if evicted.first.is_none() {
+            evicted.first = Some(block);
+        } else {
+            evicted.others.push(block);
+        }
     }
 }
 
@@ -80,12 +131,21 @@ impl BuildHasher for MixState {
     }
 }
 
-/// Verified blocks, by file and offset.
+/// Verified blocks, by file and number.
 #[derive(Debug)]
 pub(crate) struct BlockCache {
     /// None if nothing is to be cached.
-    blocks: Option<Cache<BlockId, Arc<[u8]>, ByBytes, MixState>>,
+    blocks: Option<Cache<BlockId, Block, ByBytes, MixState, ClearSlots>>,
+    generation_bytes: u64,
+    /// Bytes inserted since the cache was made.
+    inserted: AtomicU64,
+    generation: Generation,
 }
+
+/// Has a cache line of its own, which is written once in a generation: every hit reads it.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Generation(AtomicU32);
 
 impl BlockCache {
     /// A cache of `capacity_bytes`; one of 0 bytes keeps nothing.
@@ -93,26 +153,11 @@ impl BlockCache {
         let entries = usize::try_from(capacity_bytes / TYPICAL_BLOCK).unwrap_or(usize::MAX);
         BlockCache {
             blocks: (capacity_bytes > 0).then(|| {
-                Cache::with(
-                    entries.max(1),
-                    capacity_bytes,
-                    ByBytes,
-                    MixState,
-                    DefaultLifecycle::default(),
-                )
+                Cache::with(entries.max(1), capacity_bytes, ByBytes, MixState, ClearSlots)
             }),
-        }
-    }
-
-    /// The block at `offset` of `file`, if it is here.
-    pub(crate) fn get(&self, file: FileId, offset: u64) -> Option<Arc<[u8]>> {
-        self.blocks.as_ref()?.get(&BlockId { file: file.0, offset })
-    }
-
-    /// Keeps a block that was verified. One that exceeds the capacity is not kept.
-    pub(crate) fn insert(&self, file: FileId, offset: u64, block: Arc<[u8]>) {
-        if let Some(blocks) = &self.blocks {
-            blocks.insert(BlockId { file: file.0, offset }, block);
+            generation_bytes: (capacity_bytes / GENERATIONS).max(1),
+            inserted: AtomicU64::new(0),
+            generation: Generation::default(),
         }
     }
 
@@ -120,80 +165,54 @@ impl BlockCache {
     pub(crate) fn used_bytes(&self) -> u64 {
         self.blocks.as_ref().map_or(0, Cache::weight)
     }
+
+    /// Advances as blocks are inserted.
+    #[inline]
+    fn generation(&self) -> u32 {
+        self.generation.0.load(Relaxed)
+    }
+
+    fn get(&self, id: BlockId) -> Option<Block> {
+        self.blocks.as_ref()?.get(&id)
+    }
+
+    /// Notes a hit that came through a slot.
+    #[cold]
+    fn touch(&self, id: BlockId) {
+        self.get(id);
+    }
+
+    /// Points slot `n` of `slots` at the block, if it is here and this is its slot.
+    fn link(&self, id: BlockId, slots: &Arc<Slots>, n: usize) {
+        if let Some(blocks) = &self.blocks {
+            // The question is asked under the shard's lock, so that no eviction comes between.
+            blocks.remove_if(&id, |block| {
+                let header = &block.0.header.header;
+                if header.settle(slots, n) {
+                    header.touch(self.generation());
+                    slots.set(n, &block.0);
+                }
+                false
+            });
+        }
+    }
+
+    fn insert(&self, id: BlockId, block: Block) {
+        let Some(blocks) = &self.blocks else { return };
+        let len = ByBytes.weight(&id, &block);
+        blocks.insert(id, block);
+        let before = self.inserted.fetch_add(len, Relaxed);
+        let generation = (before + len) / self.generation_bytes;
+        if generation != before / self.generation_bytes {
+            self.generation.0.store(generation as u32, Relaxed);
+        }
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::HashSet;
-    use std::hash::BuildHasher as _;
-
-    use super::*;
-
-    #[test]
-    fn blocks_come_back_by_file_and_offset() {
-        let cache = BlockCache::new(1 << 20);
-        cache.insert(FileId(1), 0, Arc::from(*b"a"));
-        cache.insert(FileId(1), 4096, Arc::from(*b"b"));
-        cache.insert(FileId(2), 0, Arc::from(*b"c"));
-        assert_eq!(*cache.get(FileId(1), 0).unwrap(), *b"a");
-        assert_eq!(*cache.get(FileId(1), 4096).unwrap(), *b"b");
-        assert_eq!(*cache.get(FileId(2), 0).unwrap(), *b"c");
-        assert_eq!(cache.get(FileId(2), 4096), None);
-    }
-
-    #[test]
-    fn bytes_stay_within_the_capacity() {
-        let cache = BlockCache::new(1 << 20);
-        for n in 0..2000 {
-            cache.insert(FileId(n % 7), n * 100, Arc::from(vec![1; 3000]));
-            assert!(cache.used_bytes() <= 1 << 20);
-        }
-        assert!(cache.used_bytes() > (1 << 20) / 2);
-        cache.insert(FileId(9), 0, Arc::from(vec![1; 2 << 20]));
-        assert_eq!(cache.get(FileId(9), 0), None);
-    }
-
-    #[test]
-    fn capacity_zero_caches_nothing() {
-        let cache = BlockCache::new(0);
-        cache.insert(FileId(1), 0, Arc::from(*b"a"));
-        assert_eq!(cache.get(FileId(1), 0), None);
-        assert_eq!(cache.used_bytes(), 0);
-    }
-
-    #[test]
-    fn a_scan_does_not_displace_hot_blocks() {
-        let cache = BlockCache::new(4 << 20);
-        let hot = |n: u64| (FileId(1), n * 4096);
-        for round in 0..4 {
-            for n in 0..200 {
-                let (file, offset) = hot(n);
-                if cache.get(file, offset).is_none() {
-                    assert!(round < 2);
-                    cache.insert(file, offset, Arc::from(vec![1; 4096]));
-                }
-            }
-        }
-        for n in 0..10_000 {
-            cache.insert(FileId(2), n * 4096, Arc::from(vec![2; 4096]));
-        }
-        let kept = (0..200).filter(|n| cache.get(hot(*n).0, hot(*n).1).is_some()).count();
-        assert!(kept > 180, "{kept} of 200 hot blocks are left");
-    }
-
-    #[test]
-    fn neighbouring_blocks_hash_apart() {
-        let mut low = HashSet::new();
-        let mut high = HashSet::new();
-        for file in 0..16u64 {
-            for block in 0..256u64 {
-                let hash = MixState.hash_one(BlockId { file, offset: block * 4106 });
-                low.insert(hash & 0xffff);
-                high.insert(hash >> 48);
-            }
-        }
-        // 4096 random draws from 65536 leave about 3970 distinct ones.
-        assert!(low.len() > 3800, "{}", low.len());
-        assert!(high.len() > 3800, "{}", high.len());
+impl BlockCache {
+    /// Asks quick_cache alone, past all slots.
+    fn has(&self, id: BlockId) -> bool {
+        self.blocks.as_ref().is_some_and(|blocks| blocks.contains_key(&id))
     }
 }

@@ -490,6 +490,10 @@ impl ReadableFile for FaultReadable {
         self.inner.mapping()
     }
 
+    fn random(&self, range: Range<u64>) {
+        self.inner.random(range);
+    }
+
     fn will_need(&self, range: Range<u64>) {
         self.inner.will_need(range);
     }

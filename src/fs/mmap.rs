@@ -63,10 +63,6 @@ impl Mapping {
         #[expect(unsafe_code, reason = "no safe interface to memory mappings exists")]
         // SAFETY: the file does not change while it is mapped; see the head of this module.
         let map = unsafe { MmapOptions::new().len(len).map(file) }.ok()?;
-        #[cfg(unix)]
-        // Point reads gain nothing from pages around the one they touch. Only a hint: if it is
-        // refused, reads are as right as before.
-        let _ = map.advise(memmap2::Advice::Random);
         let map = Arc::new(map);
         let bytes = Bytes::from_owner(Owner(Arc::clone(&map)));
         Some(Mapping { map, bytes })
@@ -77,17 +73,26 @@ impl Mapping {
         &self.bytes
     }
 
-    /// Asks the system to load `range`. A part of it beyond the end is ignored.
+    /// Asks the system to load `range`.
     pub(super) fn will_need(&self, range: Range<u64>) {
+        #[cfg(unix)]
+        self.advise(range, memmap2::Advice::WillNeed);
+    }
+
+    /// Tells the system that nothing around a page of `range` is wanted with it.
+    pub(super) fn random(&self, range: Range<u64>) {
+        #[cfg(unix)]
+        self.advise(range, memmap2::Advice::Random);
+    }
+
+    /// A part of `range` beyond the end is ignored.
+    #[cfg(unix)]
+    fn advise(&self, range: Range<u64>, advice: memmap2::Advice) {
         let end = range.end.min(self.map.len() as u64);
         if range.start < end {
-            #[cfg(unix)]
-            // Only a hint, as above.
-            let _ = self.map.advise_range(
-                memmap2::Advice::WillNeed,
-                range.start as usize,
-                (end - range.start) as usize,
-            );
+            let (start, len) = (range.start as usize, (end - range.start) as usize);
+            // Only a hint: if it is refused, reads are as right as before.
+            let _ = self.map.advise_range(advice, start, len);
         }
     }
 }

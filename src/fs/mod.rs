@@ -167,6 +167,10 @@ pub trait ReadableFile: Debug + Send + Sync {
     fn read_at(&self, offset: u64, out: &mut [u8]) -> Result<()>;
     /// The whole file in memory, if it was opened with [`ReadMode::Mmap`] and can be mapped.
     fn mapping(&self) -> Option<&Bytes>;
+    /// Tells the system that `range` of a mapped file is read at random, piece by piece: it need
+    /// neither load what lies around a piece, nor take one access for a sign of the next. Without
+    /// it, pages that are used often stay in memory. Best effort; does nothing unless implemented.
+    fn random(&self, _range: Range<u64>) {}
     /// Tells the system that `range` will be wanted soon. Best effort.
     fn will_need(&self, range: Range<u64>);
 }

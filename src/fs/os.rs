@@ -289,6 +289,12 @@ impl ReadableFile for OsReadable {
         self.mapping.as_ref().map(Mapping::bytes)
     }
 
+    fn random(&self, range: Range<u64>) {
+        if let Some(mapping) = &self.mapping {
+            mapping.random(range);
+        }
+    }
+
     fn will_need(&self, range: Range<u64>) {
         match &self.mapping {
             Some(mapping) => mapping.will_need(range),

@@ -61,6 +61,7 @@ fn what_is_written_is_read_in_every_mode() {
         for mode in MODES {
             let file = fs.open(&path, mode).unwrap();
             assert_eq!((file.len(), file.is_empty()), (8, false));
+            file.random(2..1 << 40);
             file.will_need(2..4);
             file.will_need(7..1 << 40);
             file.will_need(u64::MAX - 1..u64::MAX);

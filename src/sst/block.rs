@@ -2,7 +2,6 @@
 #![deny(clippy::indexing_slicing)]
 
 use std::ops::Range;
-use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -14,6 +13,8 @@ use crate::base::compression::Compression;
 use crate::base::planted::Planted;
 use crate::base::slice::COPY_LEN_MAX;
 use crate::base::slice::Slice;
+use crate::cache::Block;
+use crate::cache::BlockGuard;
 use crate::sst::folded;
 
 /// Bytes behind the payload: kind, compression, checksum.
@@ -132,21 +133,23 @@ pub(super) fn unpack(
     kind: BlockKind,
     uid: u64,
     offset: u64,
-) -> Result<Arc<[u8]>, Malformed> {
+) -> Result<Block, Malformed> {
     let (payload, compression) = check(stored, kind, uid, offset)?;
     match compression {
-        Compression::None => Ok(Arc::from(payload)),
+        Compression::None => Ok(Block::from(payload)),
         Compression::Lz4 => folded::unpack(payload),
     }
 }
 
 /// Where the content of a block is.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) enum BlockBytes {
     /// In place, in the mapping of the file. No reference count is touched.
     Mapped(Range<usize>),
     /// In memory of its own, often shared with the cache.
-    Owned(Arc<[u8]>),
+    Owned(Block),
+    /// In the cache, lent for a moment. No reference count is touched.
+    Lent(BlockGuard),
     /// In place, in what a scan has read.
     Chunk(Bytes),
 }
@@ -160,6 +163,7 @@ impl BlockBytes {
         match self {
             BlockBytes::Mapped(range) => mapping.get(range.clone()).unwrap_or_default(),
             BlockBytes::Owned(bytes) => bytes,
+            BlockBytes::Lent(bytes) => bytes,
             BlockBytes::Chunk(bytes) => bytes,
         }
     }
@@ -169,10 +173,28 @@ impl BlockBytes {
         match self {
             BlockBytes::Mapped(_) => Slice::part_of(mapping, part),
             BlockBytes::Chunk(bytes) => Slice::part_of(bytes, part),
-            BlockBytes::Owned(_) if part.len() <= COPY_LEN_MAX => Slice::copy_from(part),
-            BlockBytes::Owned(bytes) => Slice::part_of(&Bytes::from_owner(Arc::clone(bytes)), part),
+            _ if part.len() <= COPY_LEN_MAX => Slice::copy_from(part),
+            BlockBytes::Owned(bytes) => keep_part(bytes.clone(), part),
+            BlockBytes::Lent(bytes) => match bytes.to_block() {
+                Some(bytes) => keep_part(bytes, part),
+                None => Slice::copy_from(part),
+            },
         }
     }
+
+    /// The same, to be held for as long as one likes.
+    pub(super) fn into_owned(self) -> BlockBytes {
+        match self {
+            BlockBytes::Lent(bytes) => {
+                bytes.to_block().map_or(BlockBytes::EMPTY, BlockBytes::Owned)
+            }
+            kept => kept,
+        }
+    }
+}
+
+fn keep_part(block: Block, part: &[u8]) -> Slice {
+    Slice::part_of(&Bytes::from_owner(block), part)
 }
 
 #[cfg(test)]

@@ -18,8 +18,6 @@
 //! ```
 #![deny(clippy::indexing_slicing)]
 
-use std::sync::Arc;
-
 use crate::base::coding::Decoder;
 use crate::base::coding::Malformed;
 use crate::base::coding::put_varint;
@@ -29,6 +27,7 @@ use crate::base::key::KEY_LEN_MAX;
 use crate::base::key::KeyHash;
 use crate::base::key::Trailer;
 use crate::base::key::head4;
+use crate::cache::Block;
 use crate::sst::data_block::DataBlock;
 use crate::sst::data_block::HEADER_LEN;
 use crate::sst::data_block::header_of;
@@ -59,7 +58,7 @@ impl Packer {
 }
 
 /// Undoes [`Packer::pack`].
-pub(crate) fn unpack(stored: &[u8]) -> Result<Arc<[u8]>, Malformed> {
+pub(crate) fn unpack(stored: &[u8]) -> Result<Block, Malformed> {
     unfold(&decompress_lz4(stored)?)
 }
 
@@ -180,7 +179,7 @@ impl<'a> Folded<'a> {
 }
 
 /// Undoes [`fold`]: the payload of the block.
-fn unfold(folded: &[u8]) -> Result<Arc<[u8]>, Malformed> {
+fn unfold(folded: &[u8]) -> Result<Block, Malformed> {
     let folded = Folded::parse(folded)?;
     let count = folded.lens.len();
     let trailer_len = if folded.trailer.is_none() { 8 } else { 0 };
@@ -188,12 +187,10 @@ fn unfold(folded: &[u8]) -> Result<Arc<[u8]>, Malformed> {
     let entries_len: usize = folded.lens.iter().map(entry_len).sum();
     let width = if is_wide(entries_len) { 4 } else { 2 };
     let len = HEADER_LEN + (8 - trailer_len) + count + width * (count + 1) + 4 * count;
-    let mut payload: Arc<[u8]> = std::iter::repeat_n(0, len + entries_len).collect();
-    // Nobody else can have it yet: it always can be written to.
-    if let Some(payload) = Arc::get_mut(&mut payload) {
+    Block::filled(len + entries_len, |payload| {
         fill(payload, &folded, width);
-    }
-    Ok(payload)
+        Ok(())
+    })
 }
 
 #[expect(clippy::indexing_slicing, reason = "parse checked every length, and they were added up")]

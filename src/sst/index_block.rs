@@ -28,6 +28,7 @@ use crate::sst::data_block::shared_prefix_len;
 const HEADER_LEN: usize = 16;
 const FLAG_WIDE_OFFSETS: u8 = 1;
 
+const BAD_COUNT: Malformed = Malformed("an index block has another count than the top index says");
 const TOO_SHORT: Malformed = Malformed("an index block is shorter than it claims");
 const BAD_KEY: Malformed = Malformed("a separator exceeds its index block");
 
@@ -79,6 +80,12 @@ impl<'a> IndexBlock<'a> {
 
     pub(super) fn len(&self) -> usize {
         self.heads.len()
+    }
+
+    /// Are there as many blocks as the top index says?
+    #[inline]
+    pub(super) fn check_len(&self, blocks: usize) -> Result<(), Malformed> {
+        if self.len() == blocks { Ok(()) } else { Err(BAD_COUNT) }
     }
 
     #[inline]

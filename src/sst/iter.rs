@@ -49,10 +49,13 @@ struct ReadAhead {
     len: u64,
     /// Up to where the system was told.
     told: u64,
+    /// Down to where it was told, by a walk backwards.
+    told_down_to: u64,
 }
 
 impl ReadAhead {
-    const NONE: ReadAhead = ReadAhead { blocks: 0, len: AHEAD_LEN_MIN, told: 0 };
+    const NONE: ReadAhead =
+        ReadAhead { blocks: 0, len: AHEAD_LEN_MIN, told: 0, told_down_to: u64::MAX };
 
     fn advance(&mut self, file: &dyn ReadableFile, handle: BlockHandle) {
         self.blocks = self.blocks.saturating_add(1);
@@ -64,6 +67,19 @@ impl ReadAhead {
         if from < self.told {
             file.will_need(from..self.told);
         }
+        self.len = (self.len * 2).min(AHEAD_LEN_MAX);
+    }
+
+    /// The same for a walk backwards.
+    fn retreat(&mut self, file: &dyn ReadableFile, handle: BlockHandle) {
+        self.blocks = self.blocks.saturating_add(1);
+        let is_told = handle.offset > self.told_down_to.saturating_add(self.len / 2);
+        if self.blocks < AHEAD_AFTER_BLOCKS || is_told || self.told_down_to == 0 {
+            return;
+        }
+        let to = self.told_down_to.min(handle.end());
+        self.told_down_to = to.saturating_sub(self.len);
+        file.will_need(self.told_down_to..to);
         self.len = (self.len * 2).min(AHEAD_LEN_MAX);
     }
 }
@@ -183,7 +199,7 @@ impl SstIter {
         };
         self.index_of = None;
         self.index = match &self.scan {
-            None => self.reader.load_index(partition, found)?,
+            None => self.reader.load_index(partition, found)?.into_owned(),
             Some(scan) => {
                 let file = &*scan.file;
                 let bytes = self.reader.fetch_from(file, found.index, BlockKind::Index)?;
@@ -191,13 +207,11 @@ impl SstIter {
             }
         };
         self.index_of = Some(partition);
-        let blocks = self.with_index(|index| Ok(index.len()))?;
-        if blocks != found.blocks {
+        let checked = self.with_index(|index| index.check_len(found.blocks));
+        if checked.is_err() {
             self.index_of = None;
-            let error = Malformed("an index block has another count than the top index says");
-            return self.reader.whole(found.index.offset, Err(error));
         }
-        Ok(())
+        checked
     }
 
     /// Asks the index partition that is loaded.
@@ -219,7 +233,7 @@ impl SstIter {
         let partition = self.reader.top().partition(place.partition);
         let first_block = partition.map_or(0, |partition| partition.first_block);
         self.block = match &mut self.scan {
-            None => self.reader.load_data(first_block + place.block, handle)?,
+            None => self.reader.load_data(first_block + place.block, handle)?.into_owned(),
             Some(scan) => {
                 // Let go of the chunk first, so that it can be used again.
                 self.block = BlockBytes::EMPTY;
@@ -362,6 +376,10 @@ impl SstIter {
             return Ok(());
         };
         self.enter(place)?;
+        if self.scan.is_none() {
+            let handle = self.with_index(|index| index.block(place.block))?;
+            self.ahead.retreat(self.reader.file(), handle);
+        }
         self.stand_on(self.table.count - 1)
     }
 

@@ -20,7 +20,9 @@ use crate::base::key::KeyHash;
 use crate::base::key::Trailer;
 use crate::base::seqno::SeqNo;
 use crate::base::slice::Slice;
+use crate::cache::Block;
 use crate::cache::BlockCache;
+use crate::cache::FileBlocks;
 use crate::fs::ReadableFile;
 use crate::sst::block::BlockBytes;
 use crate::sst::block::BlockHandle;
@@ -112,17 +114,16 @@ struct Located {
 #[derive(Debug)]
 pub(crate) struct SstReader {
     path: PathBuf,
-    id: FileId,
     uid: u64,
     bytes: u64,
     file: Arc<dyn ReadableFile>,
     /// The file's mapping; empty if it has none.
     mapping: Bytes,
     mapped: bool,
-    cache: Arc<BlockCache>,
+    /// Those that are in the cache.
+    blocks: FileBlocks,
     top: TopIndex,
     properties: Properties,
-    /// Data blocks by number, then index and filter of each partition.
     states: BlockStates,
 }
 
@@ -167,16 +168,18 @@ impl SstReader {
             let what = "its mapping has another length than the file";
             return Err(Error::corruption(&path, 0, what));
         }
+        // Index and filters are read at random too, but so often that they should stay in memory.
+        file.random(0..top.data_end());
+        let blocks = top.blocks() + 2 * top.len();
         Ok(SstReader {
-            states: BlockStates::new(if mapped { top.blocks() + 2 * top.len() } else { 0 }),
+            states: BlockStates::new(if mapped { blocks } else { 0 }),
+            blocks: FileBlocks::new(cache, id, blocks),
             path,
-            id,
             uid: footer.uid,
             bytes,
             file,
             mapping,
             mapped,
-            cache,
             top,
             properties,
         })
@@ -200,7 +203,8 @@ impl SstReader {
     /// Bytes of memory that the reader holds as long as it lives.
     pub(crate) fn pinned_bytes(&self) -> u64 {
         let states = size_of_val::<[_]>(&self.states.0);
-        (size_of::<SstReader>() + self.top.memory() + states) as u64
+        let slots = self.blocks.pinned_bytes();
+        (size_of::<SstReader>() + self.top.memory() + states + slots) as u64
     }
 
     /// Could the file hold versions of `user`? No is certain.
@@ -246,9 +250,17 @@ impl SstReader {
             return Ok(None);
         }
         while let Some(partition) = self.top.partition(p) {
-            let index_bytes = self.load_index(p, partition)?;
             let at = partition.index.offset;
-            let index = self.whole(at, IndexBlock::parse(index_bytes.get(&self.mapping)))?;
+            let loaded;
+            let index_bytes = if let Some(bytes) = self.in_place(self.index_no(p), partition.index)
+            {
+                bytes
+            } else {
+                loaded = self.load_index(p, partition)?;
+                loaded.get(&self.mapping)
+            };
+            let index = self.whole(at, IndexBlock::parse(index_bytes))?;
+            self.whole(at, index.check_len(partition.blocks))?;
             let mut i = self.whole(at, index.find(user))?;
             loop {
                 let handle = self.whole(at, index.block(i))?;
@@ -284,16 +296,33 @@ impl SstReader {
         if handle.is_none() {
             return Ok(true);
         }
-        let state = self.top.blocks() + 2 * p + 1;
-        let filter = self.load(state, handle, BlockKind::Filter)?;
+        if let Some(filter) = self.in_place(self.filter_no(p), handle) {
+            return self.whole(handle.offset, filter::may_contain(filter, hash));
+        }
+        self.filter_admits_slowly(p, handle, hash)
+    }
+
+    #[inline(never)]
+    fn filter_admits_slowly(&self, p: usize, handle: BlockHandle, hash: KeyHash) -> Result<bool> {
+        let filter = self.load(self.filter_no(p), handle, BlockKind::Filter)?;
         let admits = filter::may_contain(filter.get(&self.mapping), hash);
         self.whole(handle.offset, admits)
     }
 
+    /// Blocks have numbers: data blocks as they lie, then index and filter of each partition.
+    #[inline]
+    fn index_no(&self, p: usize) -> usize {
+        self.top.blocks() + 2 * p
+    }
+
+    #[inline]
+    fn filter_no(&self, p: usize) -> usize {
+        self.index_no(p) + 1
+    }
+
     #[inline]
     pub(super) fn load_index(&self, p: usize, partition: &Partition) -> Result<BlockBytes> {
-        let state = self.top.blocks() + 2 * p;
-        self.load(state, partition.index, BlockKind::Index)
+        self.load(self.index_no(p), partition.index, BlockKind::Index)
     }
 
     #[inline]
@@ -301,27 +330,33 @@ impl SstReader {
         self.load(block, handle, BlockKind::Data)
     }
 
-    /// The verified content of a block, `state` being its place in `states`.
+    /// The content of block `n` in the mapping, if it is stored raw and was verified.
     #[inline]
-    fn load(&self, state: usize, handle: BlockHandle, kind: BlockKind) -> Result<BlockBytes> {
-        if self.mapped
-            && self.states.get(state) == VERIFIED
+    fn in_place(&self, n: usize, handle: BlockHandle) -> Option<&[u8]> {
+        if self.states.get(n) != VERIFIED {
+            return None;
+        }
+        self.mapping.get(handle.range()?)
+    }
+
+    /// The verified content of block `n`.
+    #[inline]
+    fn load(&self, n: usize, handle: BlockHandle, kind: BlockKind) -> Result<BlockBytes> {
+        if self.states.get(n) == VERIFIED
             && let Some(range) = handle.range()
         {
             return Ok(BlockBytes::Mapped(range));
         }
-        self.load_slowly(state, handle, kind)
+        if let Some(block) = self.blocks.get(n) {
+            return Ok(BlockBytes::Lent(block));
+        }
+        self.load_slowly(n, handle, kind)
     }
 
     #[inline(never)]
-    fn load_slowly(
-        &self,
-        state: usize,
-        handle: BlockHandle,
-        kind: BlockKind,
-    ) -> Result<BlockBytes> {
-        if (!self.mapped || self.states.get(state) == COMPRESSED)
-            && let Some(bytes) = self.cache.get(self.id, handle.offset)
+    fn load_slowly(&self, n: usize, handle: BlockHandle, kind: BlockKind) -> Result<BlockBytes> {
+        if (!self.mapped || self.states.get(n) == COMPRESSED)
+            && let Some(bytes) = self.blocks.find(n)
         {
             return Ok(BlockBytes::Owned(bytes));
         }
@@ -330,32 +365,36 @@ impl SstReader {
             return Err(self.damaged(handle.offset, error));
         }
         let content = if self.mapped {
-            match self.verify_mapped(state, handle, kind)? {
+            match self.read_mapped(n, handle, kind)? {
                 BlockBytes::Owned(bytes) => bytes,
                 in_place => return Ok(in_place),
             }
         } else {
             fetch(&*self.file, &self.path, self.uid, handle, kind, self.bytes)?
         };
-        self.cache.insert(self.id, handle.offset, Arc::clone(&content));
+        self.blocks.insert(n, content.clone());
         Ok(BlockBytes::Owned(content))
     }
 
-    fn verify_mapped(
-        &self,
-        state: usize,
-        handle: BlockHandle,
-        kind: BlockKind,
-    ) -> Result<BlockBytes> {
+    /// Block `n` of a mapped file, as it was not verified before, or has to be decompressed again.
+    fn read_mapped(&self, n: usize, handle: BlockHandle, kind: BlockKind) -> Result<BlockBytes> {
         let range = handle.range().unwrap_or_default();
-        let stored = self.mapping.get(range.start..range.end + TRAILER_LEN);
-        let checked = check(stored.unwrap_or_default(), kind, self.uid, handle.offset);
+        let read;
+        let stored = if kind == BlockKind::Data {
+            // By a call, one read of the disk brings all pages of the block; through the mapping
+            // each costs a fault.
+            read = read_stored(&*self.file, handle)?;
+            &*read
+        } else {
+            self.mapping.get(range.start..range.end + TRAILER_LEN).unwrap_or_default()
+        };
+        let checked = check(stored, kind, self.uid, handle.offset);
         let (payload, compression) = self.whole(handle.offset, checked)?;
         if compression == Compression::None {
-            self.states.set(state, VERIFIED);
+            self.states.set(n, VERIFIED);
             return Ok(BlockBytes::Mapped(range));
         }
-        self.states.set(state, COMPRESSED);
+        self.states.set(n, COMPRESSED);
         let raw = self.whole(handle.offset, folded::unpack(payload))?;
         Ok(BlockBytes::Owned(raw))
     }
@@ -366,7 +405,7 @@ impl SstReader {
         file: &dyn ReadableFile,
         handle: BlockHandle,
         kind: BlockKind,
-    ) -> Result<Arc<[u8]>> {
+    ) -> Result<Block> {
         fetch(file, &self.path, self.uid, handle, kind, self.bytes)
     }
 
@@ -436,12 +475,18 @@ pub(super) fn fetch(
     handle: BlockHandle,
     kind: BlockKind,
     end: u64,
-) -> Result<Arc<[u8]>> {
+) -> Result<Block> {
     if handle.end() > end {
         let error = Malformed("a block lies outside of the file");
         return Err(damaged(path, handle.offset, error));
     }
+    let stored = read_stored(file, handle)?;
+    unpack(&stored, kind, uid, handle.offset).map_err(|error| damaged(path, handle.offset, error))
+}
+
+/// A block as it is stored. Requires: it lies within the file.
+fn read_stored(file: &dyn ReadableFile, handle: BlockHandle) -> Result<Vec<u8>> {
     let mut stored = vec![0; handle.len as usize + TRAILER_LEN];
     file.read_at(handle.offset, &mut stored)?;
-    unpack(&stored, kind, uid, handle.offset).map_err(|error| damaged(path, handle.offset, error))
+    Ok(stored)
 }

@@ -16,6 +16,7 @@ use crate::base::compression::Compression;
 use crate::base::error::Error;
 use crate::base::error::Result;
 use crate::base::key::KeyRef;
+use crate::cache::Block;
 use crate::fs::ReadableFile;
 use crate::sst::block::BlockHandle;
 use crate::sst::block::BlockKind;
@@ -78,7 +79,7 @@ pub(crate) struct SalvageIter {
     data_end: u64,
     is_end_known: bool,
     damage: Vec<SstDamage>,
-    payload: Arc<[u8]>,
+    payload: Block,
     spans: Vec<EntrySpan>,
     entry: usize,
 }
@@ -122,7 +123,7 @@ impl SalvageIter {
             data_end: len,
             is_end_known: false,
             damage,
-            payload: Arc::default(),
+            payload: Block::from(&[][..]),
             spans: Vec::new(),
             entry: 0,
         };
@@ -369,7 +370,7 @@ impl SalvageIter {
         None
     }
 
-    fn fetch(&self, handle: BlockHandle, kind: BlockKind) -> Result<Arc<[u8]>> {
+    fn fetch(&self, handle: BlockHandle, kind: BlockKind) -> Result<Block> {
         fetch(&*self.file, &self.path, self.uid, handle, kind, self.file.len())
     }
 

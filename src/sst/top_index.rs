@@ -132,6 +132,13 @@ impl TopIndex {
         self.blocks
     }
 
+    /// Where the first partition lies: behind all data blocks.
+    pub(super) fn data_end(&self) -> u64 {
+        let handles = self.partitions.iter().flat_map(|p| [p.index, p.filter]);
+        let offsets = handles.filter(|handle| !handle.is_none()).map(|handle| handle.offset);
+        offsets.min().unwrap_or(0)
+    }
+
     /// Bytes of memory held.
     pub(super) fn memory(&self) -> usize {
         size_of_val::<[_]>(&self.partitions)

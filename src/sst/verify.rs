@@ -4,8 +4,6 @@
 //! something wrong.
 #![deny(clippy::indexing_slicing)]
 
-use std::sync::Arc;
-
 use crate::base::coding::Malformed;
 use crate::base::error::Result;
 use crate::base::key::InternalKey;
@@ -13,6 +11,7 @@ use crate::base::key::KeyHash;
 use crate::base::key::KeyRef;
 use crate::base::seqno::SeqNo;
 use crate::base::value::ValueKind;
+use crate::cache::Block;
 use crate::fs::ReadableFile;
 use crate::sst::block::BlockHandle;
 use crate::sst::block::BlockKind;
@@ -106,11 +105,11 @@ struct Pass<'a> {
 }
 
 impl Pass<'_> {
-    fn fetch(&self, handle: BlockHandle, kind: BlockKind) -> Result<Arc<[u8]>> {
+    fn fetch(&self, handle: BlockHandle, kind: BlockKind) -> Result<Block> {
         self.reader.fetch_from(self.file, handle, kind)
     }
 
-    fn fetch_behind(&mut self, handle: BlockHandle, kind: BlockKind) -> Result<Arc<[u8]>> {
+    fn fetch_behind(&mut self, handle: BlockHandle, kind: BlockKind) -> Result<Block> {
         self.behind.push(handle);
         self.fetch(handle, kind)
     }

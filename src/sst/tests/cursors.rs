@@ -162,7 +162,7 @@ fn a_scan_in_chunks_yields_every_entry_and_keeps_pinned_values_whole() {
 }
 
 #[test]
-fn only_long_forward_reads_announce_what_comes_next() {
+fn only_long_reads_announce_what_comes_next() {
     let entries = numbered(40_000);
     let shape = Shape { block_bytes: 4096, partition_blocks: 256, ..SMALL };
     let (bytes, summary) = write(&entries, shape);
@@ -183,8 +183,16 @@ fn only_long_forward_reads_announce_what_comes_next() {
     while iter.valid() {
         iter.next().unwrap();
     }
-    let told = file.told.lock();
+    let told = std::mem::take(&mut *file.told.lock());
     let total: u64 = told.iter().map(|range| range.end - range.start).sum();
     assert!(told.len() < 20 && total + 64 * 1024 > summary.bytes, "{told:?}");
     assert!(told.windows(2).all(|pair| pair[0].end == pair[1].start), "{told:?}");
+    iter.seek_to_last().unwrap();
+    while iter.valid() {
+        iter.prev().unwrap();
+    }
+    let told = file.told.lock();
+    let total: u64 = told.iter().map(|range| range.end - range.start).sum();
+    assert!(told.len() < 20 && total + 256 * 1024 > summary.bytes, "{told:?}");
+    assert!(told.windows(2).all(|pair| pair[0].start == pair[1].end), "{told:?}");
 }

@@ -1,0 +1,244 @@
+//! Tests of the block cache and its slots.
+
+use std::collections::HashSet;
+use std::hash::BuildHasher as _;
+use std::sync::atomic::AtomicUsize;
+
+use super::*;
+use crate::base::ids::FileId;
+
+fn block(len: usize, byte: u8) -> Block {
+    Block::filled(len, |bytes| {
+        bytes.fill(byte);
+        Ok::<(), ()>(())
+    })
+    .unwrap()
+}
+
+fn file(cache: &Arc<BlockCache>, number: u64, count: usize) -> FileBlocks {
+    FileBlocks::new(Arc::clone(cache), FileId(number), count)
+}
+
+/// What a reader does: the slot, the cache, the file. True if it was a hit.
+fn read(file: &FileBlocks, n: usize, len: usize) -> bool {
+    if file.get(n).is_some() || file.find(n).is_some() {
+        return true;
+    }
+    file.insert(n, block(len, n as u8));
+    false
+}
+
+/// A generator of numbers with a long tail: the n-th of `count` comes about 1/n as often as the
+/// first.
+struct Zipf {
+    sums: Vec<f64>,
+    state: u64,
+}
+
+impl Zipf {
+    fn new(count: usize) -> Zipf {
+        let mut sum = 0.0;
+        let sums = (1..=count).map(|n| {
+            sum += (n as f64).powf(-0.99);
+            sum
+        });
+        Zipf { sums: sums.collect(), state: 1 }
+    }
+
+    fn next(&mut self) -> usize {
+        self.state = self.state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        let part = (self.state >> 11) as f64 / (1u64 << 53) as f64;
+        let wanted = part * self.sums.last().unwrap();
+        let rank = self.sums.partition_point(|sum| *sum < wanted).min(self.sums.len() - 1);
+        // Neighbours in rank are not neighbours in the file.
+        rank * 7919 % self.sums.len()
+    }
+}
+
+#[test]
+fn blocks_come_back_by_file_and_number() {
+    let cache = Arc::new(BlockCache::new(1 << 20));
+    let (one, two) = (file(&cache, 1, 2), file(&cache, 2, 2));
+    one.insert(0, Block::from(&b"a"[..]));
+    one.insert(1, Block::from(&b"b"[..]));
+    two.insert(0, Block::from(&b"c"[..]));
+    for (file, n, bytes) in [(&one, 0, b"a"), (&one, 1, b"b"), (&two, 0, b"c")] {
+        assert!(file.get(n).is_none());
+        assert_eq!(*file.find(n).unwrap(), *bytes);
+        let lent = file.get(n).unwrap();
+        assert_eq!(*lent, *bytes);
+        assert_eq!(*lent.to_block().unwrap(), *bytes);
+    }
+    assert!(two.find(1).is_none() && two.get(1).is_none());
+    // A number beyond the file's end has no slot.
+    one.insert(2, Block::from(&b"d"[..]));
+    assert!(one.find(2).is_some() && one.get(2).is_none());
+}
+
+#[test]
+fn bytes_stay_within_the_capacity() {
+    let cache = Arc::new(BlockCache::new(1 << 20));
+    let files: Vec<FileBlocks> = (0..7).map(|n| file(&cache, n, 2000)).collect();
+    for n in 0..2000 {
+        files[n % 7].insert(n, block(3000, 1));
+        assert!(cache.used_bytes() <= 1 << 20);
+    }
+    assert!(cache.used_bytes() > (1 << 20) / 2);
+    files[0].insert(1, block(2 << 20, 1));
+    assert!(files[0].find(1).is_none());
+}
+
+#[test]
+fn capacity_zero_caches_nothing() {
+    let cache = Arc::new(BlockCache::new(0));
+    let file = file(&cache, 1, 1);
+    file.insert(0, block(10, 1));
+    assert!(file.find(0).is_none());
+    assert_eq!(cache.used_bytes(), 0);
+}
+
+#[test]
+fn a_scan_does_not_displace_hot_blocks() {
+    let cache = Arc::new(BlockCache::new(4 << 20));
+    let (hot, scanned) = (file(&cache, 1, 200), file(&cache, 2, 20_000));
+    for _ in 0..4 {
+        for n in 0..200 {
+            read(&hot, n, 4096);
+        }
+    }
+    for n in 0..20_000 {
+        read(&scanned, n, 4096);
+        // Hits that the cache hears of only now and then.
+        read(&hot, n % 200, 4096);
+    }
+    let kept = (0..200).filter(|n| hot.get(*n).is_some()).count();
+    assert!(kept > 180, "{kept} of 200 hot blocks are left");
+}
+
+/// Eviction is as good as if each hit had been told to quick_cache.
+#[test]
+fn hits_through_slots_count_like_hits_in_the_cache() {
+    const BLOCKS: usize = 4096;
+    let capacity = BLOCKS as u64 / 4 * (2048 + ENTRY_OVERHEAD);
+    let (slotted, plain) =
+        (Arc::new(BlockCache::new(capacity)), Arc::new(BlockCache::new(capacity)));
+    let file = file(&slotted, 1, BLOCKS);
+    let (mut zipf, mut hits, mut wanted) = (Zipf::new(BLOCKS), 0, 0);
+    for turn in 0..300_000 {
+        let n = zipf.next();
+        let hit = read(&file, n, 2048);
+        let id = BlockId { file: 1, block: n as u64 };
+        let plain_hit = plain.get(id).is_some();
+        if !plain_hit {
+            plain.insert(id, block(2048, n as u8));
+        }
+        if turn >= 100_000 {
+            hits += u32::from(hit);
+            wanted += u32::from(plain_hit);
+        }
+    }
+    let rate = |hits: u32| f64::from(hits) / 200_000.0;
+    assert!(rate(hits) > rate(wanted) - 0.01, "{} against {}", rate(hits), rate(wanted));
+    assert!(rate(hits) > 0.6, "{}", rate(hits));
+}
+
+#[test]
+fn what_fits_is_touched_once() {
+    let cache = Arc::new(BlockCache::new(1 << 20));
+    let file = file(&cache, 1, 100);
+    (0..100).for_each(|n| file.insert(n, block(1000, 1)));
+    (0..100).for_each(|n| drop(file.find(n)));
+    let generation = cache.generation();
+    for n in (0..100).cycle().take(1000) {
+        let lent = file.get(n).unwrap();
+        assert!(!lent.header().unwrap().touch(generation));
+    }
+}
+
+#[test]
+fn slots_point_only_at_what_the_cache_counts() {
+    let cache = Arc::new(BlockCache::new(1 << 20));
+    let file = Arc::new(file(&cache, 1, 1000));
+    let reads = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for seed in 0..4u64 {
+            let (file, reads) = (Arc::clone(&file), &reads);
+            scope.spawn(move || {
+                let mut zipf = Zipf::new(1000);
+                zipf.state = seed;
+                for _ in 0..20_000 {
+                    let n = zipf.next();
+                    if let Some(lent) = file.get(n) {
+                        assert!(lent.iter().all(|byte| *byte == n as u8));
+                        assert_eq!(lent.len(), 3000);
+                    } else if file.find(n).is_none() {
+                        file.insert(n, block(3000, n as u8));
+                    }
+                    reads.fetch_add(1, Relaxed);
+                }
+            });
+        }
+    });
+    assert_eq!(reads.into_inner(), 80_000);
+    assert!(file.occupied() > 10);
+    for n in 0..1000 {
+        let in_cache = cache.has(BlockId { file: 1, block: n as u64 });
+        if let Some(lent) = file.get(n) {
+            assert!(in_cache);
+            // The slot's, the cache's, and the one asked for here.
+            let block = lent.to_block().unwrap();
+            assert!(triomphe::ThinArc::strong_count(&block.0) <= 4);
+        }
+    }
+    assert!(cache.used_bytes() <= 1 << 20);
+}
+
+#[test]
+fn slots_go_with_their_file_and_its_blocks_age_out() {
+    let cache = Arc::new(BlockCache::new(1 << 20));
+    let gone = file(&cache, 1, 100);
+    (0..100).for_each(|n| gone.insert(n, block(4096, 1)));
+    let blocks: Vec<Block> = (0..100).filter_map(|n| gone.find(n)).collect();
+    assert_eq!(gone.occupied(), 100);
+    assert_eq!(gone.pinned_bytes(), 800);
+    drop(gone);
+    // Held by the cache and by this test.
+    assert!(blocks.iter().all(|block| triomphe::ThinArc::strong_count(&block.0) == 2));
+    assert!(blocks.iter().all(|block| block.0.header.header.home().is_none()));
+    let other = file(&cache, 2, 1000);
+    let mut zipf = Zipf::new(1000);
+    for _ in 0..50_000 {
+        read(&other, zipf.next(), 4096);
+    }
+    assert!(blocks.iter().all(|block| triomphe::ThinArc::strong_count(&block.0) == 1));
+}
+
+#[test]
+fn a_block_that_is_replaced_leaves_its_slot() {
+    let cache = Arc::new(BlockCache::new(1 << 20));
+    let file = file(&cache, 1, 1);
+    // Two readers have decoded the same block.
+    file.insert(0, block(100, 1));
+    assert!(file.find(0).is_some());
+    let first = file.get(0).unwrap().to_block().unwrap();
+    file.insert(0, block(100, 1));
+    assert!(file.get(0).is_none());
+    assert_eq!(triomphe::ThinArc::strong_count(&first.0), 1);
+    assert!(file.find(0).is_some() && file.get(0).is_some());
+}
+
+#[test]
+fn neighbouring_blocks_hash_apart() {
+    let mut low = HashSet::new();
+    let mut high = HashSet::new();
+    for file in 0..16u64 {
+        for block in 0..256u64 {
+            let hash = MixState.hash_one(BlockId { file, block });
+            low.insert(hash & 0xffff);
+            high.insert(hash >> 48);
+        }
+    }
+    // 4096 random draws from 65536 leave about 3970 distinct ones.
+    assert!(low.len() > 3800, "{}", low.len());
+    assert!(high.len() > 3800, "{}", high.len());
+}
