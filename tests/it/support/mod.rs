@@ -22,7 +22,7 @@ pub(crate) const DIR: &str = "/db";
 /// Options with which 200 operations reach the third level.
 pub(crate) fn tiny() -> Options {
     Options::new()
-        .memtable_bytes(2 << 10)
+        .memtable_bytes(1536)
         .block_bytes(256)
         .file_bytes(4 << 10)
         .wal_bytes(64 << 10)
