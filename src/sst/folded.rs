@@ -230,7 +230,9 @@ fn fill(payload: &mut [u8], folded: &Folded<'_>, width: usize) {
     let mut at = 0;
     for (lens, head) in folded.lens.iter().zip(heads.as_chunks_mut::<4>().0) {
         let key_at = at + varint_len(lens.key());
-        *head = head4(&entries[key_at + shared_len..key_at + lens.key()]).to_le_bytes();
+        // A key that is out of order may be shorter than what the first and the last share.
+        let suffix = entries[key_at..][..lens.key()].get(shared_len..);
+        *head = head4(suffix.unwrap_or_default()).to_le_bytes();
         at = key_at + lens.key() + (8 - one_trailer.len()) + lens.value;
     }
     if let Some(trailer) = folded.trailer {
@@ -314,6 +316,16 @@ mod tests {
         assert_eq!(&*unpack(&packed).unwrap(), &payload);
         let payload = build(&entries(&noise));
         assert!(packer.pack(&payload).is_none());
+    }
+
+    #[test]
+    fn keys_out_of_order_unfold_to_a_block() {
+        let columns = [[0, 0, 0], [4, 1, 4], [0, 0, 0]].concat();
+        let folded = [&[3, 1][..], &[0; 8], &columns, b"longnlong"].concat();
+        let payload = unfold(&folded).unwrap();
+        let block = DataBlock::parse(&payload).unwrap();
+        let key = |i| block.key(&block.span(i).unwrap()).user;
+        assert_eq!([key(0), key(1), key(2)], [&b"long"[..], b"n", b"long"]);
     }
 
     #[test]
