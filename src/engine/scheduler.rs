@@ -62,6 +62,16 @@ struct Outcome {
     failures: u64,
 }
 
+impl JobState {
+    /// Did the last job of the lane find the disk full?
+    fn is_space_scarce(&self, lane: Lane) -> bool {
+        let failed = self.outcomes[lane as usize].error.as_ref();
+        failed.and_then(Error::io_kind).is_some_and(|kind| {
+            matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+        })
+    }
+}
+
 /// A lane of the scheduler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lane {
@@ -291,7 +301,11 @@ impl Core {
                 best = Some((state, sealed));
             }
         }
-        let (state, sealed) = best?;
+        let (state, mut sealed) = best?;
+        if jobs.is_space_scarce(Lane::Flush) {
+            // All of them together may need more room than there is.
+            sealed.truncate(1);
+        }
         jobs.flushing.insert(state.id);
         jobs.running += 1;
         drop(jobs);
@@ -330,16 +344,12 @@ impl Core {
         if jobs.closing {
             return None;
         }
-        let failed = jobs.outcomes[Lane::Compaction as usize].error.as_ref();
-        let is_space_scarce = failed.and_then(Error::io_kind).is_some_and(|kind| {
-            matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-        });
         let age_ms = u64::try_from(self.config.tombstone_age.as_millis()).unwrap_or(u64::MAX);
         let context = PickContext {
             base_bytes: self.base_bytes(),
             busy: &jobs.busy,
             expire_before_ms: self.clock.wall_ms().saturating_sub(age_ms),
-            is_space_scarce,
+            is_space_scarce: jobs.is_space_scarce(Lane::Compaction),
             oldest_snapshot: self.snapshots.oldest(),
         };
         let (state, plan) = choose(&context)?;
