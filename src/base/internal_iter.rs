@@ -34,6 +34,10 @@ pub(crate) trait InternalIter {
     fn is_sole(&self) -> bool {
         false
     }
+    /// Do readers have the block of the entry in the cache?
+    fn is_hot(&self) -> bool {
+        false
+    }
     /// The value of the entry, to keep: pinned where it is large, copied where it is small.
     fn value_slice(&self) -> Slice {
         Slice::copy_from(self.value())

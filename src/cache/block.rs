@@ -76,6 +76,15 @@ impl Block {
     }
 }
 
+impl Block {
+    /// Clears the slot that points here. Requires: the cache has let go of the block.
+    pub(super) fn leave_slot(&self) {
+        if let Some((slots, n)) = self.0.header.header.home() {
+            slots.clear(n, &self.0);
+        }
+    }
+}
+
 impl From<&[u8]> for Block {
     fn from(bytes: &[u8]) -> Block {
         Block(ThinArc::from_header_and_slice(Header::default(), bytes))

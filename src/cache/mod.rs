@@ -7,8 +7,8 @@
 //! has [`FileBlocks`], by which it finds its own without asking the cache: see slots.rs.
 //!
 //! *Invariants.* I1: what is inserted was verified against its checksum, so a hit needs no check.
-//! I2: a file number is never used twice, so (file, block) names the same bytes for ever and
-//! nothing needs to be invalidated when a file is deleted; its blocks age out.
+//! I2: a file number is never used twice, so (file, block) names the same bytes for ever. Blocks of a
+//! file that is deleted would do no harm; they are taken out to make room.
 //!
 //! *Policy.* `quick_cache`: new blocks queue up in a small probation, and only one that is asked for
 //! again, or was evicted lately, joins the hot ones; so a long scan does not empty the cache. It
@@ -72,9 +72,7 @@ struct Evicted {
 impl Drop for Evicted {
     fn drop(&mut self) {
         for block in self.first.take().into_iter().chain(self.others.drain(..)) {
-            if let Some((slots, n)) = block.0.header.header.home() {
-                slots.clear(n, &block.0);
-            }
+            block.leave_slot();
         }
     }
 }
@@ -194,6 +192,12 @@ impl BlockCache {
                 }
                 false
             });
+        }
+    }
+
+    fn remove(&self, id: BlockId) {
+        if let Some((_, block)) = self.blocks.as_ref().and_then(|blocks| blocks.remove(&id)) {
+            block.leave_slot();
         }
     }
 

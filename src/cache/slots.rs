@@ -109,6 +109,13 @@ impl FileBlocks {
         self.cache.insert(self.id(n), block);
     }
 
+    /// Takes all blocks of the file out of the cache.
+    pub(crate) fn forget(&self) {
+        for n in 0..self.count {
+            self.cache.remove(self.id(n));
+        }
+    }
+
     /// Bytes of memory that the slots take.
     pub(crate) fn pinned_bytes(&self) -> usize {
         self.slots.get().map_or(0, |slots| size_of_val::<[_]>(&slots.0))

@@ -242,3 +242,21 @@ fn neighbouring_blocks_hash_apart() {
     assert!(low.len() > 3800, "{}", low.len());
     assert!(high.len() > 3800, "{}", high.len());
 }
+
+#[test]
+fn what_a_file_forgets_leaves_cache_and_slots() {
+    let cache = Arc::new(BlockCache::new(1 << 20));
+    let (gone, kept) = (file(&cache, 1, 20), file(&cache, 2, 20));
+    for _ in 0..3 {
+        for n in 0..20 {
+            read(&gone, n, 100);
+            read(&kept, n, 100);
+        }
+    }
+    assert_eq!((gone.occupied(), kept.occupied()), (20, 20));
+    let used = cache.used_bytes();
+    gone.forget();
+    assert_eq!((gone.occupied(), kept.occupied()), (0, 20));
+    assert_eq!(cache.used_bytes(), used / 2);
+    assert!((0..20).all(|n| gone.find(n).is_none() && kept.get(n).is_some()));
+}

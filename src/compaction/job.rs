@@ -119,7 +119,7 @@ pub(crate) fn write_survivors(
         if to.is_some_and(|to| key.user >= to) {
             break;
         }
-        output.add(key, value)?;
+        output.add(key, value, survivors.is_hot())?;
         survivors.next()?;
         until_look -= 1;
         if until_look == 0 {

@@ -18,6 +18,7 @@ use crate::base::key::KeyRef;
 use crate::base::options::SstOptions;
 use crate::base::planted::Planted;
 use crate::base::sync::atomic::AtomicU64;
+use crate::cache::BlockCache;
 use crate::fs::Fs;
 use crate::fs::names::sst_path;
 use crate::manifest::SstMeta;
@@ -35,6 +36,8 @@ pub(crate) struct OutputContext {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) dir: PathBuf,
     pub(crate) next_file: Arc<AtomicU64>,
+    /// Where hot blocks go at once, so that readers do not notice that they have moved.
+    pub(crate) cache: Arc<BlockCache>,
 }
 
 impl OutputContext {
@@ -91,8 +94,9 @@ impl<'a> Output<'a> {
         }
     }
 
-    /// Appends an entry. Requires: internal keys ascend.
-    pub(crate) fn add(&mut self, key: KeyRef<'_>, value: &[u8]) -> Result<()> {
+    /// Appends an entry; a hot one comes from a block that readers have in the cache. Requires:
+    /// internal keys ascend.
+    pub(crate) fn add(&mut self, key: KeyRef<'_>, value: &[u8], is_hot: bool) -> Result<()> {
         let new_user = self.open.is_none() || self.last_user != key.user;
         if new_user {
             let passed_border = self.pass_grandparents(key.user);
@@ -107,6 +111,9 @@ impl<'a> Output<'a> {
         }
         if let Some((_, writer)) = &mut self.open {
             writer.add(key, value)?;
+            if is_hot {
+                writer.note_hot();
+            }
         }
         Ok(())
     }
@@ -145,6 +152,7 @@ impl<'a> Output<'a> {
         let uid = self.context.clock.unique();
         let now = self.context.clock.wall_ms();
         let mut writer = SstWriter::new(file, uid, self.spec.keyspace, self.spec.sst, now);
+        writer.keep_hot_blocks(self.context.cache.clone(), id);
         if let Some(oldest) = self.spec.oldest_tombstone_ms {
             writer.set_oldest_tombstone(oldest);
         }

@@ -65,6 +65,11 @@ impl<I: InternalIter, B: FnMut(&[u8]) -> bool> Survivors<I, B> {
         (KeyRef::new(self.inner.key().user, self.trailer), self.inner.value())
     }
 
+    /// Do readers have the block of the entry in the cache?
+    pub(crate) fn is_hot(&self) -> bool {
+        self.inner.is_hot()
+    }
+
     pub(crate) fn next(&mut self) -> Result<()> {
         self.inner.next()?;
         self.settle()

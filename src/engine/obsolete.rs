@@ -2,7 +2,6 @@
 //!
 //! Deletion is explicit, never in a `Drop`: so an error is seen, and a test can drive it.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::base::sync::Mutex;
@@ -21,10 +20,9 @@ impl Obsolete {
 
     /// Takes the files that nobody reads any more. Nobody can begin to: only old versions name
     /// them, and a file with one reference is named by none.
-    pub(crate) fn take_unused(&self) -> Vec<PathBuf> {
+    pub(crate) fn take_unused(&self) -> Vec<Arc<SstFile>> {
         let mut files = self.files.lock();
-        let unused = files.extract_if(.., |file| Arc::strong_count(file) == 1);
-        unused.map(|file| file.path()).collect()
+        files.extract_if(.., |file| Arc::strong_count(file) == 1).collect()
     }
 
     /// Number of files that wait for their last reader.

@@ -1,14 +1,15 @@
 //! Reads that pay for compactions: what they lose because a keyspace lies in several sorted runs is
-//! added up, and once that exceeds the price of merging runs, and nobody writes, they are merged.
+//! added up, and once that exceeds the price of merging runs, they are merged.
 //!
 //! So a database that is loaded and then read comes to rest in one run, whatever the sizes of its
 //! levels, and one that is not read stays as it is. (LevelDB compacts a file after so many seeks
 //! in vain; here both sides are counted in one currency, bytes that a compaction moves in the time.)
 //!
 //! *Bounds.* A merge is paid by the reads of one view: every flush and every compaction begins with
-//! a new bill. It runs only after [`QUIET`] without any write, so that it takes nothing from
-//! writers, and only if the smaller part is at least 1/[`SHARE`] of the larger: so a byte that was
-//! written is rewritten for readers [`SHARE`] times at most.
+//! a new bill. So it takes nothing from those who write much: their flushes come before any bill has
+//! grown. It runs only if the smaller part is at least 1/[`SHARE`] of the larger: so a byte that was
+//! written is rewritten for readers [`SHARE`] times at most. A memtable is written for readers only
+//! after [`QUIET`] without any write; small files would cost them more than it does.
 
 use std::cell::Cell;
 use std::sync::atomic::AtomicU64;
@@ -29,7 +30,7 @@ const SEEK_BYTES: u64 = 256;
 const GET_BYTES: u64 = 16;
 /// One read of so many is counted, for all of them.
 const SAMPLE: u32 = 64;
-/// How long nobody must have written.
+/// How long nobody must have written before a memtable is written for readers.
 const QUIET: Duration = Duration::from_secs(1);
 /// See above.
 pub(crate) const SHARE: u64 = 32;
@@ -109,12 +110,12 @@ impl Core {
     /// A compaction that reads have paid for, if there is one. Seals memtables if reads have paid
     /// for their flush.
     pub(crate) fn next_paid_compaction(&self) -> Option<CompactionJob<'_>> {
-        if !self.quiet.has_lasted(self.visible(), self.clock.monotonic()) {
-            return None;
-        }
         let states = self.keyspaces.all();
-        for state in &states {
-            self.flush_if_paid(state);
+        if self.quiet.has_lasted(self.visible(), self.clock.monotonic()) {
+            for state in &states {
+                self.flush_if_paid(state);
+            }
+            self.default.memtables.release();
         }
         self.claim(|context| {
             states.iter().find_map(|state| {

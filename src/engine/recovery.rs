@@ -304,6 +304,7 @@ fn assemble(parts: Parts<'_>, catalog: &Catalog) -> Result<Core> {
             clock: clock.clone(),
             dir: site.dir.to_owned(),
             next_file: Arc::new(AtomicU64::new(next_file.0)),
+            cache: cache.clone(),
         },
         clock,
         opener: site.opener.clone(),

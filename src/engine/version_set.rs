@@ -248,8 +248,9 @@ impl Core {
         if self.health.failure().is_some() {
             return;
         }
-        for path in self.obsolete.take_unused() {
-            if let Err(error) = self.output.fs.remove(&path) {
+        for file in self.obsolete.take_unused() {
+            file.forget_blocks();
+            if let Err(error) = self.output.fs.remove(&file.path()) {
                 tracing::warn!(%error, "an obsolete file stays until the next open");
             }
         }

@@ -176,6 +176,11 @@ impl<S: ConcatSource> InternalIter for Concat<S> {
     }
 
     #[inline]
+    fn is_hot(&self) -> bool {
+        self.entered().is_hot()
+    }
+
+    #[inline]
     fn value(&self) -> &[u8] {
         self.entered().value()
     }

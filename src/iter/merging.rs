@@ -282,6 +282,11 @@ impl<I: InternalIter> InternalIter for Merging<I> {
     }
 
     #[inline]
+    fn is_hot(&self) -> bool {
+        self.players[self.winner].iter.is_hot()
+    }
+
+    #[inline]
     fn value(&self) -> &[u8] {
         self.players[self.winner].iter.value()
     }

@@ -97,6 +97,11 @@ impl FreeChunks {
         self.lock().len() * CHUNK_LEN_MAX
     }
 
+    /// Hands all to the system.
+    pub(super) fn clear(&self) {
+        drop(std::mem::take(&mut *self.lock()));
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Lines>> {
         self.chunks.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -262,5 +267,7 @@ mod tests {
             drop(arena);
             assert_eq!(free.bytes(), 2 * CHUNK_LEN_MAX);
         }
+        free.clear();
+        assert_eq!(free.bytes(), 0);
     }
 }

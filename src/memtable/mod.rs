@@ -93,6 +93,11 @@ impl Memtables {
         }
     }
 
+    /// Keeps no memory for now.
+    pub(crate) fn release(&self) {
+        self.free.clear();
+    }
+
     /// Memory that is kept.
     pub(crate) fn free_bytes(&self) -> usize {
         self.free.bytes()

@@ -268,6 +268,11 @@ impl DataBlockBuilder {
         self.starts.is_empty()
     }
 
+    /// Number of entries.
+    pub(super) fn len(&self) -> usize {
+        self.starts.len()
+    }
+
     /// Size of the payload with one more entry, a little overestimated.
     #[inline]
     pub(super) fn size_with(&self, key: &[u8], value: &[u8]) -> usize {

@@ -27,8 +27,8 @@ use crate::sst::folded;
 use crate::sst::index_block::IndexBlock;
 use crate::sst::reader::SstReader;
 
-/// Blocks entered in sequence before the system is told that more will follow: a short range read
-/// should not pay for it.
+/// Blocks entered in sequence, none of them in the cache, before the system is told that more will
+/// follow: a short range read should not pay for it.
 const AHEAD_AFTER_BLOCKS: u32 = 2;
 const AHEAD_LEN_MIN: u64 = 128 * 1024;
 const AHEAD_LEN_MAX: u64 = 1024 * 1024;
@@ -143,6 +143,8 @@ pub(crate) struct SstIter {
     /// The data block that is loaded.
     block: BlockBytes,
     place: Option<Place>,
+    /// Did the cache have it?
+    was_cached: bool,
     table: EntryTable,
     /// The entry in it; meaningful while `valid`.
     entry: usize,
@@ -177,6 +179,7 @@ impl SstIter {
             index_of: None,
             block: BlockBytes::EMPTY,
             place: None,
+            was_cached: false,
             table: EntryTable::default(),
             entry: 0,
             span: EntrySpan::default(),
@@ -233,8 +236,13 @@ impl SstIter {
         let partition = self.reader.top().partition(place.partition);
         let first_block = partition.map_or(0, |partition| partition.first_block);
         self.block = match &mut self.scan {
-            None => self.reader.load_data(first_block + place.block, handle)?.into_owned(),
+            None => {
+                let block = self.reader.load_data(first_block + place.block, handle)?;
+                self.was_cached = matches!(block, BlockBytes::Lent(_));
+                block.into_owned()
+            }
             Some(scan) => {
+                self.was_cached = self.reader.has_cached(first_block + place.block);
                 // Let go of the chunk first, so that it can be used again.
                 self.block = BlockBytes::EMPTY;
                 scan.load_data(&self.reader, handle)?
@@ -362,7 +370,7 @@ impl SstIter {
             return Ok(());
         };
         self.enter(place)?;
-        if self.scan.is_none() {
+        if self.scan.is_none() && !self.was_cached {
             let handle = self.with_index(|index| index.block(place.block))?;
             self.ahead.advance(self.reader.file(), handle);
         }
@@ -376,7 +384,7 @@ impl SstIter {
             return Ok(());
         };
         self.enter(place)?;
-        if self.scan.is_none() {
+        if self.scan.is_none() && !self.was_cached {
             let handle = self.with_index(|index| index.block(place.block))?;
             self.ahead.retreat(self.reader.file(), handle);
         }
@@ -517,6 +525,11 @@ impl InternalIter for SstIter {
     #[inline]
     fn is_sole(&self) -> bool {
         self.has_distinct_keys
+    }
+
+    #[inline]
+    fn is_hot(&self) -> bool {
+        self.was_cached
     }
 
     fn value_slice(&self) -> Slice {

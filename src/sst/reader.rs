@@ -355,9 +355,7 @@ impl SstReader {
 
     #[inline(never)]
     fn load_slowly(&self, n: usize, handle: BlockHandle, kind: BlockKind) -> Result<BlockBytes> {
-        if (!self.mapped || self.states.get(n) == COMPRESSED)
-            && let Some(bytes) = self.blocks.find(n)
-        {
+        if let Some(bytes) = self.blocks.find(n) {
             return Ok(BlockBytes::Owned(bytes));
         }
         if handle.end() > self.bytes {
@@ -397,6 +395,16 @@ impl SstReader {
         self.states.set(n, COMPRESSED);
         let raw = self.whole(handle.offset, folded::unpack(payload))?;
         Ok(BlockBytes::Owned(raw))
+    }
+
+    /// Do readers have block `n` in the cache, and read it more than once?
+    pub(super) fn has_cached(&self, n: usize) -> bool {
+        self.blocks.get(n).is_some()
+    }
+
+    /// Takes all blocks out of the cache.
+    pub(crate) fn forget_blocks(&self) {
+        self.blocks.forget();
     }
 
     /// The same content read through `file`, verified whatever is known, and not cached.

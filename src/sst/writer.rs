@@ -1,11 +1,13 @@
 //! Writes one SST from entries that come in order.
 
 use std::cmp::Ordering;
+use std::sync::Arc;
 
 use crate::base::coding::put_varint;
 use crate::base::compression::Compression;
 use crate::base::error::Error;
 use crate::base::error::Result;
+use crate::base::ids::FileId;
 use crate::base::ids::KeyspaceId;
 use crate::base::key::InternalKey;
 use crate::base::key::KEY_LEN_MAX;
@@ -16,6 +18,9 @@ use crate::base::options::SstOptions;
 use crate::base::planted::Planted;
 use crate::base::seqno::SeqNo;
 use crate::base::value::ValueKind;
+use crate::cache::Block;
+use crate::cache::BlockCache;
+use crate::cache::FileBlocks;
 use crate::fs::WritableFile;
 use crate::sst::block::BlockHandle;
 use crate::sst::block::BlockKind;
@@ -97,6 +102,10 @@ pub(crate) struct SstWriter {
     last_hash: KeyHash,
     properties: Properties,
     partition_blocks_max: usize,
+    /// Where blocks go whose entries were read from the cache, and how many of the entries of the
+    /// block being filled were.
+    hot_blocks: Option<FileBlocks>,
+    hot_entries: usize,
 }
 
 impl SstWriter {
@@ -135,7 +144,19 @@ impl SstWriter {
                 ..Properties::default()
             },
             partition_blocks_max: PARTITION_BLOCKS_MAX,
+            hot_blocks: None,
+            hot_entries: 0,
         }
+    }
+
+    /// Puts blocks into `cache`, for the file with number `id`, if most of their entries are hot.
+    pub(crate) fn keep_hot_blocks(&mut self, cache: Arc<BlockCache>, id: FileId) {
+        self.hot_blocks = Some(FileBlocks::new(cache, id, 0));
+    }
+
+    /// Says that readers had the last entry in the cache.
+    pub(crate) fn note_hot(&mut self) {
+        self.hot_entries += 1;
     }
 
     /// Cuts index partitions after so many blocks, so that a small file has several.
@@ -217,6 +238,7 @@ impl SstWriter {
     }
 
     fn begin_block(&mut self, user: &[u8], first: bool, same_user: bool) {
+        self.hot_entries = 0;
         self.continues = same_user;
         let len = if first || same_user {
             user.len()
@@ -235,11 +257,15 @@ impl SstWriter {
             // Built where it is needed: no copy.
             self.block.finish(&mut self.out);
         } else {
+            let is_hot = 2 * self.hot_entries > self.block.len();
             self.raw.clear();
             self.block.finish(&mut self.raw);
             if let Some(packed) = self.packer.pack(&self.raw) {
                 compression = Compression::Lz4;
                 self.out.extend_from_slice(packed);
+                if let Some(blocks) = self.hot_blocks.as_ref().filter(|_| is_hot) {
+                    blocks.insert(self.properties.data_blocks as usize, Block::from(&*self.raw));
+                }
             } else {
                 self.out.extend_from_slice(&self.raw);
             }

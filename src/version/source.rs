@@ -120,6 +120,11 @@ impl InternalIter for Source {
     }
 
     #[inline]
+    fn is_hot(&self) -> bool {
+        each!(self, source => source.is_hot())
+    }
+
+    #[inline]
     fn value(&self) -> &[u8] {
         each!(self, source => source.value())
     }

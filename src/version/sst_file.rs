@@ -61,6 +61,13 @@ impl SstFile {
         Ok(self.reader()?.scan_iter(file))
     }
 
+    /// Takes its blocks out of the cache: nobody reads them any more.
+    pub(crate) fn forget_blocks(&self) {
+        if let Some(reader) = self.reader.get() {
+            reader.forget_blocks();
+        }
+    }
+
     /// Memory that the open reader holds outside the block cache.
     pub(crate) fn pinned_bytes(&self) -> u64 {
         self.reader.get().map_or(0, |reader| reader.pinned_bytes())

@@ -7,12 +7,14 @@ use proptest::prelude::*;
 
 use crate::base::compression::Compression;
 use crate::base::error::Error;
+use crate::base::ids::FileId;
 use crate::base::internal_iter::InternalIter;
 use crate::base::key::KeyHash;
 use crate::base::key::KeyRef;
 use crate::base::key::Trailer;
 use crate::base::seqno::SeqNo;
 use crate::base::value::ValueKind;
+use crate::cache::BlockCache;
 use crate::sst::SstSummary;
 use crate::sst::tests::support::*;
 
@@ -192,6 +194,49 @@ fn estimated_bytes_are_close_to_the_size_of_the_file() {
     let (bytes, _) = finish(writer, &disk);
     let off = last.abs_diff(bytes.len() as u64);
     assert!(off < bytes.len() as u64 / 50, "{last} instead of {}", bytes.len());
+}
+
+/// What readers have in the cache of the inputs of a compaction they have of its outputs as well.
+#[test]
+fn hot_blocks_stay_in_the_cache_when_they_move() {
+    let entries: Vec<Entry> =
+        (0..2000u32).map(|n| (format!("{n:08}").into_bytes(), put(1), vec![7; 60])).collect();
+    let lz4 = Shape { compression: Compression::Lz4, block_bytes: 1024, ..SMALL };
+    for shape in [lz4, Shape { mapped: false, ..lz4 }] {
+        let (bytes, _) = write(&entries, shape);
+        let cache = Arc::new(BlockCache::new(1 << 20));
+        let old = open_with(&bytes, shape, Arc::clone(&cache));
+        for _ in 0..2 {
+            for (user, ..) in &entries[1000..] {
+                get(&old, user, SeqNo::MAX).unwrap();
+            }
+        }
+        let before = cache.used_bytes();
+
+        let (mut writer, disk) = writer(shape);
+        writer.keep_hot_blocks(Arc::clone(&cache), FileId(8));
+        let mut from = old.scan_iter(MemFile::new(&bytes, false));
+        from.seek_to_first().unwrap();
+        while from.valid() {
+            writer.add(from.key(), from.value()).unwrap();
+            if from.is_hot() {
+                writer.note_hot();
+            }
+            from.next().unwrap();
+        }
+        let (bytes, _) = finish(writer, &disk);
+        let added = cache.used_bytes() - before;
+        assert!(added > before / 2 && added <= before, "{added} of {before}");
+        old.forget_blocks();
+        assert!(cache.used_bytes() <= added);
+
+        let new = open_as(FileId(8), &bytes, shape, Arc::clone(&cache));
+        for entry in &entries {
+            let found = get(&new, &entry.0, SeqNo::MAX).unwrap();
+            assert_eq!(found, Some((entry.1, entry.2.clone())));
+        }
+        new.verify(&*MemFile::new(&bytes, false)).unwrap();
+    }
 }
 
 #[test]

@@ -193,9 +193,18 @@ pub(super) fn open(bytes: &Bytes, shape: Shape) -> Arc<SstReader> {
 }
 
 pub(super) fn open_with(bytes: &Bytes, shape: Shape, cache: Arc<BlockCache>) -> Arc<SstReader> {
+    open_as(FileId(7), bytes, shape, cache)
+}
+
+pub(super) fn open_as(
+    id: FileId,
+    bytes: &Bytes,
+    shape: Shape,
+    cache: Arc<BlockCache>,
+) -> Arc<SstReader> {
     let expected = SstExpectation { bytes: bytes.len() as u64, uid: UID };
     let file = MemFile::new(bytes, shape.mapped);
-    let reader = SstReader::open(file, PathBuf::from("7.sst"), FileId(7), Some(expected), cache);
+    let reader = SstReader::open(file, PathBuf::from("7.sst"), id, Some(expected), cache);
     Arc::new(reader.unwrap())
 }
 
