@@ -33,16 +33,23 @@ pub(crate) fn compress_lz4(raw: &[u8], out: &mut Vec<u8>) -> bool {
     }
 }
 
-/// Undoes [`compress_lz4`]. Allocates no more than 255 times the input (the most that lz4 can
-/// expand) whatever the stored length says.
-pub(crate) fn decompress_lz4(stored: &[u8]) -> Result<Vec<u8>, Malformed> {
+/// Undoes [`compress_lz4`] into the front of `out`, which grows where it has to and is not cleared.
+/// Allocates no more than 255 times the input (the most that lz4 can expand) whatever the stored
+/// length says.
+pub(crate) fn decompress_lz4<'a>(
+    stored: &[u8],
+    out: &'a mut Vec<u8>,
+) -> Result<&'a [u8], Malformed> {
     let (head, body) = stored.split_first_chunk::<4>().ok_or(Malformed("lz4 block too short"))?;
     let raw_len = u32::from_le_bytes(*head) as usize;
     if raw_len > body.len().saturating_mul(255).saturating_add(64) {
         return Err(Malformed("lz4 block claims an impossible length"));
     }
-    let mut raw = vec![0; raw_len];
-    match lz4_flex::block::decompress_into(body, &mut raw) {
+    if out.len() < raw_len {
+        out.resize(raw_len, 0);
+    }
+    let raw = &mut out[..raw_len];
+    match lz4_flex::block::decompress_into(body, raw) {
         Ok(len) if len == raw_len => Ok(raw),
         Ok(_) => Err(Malformed("lz4 block is shorter than it claims")),
         Err(_) => Err(Malformed("lz4 block does not decompress")),
@@ -59,17 +66,22 @@ mod tests {
         let mut out = Vec::new();
         assert!(compress_lz4(&raw, &mut out));
         assert!(out.len() < raw.len() / 2);
-        assert_eq!(decompress_lz4(&out).unwrap(), raw);
+        // Into memory that was used before.
+        for mut memory in [Vec::new(), vec![1; 7], vec![1; 10_000]] {
+            assert_eq!(decompress_lz4(&out, &mut memory).unwrap(), raw);
+        }
     }
 
     #[test]
     fn damaged_bytes_are_an_error_and_allocate_little() {
-        assert!(decompress_lz4(&[]).is_err());
-        assert!(decompress_lz4(&[0xff; 12]).is_err());
+        let mut memory = Vec::new();
+        assert!(decompress_lz4(&[], &mut memory).is_err());
+        assert!(decompress_lz4(&[0xff; 12], &mut memory).is_err());
+        assert!(memory.is_empty());
         let mut out = Vec::new();
         assert!(compress_lz4(&[7; 1000], &mut out));
         for len in 0..out.len() {
-            assert!(decompress_lz4(&out[..len]).is_err());
+            assert!(decompress_lz4(&out[..len], &mut memory).is_err());
         }
     }
 }

@@ -7,16 +7,22 @@
 //! ```text
 //! bytes  field
 //! varint count of entries, at least 1
-//! 1      1 = all trailers are equal, stored once; 0 = not
-//! 0 or 8 the trailer, if they are equal
+//! 1      flags: bit 0 all kinds are equal; bit 1 all user keys have one length; bit 2 all values
+//! varint the smallest seqno
+//! 1      width: bits that any seqno has beyond the smallest, at most 56
+//! varint the length of each user key, if flags bit 1
+//! varint the length of each value, if flags bit 2
+//! 1 or count            kinds; one if they are equal
+//! width bits each       seqnos less the smallest, from the lowest bit up, padded to whole bytes
 //! varint each, count    bytes that a user key shares with the one before
-//! varint each, count    further bytes of the user key
-//! varint each, count    bytes of the value
-//! 8 × count             trailers, unless they are equal: all first bytes, all second bytes, …
+//! varint each, count    further bytes of the user key, unless flags bit 1
+//! varint each, count    bytes of the value, unless flags bit 2
 //! …      the further bytes of the user keys
 //! …      the values
 //! ```
 #![deny(clippy::indexing_slicing)]
+
+use std::cell::Cell;
 
 use crate::base::coding::Decoder;
 use crate::base::coding::Malformed;
@@ -27,8 +33,10 @@ use crate::base::key::KEY_LEN_MAX;
 use crate::base::key::KeyHash;
 use crate::base::key::Trailer;
 use crate::base::key::head4;
+use crate::base::seqno::SeqNo;
 use crate::cache::Block;
 use crate::sst::data_block::DataBlock;
+use crate::sst::data_block::EntrySpan;
 use crate::sst::data_block::HEADER_LEN;
 use crate::sst::data_block::header_of;
 use crate::sst::data_block::is_wide;
@@ -37,153 +45,281 @@ use crate::sst::data_block::shared_prefix_len;
 /// What the keys of a block may share in all: the largest block that the options allow, and a key.
 /// Bounds what a few stored bytes can unfold to.
 const SHARED_MAX: usize = (16 << 20) + KEY_LEN_MAX;
+/// Entries of such a block: each takes eight bytes at least.
+const COUNT_MAX: usize = (16 << 20) / 8;
+const WIDTH_MAX: u8 = 56;
+/// Memory of an [`Unpacker`] beyond this is not kept for the next block.
+const KEPT_BYTES_MAX: usize = 256 << 10;
+
+const FLAG_ONE_KIND: u8 = 1;
+const FLAG_ONE_KEY_LEN: u8 = 2;
+const FLAG_ONE_VALUE_LEN: u8 = 4;
 
 /// Memory for packing blocks, to be used again.
 #[derive(Debug, Default)]
 pub(super) struct Packer {
     folded: Vec<u8>,
     packed: Vec<u8>,
+    entries: Vec<(EntrySpan, usize)>,
 }
 
 impl Packer {
     /// The block with this payload, folded and compressed; none if that would not save at least an
     /// eighth.
     pub(super) fn pack(&mut self, payload: &[u8]) -> Option<&[u8]> {
-        self.folded.clear();
-        fold(payload, &mut self.folded).ok()?;
+        self.fold(payload).ok()?;
         compress_lz4(&self.folded, &mut self.packed);
         let pays = self.packed.len() <= payload.len() - payload.len() / 8;
         pays.then_some(&self.packed)
     }
+
+    /// Folds the block with this payload.
+    fn fold(&mut self, payload: &[u8]) -> Result<(), Malformed> {
+        let block = DataBlock::parse(payload)?;
+        self.entries.clear();
+        let mut last: &[u8] = &[];
+        for i in 0..block.table().count {
+            let span = block.span(i)?;
+            let user = block.key(&span).user;
+            self.entries.push((span, shared_prefix_len(last, user)));
+            last = user;
+        }
+        self.folded.clear();
+        self.fold_trailers();
+        let out = &mut self.folded;
+        for (_, shared) in &self.entries {
+            put_varint(out, *shared as u64);
+        }
+        if one(self.entries.iter().map(|(span, _)| span.key_range().len())).is_none() {
+            for (span, shared) in &self.entries {
+                put_varint(out, (span.key_range().len() - shared) as u64);
+            }
+        }
+        if one(self.entries.iter().map(|(span, _)| span.value_range().len())).is_none() {
+            for (span, _) in &self.entries {
+                put_varint(out, span.value_range().len() as u64);
+            }
+        }
+        for (span, shared) in &self.entries {
+            let rest = span.key_at + shared..span.key_end;
+            out.extend_from_slice(payload.get(rest).unwrap_or_default());
+        }
+        for (span, _) in &self.entries {
+            out.extend_from_slice(payload.get(span.value_range()).unwrap_or_default());
+        }
+        Ok(())
+    }
+
+    /// Everything in front of the columns of lengths.
+    fn fold_trailers(&mut self) {
+        let out = &mut self.folded;
+        let spans = || self.entries.iter().map(|(span, _)| span);
+        let seqnos = || spans().map(|span| span.trailer.seqno().get());
+        let kinds = || spans().map(|span| span.trailer.kind_byte());
+        let (kind, key_len, value_len) = (
+            one(kinds()),
+            one(spans().map(|span| span.key_range().len())),
+            one(spans().map(|span| span.value_range().len())),
+        );
+        let smallest = seqnos().min().unwrap_or(0);
+        let width = seqnos().map(|seqno| 64 - (seqno - smallest).leading_zeros()).max();
+        let width = width.unwrap_or(0);
+        put_varint(out, self.entries.len() as u64);
+        let flag = |is_one: bool, flag: u8| if is_one { flag } else { 0 };
+        out.push(
+            flag(kind.is_some(), FLAG_ONE_KIND)
+                | flag(key_len.is_some(), FLAG_ONE_KEY_LEN)
+                | flag(value_len.is_some(), FLAG_ONE_VALUE_LEN),
+        );
+        put_varint(out, smallest);
+        out.push(width as u8);
+        for len in key_len.into_iter().chain(value_len) {
+            put_varint(out, len as u64);
+        }
+        match kind {
+            Some(kind) => out.push(kind),
+            None => out.extend(kinds()),
+        }
+        let (mut bits, mut pending) = (0u128, 0);
+        for seqno in seqnos() {
+            bits |= u128::from(seqno - smallest) << pending;
+            pending += width;
+            while pending >= 8 {
+                out.push(bits as u8);
+                bits >>= 8;
+                pending -= 8;
+            }
+        }
+        if pending > 0 {
+            out.push(bits as u8);
+        }
+    }
+}
+
+/// What all of `values` are, if they are equal.
+fn one<T: PartialEq>(mut values: impl Iterator<Item = T>) -> Option<T> {
+    let first = values.next()?;
+    values.all(|value| value == first).then_some(first)
+}
+
+/// Memory for unpacking blocks, to be used again.
+#[derive(Debug, Default)]
+struct Unpacker {
+    raw: Vec<u8>,
+    lens: Vec<Lens>,
+}
+
+thread_local! {
+    static UNPACKER: Cell<Unpacker> = Cell::default();
 }
 
 /// Undoes [`Packer::pack`].
 pub(crate) fn unpack(stored: &[u8]) -> Result<Block, Malformed> {
-    unfold(&decompress_lz4(stored)?)
-}
-
-/// Appends the block with this payload to `out`, folded.
-fn fold(payload: &[u8], out: &mut Vec<u8>) -> Result<(), Malformed> {
-    let block = DataBlock::parse(payload)?;
-    let table = block.table();
-    let spans = || (0..table.count).map(|i| block.span(i));
-    put_varint(out, table.count as u64);
-    out.push(u8::from(table.trailer.is_some()));
-    if let Some(trailer) = table.trailer {
-        out.extend_from_slice(&trailer.0.to_le_bytes());
+    // A thread that ends has none any more.
+    let mut unpacker = UNPACKER.try_with(Cell::take).unwrap_or_default();
+    let block = decompress_lz4(stored, &mut unpacker.raw)
+        .and_then(|folded| unfold(folded, &mut unpacker.lens));
+    if unpacker.raw.capacity() + size_of::<Lens>() * unpacker.lens.capacity() <= KEPT_BYTES_MAX {
+        let _ = UNPACKER.try_with(|kept| kept.set(unpacker));
     }
-    let mut shared = Vec::with_capacity(table.count);
-    let mut last: &[u8] = &[];
-    for span in spans() {
-        let user = block.key(&span?).user;
-        shared.push(shared_prefix_len(last, user));
-        last = user;
-    }
-    shared.iter().for_each(|len| put_varint(out, *len as u64));
-    for (span, shared) in spans().zip(&shared) {
-        put_varint(out, (span?.key_range().len() - shared) as u64);
-    }
-    for span in spans() {
-        put_varint(out, span?.value_range().len() as u64);
-    }
-    if table.trailer.is_none() {
-        for plane in 0..8 {
-            for span in spans() {
-                out.push((span?.trailer.0 >> (8 * plane)) as u8);
-            }
-        }
-    }
-    for (span, shared) in spans().zip(&shared) {
-        let user = block.key(&span?).user;
-        out.extend_from_slice(user.get(*shared..).unwrap_or_default());
-    }
-    for span in spans() {
-        out.extend_from_slice(payload.get(span?.value_range()).unwrap_or_default());
-    }
-    Ok(())
+    block
 }
 
 /// Lengths of one entry.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Lens {
-    shared: usize,
-    rest: usize,
-    value: usize,
+    shared: u32,
+    rest: u32,
+    value: u32,
 }
 
 impl Lens {
+    fn shared(self) -> usize {
+        self.shared as usize
+    }
+
+    fn rest(self) -> usize {
+        self.rest as usize
+    }
+
     fn key(self) -> usize {
-        self.shared + self.rest
+        self.shared() + self.rest()
+    }
+
+    fn value(self) -> usize {
+        self.value as usize
     }
 }
 
 /// A folded block, cut into its columns. Every length was checked.
 struct Folded<'a> {
-    lens: Vec<Lens>,
-    trailer: Option<Trailer>,
-    planes: &'a [u8],
+    lens: &'a [Lens],
+    smallest: u64,
+    width: u8,
+    kinds: &'a [u8],
+    seqnos: &'a [u8],
     keys: &'a [u8],
     values: &'a [u8],
 }
 
 impl<'a> Folded<'a> {
-    fn parse(bytes: &'a [u8]) -> Result<Folded<'a>, Malformed> {
+    fn parse(bytes: &'a [u8], lens: &'a mut Vec<Lens>) -> Result<Folded<'a>, Malformed> {
         let mut from = Decoder::new(bytes);
         let count = from.varint32()? as usize;
-        // An entry takes three bytes at least, so this bounds what is allocated.
-        if count == 0 || count > from.rest().len() / 3 {
+        // An entry takes a byte at least, so this bounds what is allocated.
+        if count == 0 || count > from.rest().len().min(COUNT_MAX) {
             return Err(Malformed("a folded block has an impossible count"));
         }
-        let trailer = match from.u8()? {
-            0 => None,
-            1 => Some(Trailer(from.u64()?)),
-            _ => return Err(Malformed("a folded block has unknown flags")),
+        let flags = from.u8()?;
+        if flags > FLAG_ONE_KIND | FLAG_ONE_KEY_LEN | FLAG_ONE_VALUE_LEN {
+            return Err(Malformed("a folded block has unknown flags"));
+        }
+        let (smallest, width) = (from.varint()?, from.u8()?);
+        if smallest > SeqNo::MAX.get() || width > WIDTH_MAX {
+            return Err(Malformed("a folded block has impossible seqnos"));
+        }
+        let mut len_of_all = |flag| {
+            if flags & flag == 0 { Ok(None) } else { from.varint32().map(Some) }
         };
-        let mut lens = vec![Lens::default(); count];
-        for lens in &mut lens {
-            lens.shared = from.varint32()? as usize;
+        let key_len = len_of_all(FLAG_ONE_KEY_LEN)?;
+        let value_len = len_of_all(FLAG_ONE_VALUE_LEN)?;
+        let kinds = from.take(if flags & FLAG_ONE_KIND == 0 { count } else { 1 })?;
+        let seqnos = from.take((count * usize::from(width)).div_ceil(8))?;
+        let value = value_len.unwrap_or(0);
+        lens.clear();
+        lens.resize(count, Lens { shared: 0, rest: 0, value });
+        for lens in &mut *lens {
+            lens.shared = from.varint32()?;
         }
-        for lens in &mut lens {
-            lens.rest = from.varint32()? as usize;
-        }
-        for lens in &mut lens {
-            lens.value = from.varint32()? as usize;
-        }
-        let planes = from.take(if trailer.is_none() { 8 * count } else { 0 })?;
-        let (mut last, mut shared, mut rest) = (0, 0usize, 0usize);
-        for lens in &lens {
-            if lens.shared > last || lens.key() > KEY_LEN_MAX {
-                return Err(Malformed("a folded key has an impossible length"));
+        match key_len {
+            Some(len) => lens.iter_mut().for_each(|l| l.rest = len.saturating_sub(l.shared)),
+            None => {
+                for lens in &mut *lens {
+                    lens.rest = from.varint32()?;
+                }
             }
-            last = lens.key();
-            shared += lens.shared;
-            rest += lens.rest;
         }
-        if shared > SHARED_MAX {
-            return Err(Malformed("a folded block unfolds to more than a block may hold"));
+        if value_len.is_none() {
+            for lens in &mut *lens {
+                lens.value = from.varint32()?;
+            }
         }
-        let keys = from.take(rest)?;
+        let keys = from.take(rest_of_keys(lens)?)?;
         let values = from.rest();
-        if lens.iter().map(|lens| lens.value as u64).sum::<u64>() != values.len() as u64 {
+        if lens.iter().map(|lens| u64::from(lens.value)).sum::<u64>() != values.len() as u64 {
             return Err(Malformed("a folded block has another length than it claims"));
         }
-        Ok(Folded { lens, trailer, planes, keys, values })
+        Ok(Folded { lens, smallest, width, kinds, seqnos, keys, values })
     }
 
-    /// The trailer of entry `i`, unless all are equal.
+    /// The trailer of all entries, if they have one.
+    fn one_trailer(&self) -> Option<Trailer> {
+        match self.kinds {
+            [_] if self.width == 0 => Some(self.trailer(0)),
+            _ => None,
+        }
+    }
+
+    /// The trailer of entry `i`.
     #[inline]
-    fn trailer_of(&self, i: usize) -> Trailer {
-        let planes = self.planes.chunks_exact(self.lens.len()).rev();
-        Trailer(planes.fold(0, |n, plane| n << 8 | u64::from(plane.get(i).copied().unwrap_or(0))))
+    fn trailer(&self, i: usize) -> Trailer {
+        let at = i * usize::from(self.width);
+        let rest = self.seqnos.get(at / 8..).unwrap_or_default();
+        let word = if let Some(word) = rest.first_chunk::<8>() {
+            u64::from_le_bytes(*word)
+        } else {
+            rest.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte))
+        };
+        // At most 7 bits in front, and 56 of the number.
+        let beyond = (word >> (at % 8)) & ((1 << self.width) - 1);
+        let kind = self.kinds.get(i).or(self.kinds.first()).copied().unwrap_or_default();
+        Trailer((self.smallest + beyond) << 8 | u64::from(kind))
     }
 }
 
-/// Undoes [`fold`]: the payload of the block.
-fn unfold(folded: &[u8]) -> Result<Block, Malformed> {
-    let folded = Folded::parse(folded)?;
+/// How many bytes of their own the keys have. Checks what they share.
+fn rest_of_keys(lens: &[Lens]) -> Result<usize, Malformed> {
+    let (mut last, mut shared, mut rest) = (0, 0, 0);
+    for lens in lens {
+        if lens.shared() > last || lens.key() > KEY_LEN_MAX {
+            return Err(Malformed("a folded key has an impossible length"));
+        }
+        last = lens.key();
+        shared += lens.shared();
+        rest += lens.rest();
+    }
+    if shared > SHARED_MAX {
+        return Err(Malformed("a folded block unfolds to more than a block may hold"));
+    }
+    Ok(rest)
+}
+
+/// Undoes [`Packer::fold`]: the payload of the block.
+fn unfold(folded: &[u8], lens: &mut Vec<Lens>) -> Result<Block, Malformed> {
+    let folded = Folded::parse(folded, lens)?;
     let count = folded.lens.len();
-    let trailer_len = if folded.trailer.is_none() { 8 } else { 0 };
-    let entry_len = |lens: &Lens| varint_len(lens.key()) + lens.key() + trailer_len + lens.value;
+    let trailer_len = if folded.one_trailer().is_none() { 8 } else { 0 };
+    let entry_len = |lens: &Lens| varint_len(lens.key()) + lens.key() + trailer_len + lens.value();
     let entries_len: usize = folded.lens.iter().map(entry_len).sum();
     let width = if is_wide(entries_len) { 4 } else { 2 };
     let len = HEADER_LEN + (8 - trailer_len) + count + width * (count + 1) + 4 * count;
@@ -197,7 +333,8 @@ fn unfold(folded: &[u8]) -> Result<Block, Malformed> {
 fn fill(payload: &mut [u8], folded: &Folded<'_>, width: usize) {
     let count = folded.lens.len();
     let (header, rest) = payload.split_at_mut(HEADER_LEN);
-    let (one_trailer, rest) = rest.split_at_mut(if folded.trailer.is_some() { 8 } else { 0 });
+    let trailer = folded.one_trailer();
+    let (one_trailer, rest) = rest.split_at_mut(if trailer.is_some() { 8 } else { 0 });
     let (fingerprints, rest) = rest.split_at_mut(count);
     let (offsets, rest) = rest.split_at_mut(width * (count + 1));
     let (heads, entries) = rest.split_at_mut(4 * count);
@@ -207,21 +344,21 @@ fn fill(payload: &mut [u8], folded: &Folded<'_>, width: usize) {
         offsets[width * i..][..width].copy_from_slice(&(at as u32).to_le_bytes()[..width]);
         let last_key_at = key_at;
         key_at = at + put_varint_at(&mut entries[at..], lens.key());
-        entries.copy_within(last_key_at..last_key_at + lens.shared, key_at);
-        at = key_at + lens.shared;
-        let (rest_of_key, more) = keys.split_at(lens.rest);
-        entries[at..][..lens.rest].copy_from_slice(rest_of_key);
+        entries.copy_within(last_key_at..last_key_at + lens.shared(), key_at);
+        at = key_at + lens.shared();
+        let (rest_of_key, more) = keys.split_at(lens.rest());
+        entries[at..][..lens.rest()].copy_from_slice(rest_of_key);
         keys = more;
-        at += lens.rest;
+        at += lens.rest();
         fingerprints[i] = KeyHash::of(&entries[key_at..at]).fingerprint();
-        if folded.trailer.is_none() {
-            entries[at..][..8].copy_from_slice(&folded.trailer_of(i).0.to_le_bytes());
+        if trailer.is_none() {
+            entries[at..][..8].copy_from_slice(&folded.trailer(i).0.to_le_bytes());
             at += 8;
         }
-        let (value, more) = values.split_at(lens.value);
-        entries[at..][..lens.value].copy_from_slice(value);
+        let (value, more) = values.split_at(lens.value());
+        entries[at..][..lens.value()].copy_from_slice(value);
         values = more;
-        at += lens.value;
+        at += lens.value();
     }
     offsets[width * count..].copy_from_slice(&(at as u32).to_le_bytes()[..width]);
     let first_len = folded.lens[0].key();
@@ -233,12 +370,12 @@ fn fill(payload: &mut [u8], folded: &Folded<'_>, width: usize) {
         // A key that is out of order may be shorter than what the first and the last share.
         let suffix = entries[key_at..][..lens.key()].get(shared_len..);
         *head = head4(suffix.unwrap_or_default()).to_le_bytes();
-        at = key_at + lens.key() + (8 - one_trailer.len()) + lens.value;
+        at = key_at + lens.key() + (8 - one_trailer.len()) + lens.value();
     }
-    if let Some(trailer) = folded.trailer {
+    if let Some(trailer) = trailer {
         one_trailer.copy_from_slice(&trailer.0.to_le_bytes());
     }
-    header.copy_from_slice(&header_of(count, shared_len, width == 4, folded.trailer.is_some()));
+    header.copy_from_slice(&header_of(count, shared_len, width == 4, trailer.is_some()));
 }
 
 fn varint_len(n: usize) -> usize {
@@ -268,13 +405,18 @@ mod tests {
     use crate::sst::data_block::tests::build;
     use crate::sst::data_block::tests::entries_in_order;
 
+    fn unfold(folded: &[u8]) -> Result<Block, Malformed> {
+        super::unfold(folded, &mut Vec::new())
+    }
+
     proptest! {
         #[test]
         fn a_block_unfolds_to_itself(entries in entries_in_order()) {
             let payload = build(&entries);
-            let mut folded = Vec::new();
-            fold(&payload, &mut folded).unwrap();
-            prop_assert_eq!(&*unfold(&folded).unwrap(), &payload);
+            let mut packer = Packer::default();
+            packer.fold(&payload).unwrap();
+            let folded = &packer.folded;
+            prop_assert_eq!(&*unfold(folded).unwrap(), &payload);
             for len in 0..folded.len().min(200) {
                 prop_assert!(unfold(&folded[..len]).is_err());
             }
@@ -321,7 +463,7 @@ mod tests {
     #[test]
     fn keys_out_of_order_unfold_to_a_block() {
         let columns = [[0, 0, 0], [4, 1, 4], [0, 0, 0]].concat();
-        let folded = [&[3, 1][..], &[0; 8], &columns, b"longnlong"].concat();
+        let folded = [&[3, FLAG_ONE_KIND, 0, 0, 1][..], &columns, b"longnlong"].concat();
         let payload = unfold(&folded).unwrap();
         let block = DataBlock::parse(&payload).unwrap();
         let key = |i| block.key(&block.span(i).unwrap()).user;
@@ -334,13 +476,10 @@ mod tests {
         let mut bytes = Vec::new();
         let count = 1_000_000;
         put_varint(&mut bytes, count);
-        bytes.push(1);
-        bytes.extend_from_slice(&[0; 8]);
-        bytes.push(0);
-        (1..count).for_each(|_| put_varint(&mut bytes, 60_000));
+        bytes.extend_from_slice(&[FLAG_ONE_KIND | FLAG_ONE_KEY_LEN | FLAG_ONE_VALUE_LEN, 0, 0]);
         put_varint(&mut bytes, 60_000);
-        (1..count).for_each(|_| bytes.push(0));
-        (0..count).for_each(|_| bytes.push(0));
+        bytes.extend_from_slice(&[0, 1, 0]);
+        (1..count).for_each(|_| put_varint(&mut bytes, 60_000));
         bytes.resize(bytes.len() + 60_000, 7);
         assert!(unfold(&bytes).is_err());
     }

@@ -1,6 +1,7 @@
 //! Reads one SST: opening, point reads, and the loading of blocks for iterators.
 #![deny(clippy::indexing_slicing)]
 
+use std::cell::Cell;
 use std::ops::Deref;
 use std::ops::Range;
 use std::path::Path;
@@ -376,21 +377,30 @@ impl SstReader {
 
     /// Block `n` of a mapped file, as it was not verified before, or has to be decompressed again.
     fn read_mapped(&self, n: usize, handle: BlockHandle, kind: BlockKind) -> Result<BlockBytes> {
-        let range = handle.range().unwrap_or_default();
-        let read;
-        let stored = if kind == BlockKind::Data {
+        if kind == BlockKind::Data {
             // By a call, one read of the disk brings all pages of the block; through the mapping
             // each costs a fault.
-            read = read_stored(&*self.file, handle)?;
-            &*read
-        } else {
-            self.mapping.get(range.start..range.end + TRAILER_LEN).unwrap_or_default()
-        };
+            let file = &*self.file;
+            return with_stored(file, handle, |stored| self.content(n, handle, kind, stored))?;
+        }
+        let range = handle.range().unwrap_or_default();
+        let stored = self.mapping.get(range.start..range.end + TRAILER_LEN).unwrap_or_default();
+        self.content(n, handle, kind, stored)
+    }
+
+    /// The content of block `n` of a mapped file, given what is stored.
+    fn content(
+        &self,
+        n: usize,
+        handle: BlockHandle,
+        kind: BlockKind,
+        stored: &[u8],
+    ) -> Result<BlockBytes> {
         let checked = check(stored, kind, self.uid, handle.offset);
         let (payload, compression) = self.whole(handle.offset, checked)?;
         if compression == Compression::None {
             self.states.set(n, VERIFIED);
-            return Ok(BlockBytes::Mapped(range));
+            return Ok(BlockBytes::Mapped(handle.range().unwrap_or_default()));
         }
         self.states.set(n, COMPRESSED);
         let raw = self.whole(handle.offset, folded::unpack(payload))?;
@@ -488,13 +498,35 @@ pub(super) fn fetch(
         let error = Malformed("a block lies outside of the file");
         return Err(damaged(path, handle.offset, error));
     }
-    let stored = read_stored(file, handle)?;
-    unpack(&stored, kind, uid, handle.offset).map_err(|error| damaged(path, handle.offset, error))
+    let content = with_stored(file, handle, |stored| unpack(stored, kind, uid, handle.offset))?;
+    content.map_err(|error| damaged(path, handle.offset, error))
 }
 
-/// A block as it is stored. Requires: it lies within the file.
-fn read_stored(file: &dyn ReadableFile, handle: BlockHandle) -> Result<Vec<u8>> {
-    let mut stored = vec![0; handle.len as usize + TRAILER_LEN];
-    file.read_at(handle.offset, &mut stored)?;
-    Ok(stored)
+/// A buffer longer than this is not kept.
+const STORED_LEN_MAX: usize = 256 << 10;
+
+thread_local! {
+    /// What blocks are read into before they are unpacked. Taken out while it is used: a file system
+    /// of the caller's may read from a database on the same thread.
+    static STORED: Cell<Vec<u8>> = Cell::default();
+}
+
+/// Reads a block as it is stored and shows it to `show`. Requires: it lies within the file.
+fn with_stored<R>(
+    file: &dyn ReadableFile,
+    handle: BlockHandle,
+    show: impl FnOnce(&[u8]) -> R,
+) -> Result<R> {
+    // A thread that ends has no buffer any more.
+    let mut buffer = STORED.try_with(Cell::take).unwrap_or_default();
+    let len = handle.len as usize + TRAILER_LEN;
+    if buffer.len() < len {
+        buffer.resize(len, 0);
+    }
+    let stored = buffer.get_mut(..len).unwrap_or_default();
+    let shown = file.read_at(handle.offset, stored).map(|()| show(stored));
+    if buffer.len() <= STORED_LEN_MAX {
+        let _ = STORED.try_with(|kept| kept.set(buffer));
+    }
+    shown
 }
