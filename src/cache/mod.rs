@@ -170,6 +170,11 @@ impl BlockCache {
         self.generation.0.load(Relaxed)
     }
 
+    /// Is it here? Asks past all slots, and does not count as a hit.
+    fn has(&self, id: BlockId) -> bool {
+        self.blocks.as_ref().is_some_and(|blocks| blocks.contains_key(&id))
+    }
+
     fn get(&self, id: BlockId) -> Option<Block> {
         self.blocks.as_ref()?.get(&id)
     }
@@ -210,13 +215,5 @@ impl BlockCache {
         if generation != before / self.generation_bytes {
             self.generation.0.store(generation as u32, Relaxed);
         }
-    }
-}
-
-#[cfg(test)]
-impl BlockCache {
-    /// Asks quick_cache alone, past all slots.
-    fn has(&self, id: BlockId) -> bool {
-        self.blocks.as_ref().is_some_and(|blocks| blocks.contains_key(&id))
     }
 }

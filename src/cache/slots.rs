@@ -21,6 +21,7 @@ use std::sync::OnceLock;
 use arc_swap::ArcSwapAny;
 
 use crate::base::ids::FileId;
+use crate::base::prefetch::prefetch;
 use crate::cache::BlockCache;
 use crate::cache::BlockId;
 use crate::cache::block::Block;
@@ -91,6 +92,20 @@ impl FileBlocks {
             self.cache.touch(self.id(n));
         }
         Some(block)
+    }
+
+    /// Asks for the slot of block `n` before it is needed.
+    #[inline]
+    pub(crate) fn prefetch(&self, n: usize) {
+        if let Some(slot) = self.slots.get().and_then(|slots| slots.0.get(n)) {
+            prefetch(slot);
+        }
+    }
+
+    /// Is block `n` in the cache? Does not count as a hit.
+    pub(crate) fn has(&self, n: usize) -> bool {
+        let slot = self.slots.get().and_then(|slots| slots.0.get(n));
+        slot.is_some_and(|slot| slot.load().is_some()) || self.cache.has(self.id(n))
     }
 
     /// Block `n`, if the cache has it. From now on its slot points at it.

@@ -12,6 +12,7 @@ use crate::base::error::Error;
 use crate::base::error::Result;
 use crate::base::key::KeyHash;
 use crate::base::key::Trailer;
+use crate::base::lookup::Lookup;
 use crate::base::range::Bounds;
 use crate::base::range::is_above;
 use crate::base::range::is_below;
@@ -57,8 +58,9 @@ impl Core {
         Ok(live_value(lookup(&view, key, seqno, false)?)?.is_some())
     }
 
-    /// The values of `keys`, in their order, all at one instant. Looks them up in key order, so
-    /// that neighbours find the same index and data blocks in the processor's caches.
+    /// The values of `keys`, in their order, all at one instant. They are looked up side by side,
+    /// in key order: cache misses overlap, and neighbours find the same index and data blocks in
+    /// the processor's caches.
     pub(crate) fn multi_get(
         &self,
         state: &KeyspaceState,
@@ -70,12 +72,24 @@ impl Core {
         let seqno = self.read_seqno(pin);
         let mut order: Vec<usize> = (0..keys.len()).collect();
         order.sort_unstable_by_key(|index| keys[*index]);
+        let mut lookups: Vec<Lookup<'_>> = Vec::with_capacity(keys.len());
+        for index in &order {
+            if lookups.last().is_none_or(|last| last.key != keys[*index]) {
+                view.note_get();
+                lookups.push(Lookup::new(keys[*index]));
+            }
+        }
+        for memtable in std::iter::once(&view.active).chain(&view.sealed) {
+            memtable.get_many(&mut lookups, seqno);
+        }
+        view.version.get_many(&mut lookups, seqno)?;
         let mut values: Vec<Option<Slice>> = vec![None; keys.len()];
+        let mut lookups = lookups.into_iter();
         let mut last: Option<usize> = None;
         for index in order {
             values[index] = match last {
                 Some(last) if keys[last] == keys[index] => values[last].clone(),
-                _ => live_value(lookup(&view, keys[index], seqno, true)?)?,
+                _ => live_value(lookups.next().and_then(|lookup| lookup.found))?,
             };
             last = Some(index);
         }

@@ -14,10 +14,6 @@
 //! [`Record`]: crate::memtable::record::Record
 //! [`NodeRef`]: crate::memtable::node::NodeRef
 
-#[cfg(all(target_arch = "x86_64", not(miri)))]
-use std::arch::x86_64::_MM_HINT_T0;
-#[cfg(all(target_arch = "x86_64", not(miri)))]
-use std::arch::x86_64::_mm_prefetch;
 use std::mem::MaybeUninit;
 use std::ptr;
 use std::ptr::NonNull;
@@ -27,30 +23,13 @@ use std::sync::atomic::AtomicPtr;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 
+use crate::base::prefetch::CACHE_LINE;
 use crate::base::sync::Mutex;
 
-pub(super) const CACHE_LINE: usize = 64;
 const CHUNK_LEN_MIN: usize = 4 << 10;
 const CHUNK_LEN_MAX: usize = 1 << 20;
 /// What is longer gets a chunk of its own, lest it waste the rest of the current one.
 const SHARED_LEN_MAX: usize = CHUNK_LEN_MAX / 4;
-
-/// Asks for the lines of `value` before they are needed, all at once rather than one by one.
-#[cfg(all(target_arch = "x86_64", not(miri)))]
-#[inline]
-pub(super) fn prefetch<T>(value: &T) {
-    for offset in (0..size_of::<T>()).step_by(CACHE_LINE) {
-        let line = ptr::from_ref(value).cast::<i8>().wrapping_add(offset);
-        #[expect(unsafe_code, reason = "the instruction is unsafe to name")]
-        // SAFETY: it reads nothing that the program sees.
-        unsafe {
-            _mm_prefetch::<_MM_HINT_T0>(line);
-        }
-    }
-}
-
-#[cfg(not(all(target_arch = "x86_64", not(miri))))]
-pub(super) fn prefetch<T>(_: &T) {}
 
 /// Memory that only grows.
 pub(super) struct Arena {

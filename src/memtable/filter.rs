@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 
 use crate::base::key::KeyHash;
-use crate::memtable::arena::prefetch;
+use crate::base::prefetch::prefetch;
 
 const BITS_PER_KEY: usize = 10;
 /// Bytes that an entry is expected to take.

@@ -23,6 +23,7 @@ use std::sync::atomic::Ordering;
 use crate::base::key::KeyHash;
 use crate::base::key::KeyRef;
 use crate::base::key::Trailer;
+use crate::base::lookup::Lookup;
 use crate::base::seqno::SeqNo;
 use crate::base::slice::Slice;
 
@@ -45,6 +46,9 @@ use record::Record;
 use record::Records;
 
 pub(crate) use iter::MemtableIter;
+
+/// Keys of a batch whose words of the filter are asked for at once.
+const GROUP: usize = 32;
 
 /// A concurrent ordered map from internal keys to values that only grows.
 pub(crate) struct Memtable {
@@ -146,6 +150,19 @@ impl Memtable {
     ) -> Option<(Trailer, Slice)> {
         let found = self.find(key, hash, seqno)?;
         Some((found.trailer(), iter::slice_of(self, found)))
+    }
+
+    /// The same for those of `lookups` that have found nothing yet.
+    pub(crate) fn get_many(self: &Arc<Self>, lookups: &mut [Lookup<'_>], seqno: SeqNo) {
+        if self.is_empty() {
+            return;
+        }
+        for group in lookups.chunks_mut(GROUP) {
+            group.iter().for_each(|lookup| self.filter.prefetch(lookup.hash));
+            for lookup in group.iter_mut().filter(|lookup| lookup.found.is_none()) {
+                lookup.found = self.get_slice(lookup.key, lookup.hash, seqno);
+            }
+        }
     }
 
     /// Memory in use.

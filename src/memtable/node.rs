@@ -34,13 +34,13 @@ use std::sync::atomic::Ordering::Acquire;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::Ordering::Release;
 
+use crate::base::prefetch::prefetch;
 use crate::base::sync::Mutex;
 use crate::base::sync::MutexGuard;
 use crate::base::sync::atomic::AtomicPtr;
 use crate::base::sync::atomic::AtomicU32;
 use crate::base::sync::atomic::AtomicU64;
 use crate::memtable::arena::Arena;
-use crate::memtable::arena::prefetch;
 use crate::memtable::key::Probe;
 use crate::memtable::order::ENTRIES_MAX;
 use crate::memtable::order::Order;

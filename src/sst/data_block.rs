@@ -73,9 +73,9 @@ pub(super) struct EntryTable {
 }
 
 impl EntryTable {
-    /// Entry `i` of the block with this payload.
+    /// Where entry `i` of the block with this payload lies.
     #[inline]
-    pub(super) fn span(&self, payload: &[u8], i: usize) -> Result<EntrySpan, Malformed> {
+    fn bounds(&self, payload: &[u8], i: usize) -> Result<Range<usize>, Malformed> {
         let (from, to) = if self.wide {
             let at = self.offsets_at + 4 * i;
             let pair = payload.get(at..).and_then(<[u8]>::first_chunk::<8>);
@@ -87,7 +87,13 @@ impl EntryTable {
             let n = u32::from_le_bytes(*pair.ok_or(TOO_SHORT)?);
             (n as u16 as usize, (n >> 16) as usize)
         };
-        let (from, end) = (self.entries_at + from, self.entries_at + to);
+        Ok(self.entries_at + from..self.entries_at + to)
+    }
+
+    /// Entry `i` of the block with this payload.
+    #[inline]
+    pub(super) fn span(&self, payload: &[u8], i: usize) -> Result<EntrySpan, Malformed> {
+        let Range { start: from, end } = self.bounds(payload, i)?;
         let entry = payload.get(from..end).ok_or(BAD_ENTRY)?;
         let (key_at, key_len) = match entry.first() {
             Some(len) if *len < 0x80 => (from + 1, usize::from(*len)),
@@ -189,6 +195,19 @@ impl<'a> DataBlock<'a> {
         hash: KeyHash,
         seqno: SeqNo,
     ) -> Result<Option<EntrySpan>, Malformed> {
+        for i in self.candidates(hash) {
+            let span = self.span(i)?;
+            let same = self.payload.get(span.key_range()) == Some(user);
+            if same && span.trailer.seqno() <= seqno {
+                return Ok(Some(span));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The entries whose fingerprint is that of `hash`.
+    #[inline]
+    fn candidates(&self, hash: KeyHash) -> impl Iterator<Item = usize> {
         const LOW: u64 = 0x7f7f_7f7f_7f7f_7f7f;
         let wanted = hash.fingerprint();
         let pattern = u64::from(wanted) * 0x0101_0101_0101_0101;
@@ -198,21 +217,26 @@ impl<'a> DataBlock<'a> {
         for (to, from) in last.iter_mut().zip(tail) {
             *to = *from;
         }
-        for (n, word) in words.iter().chain([&last]).enumerate() {
-            let diff = u64::from_le_bytes(*word) ^ pattern;
-            // The top bit of every byte of `diff` that is zero.
-            let mut hits = !(((diff & LOW) + LOW) | diff | LOW);
-            while hits != 0 {
-                let i = 8 * n + hits.trailing_zeros() as usize / 8;
-                hits &= hits - 1;
-                let span = self.span(i)?;
-                let same = self.payload.get(span.key_range()) == Some(user);
-                if same && span.trailer.seqno() <= seqno {
-                    return Ok(Some(span));
-                }
+        let mut words = words.iter().copied().chain(std::iter::once(last));
+        let (mut end, mut hits) = (0, 0_u64);
+        std::iter::from_fn(move || {
+            while hits == 0 {
+                let diff = u64::from_le_bytes(words.next()?) ^ pattern;
+                // The top bit of every byte of `diff` that is zero.
+                hits = !(((diff & LOW) + LOW) | diff | LOW);
+                end += 8;
             }
-        }
-        Ok(None)
+            let i = end - 8 + hits.trailing_zeros() as usize / 8;
+            hits &= hits - 1;
+            Some(i)
+        })
+    }
+
+    /// The bytes of the first entry whose fingerprint is that of `hash`.
+    #[inline]
+    pub(super) fn first_candidate(&self, hash: KeyHash) -> Option<&'a [u8]> {
+        let i = self.candidates(hash).next()?;
+        self.payload.get(self.table.bounds(self.payload, i).ok()?)
     }
 
     /// How many entries come before `target`; with `or_equal` counting one that is `target`.

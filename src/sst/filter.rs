@@ -14,6 +14,7 @@
 use crate::base::coding::Malformed;
 use crate::base::key::KeyHash;
 use crate::base::planted::Planted;
+use crate::base::prefetch::prefetch;
 
 pub(super) const LINE_LEN: usize = 64;
 
@@ -64,6 +65,15 @@ pub(super) fn build(keys: &[KeyHash], bits_per_key: u32, out: &mut Vec<u8>) {
         }
     }
     out.push(probes);
+}
+
+/// Asks for what [`may_contain`] will read.
+#[inline]
+pub(super) fn prefetch_line(payload: &[u8], hash: KeyHash) {
+    let lines = payload.as_chunks::<LINE_LEN>().0;
+    if let Some(line) = lines.get(line_of(hash, lines.len())) {
+        prefetch(line);
+    }
 }
 
 /// May the key be among those the filter was built from?

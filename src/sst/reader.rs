@@ -105,9 +105,9 @@ impl Deref for FoundValue<'_> {
 }
 
 /// An entry that a point read found.
-struct Located {
+pub(super) struct Located {
     block: BlockBytes,
-    trailer: Trailer,
+    pub(super) trailer: Trailer,
     value: Range<usize>,
 }
 
@@ -230,17 +230,22 @@ impl SstReader {
         let Some(located) = self.locate(user, hash, seqno)? else {
             return Ok(None);
         };
-        let payload = located.block.get(&self.mapping);
-        let value = FoundValue {
-            block: &located.block,
-            mapping: &self.mapping,
-            bytes: payload.get(located.value).unwrap_or_default(),
-        };
+        let value = self.value_of(&located);
         Ok(Some(found(located.trailer, value)))
     }
 
+    #[inline]
+    pub(super) fn value_of<'a>(&'a self, located: &'a Located) -> FoundValue<'a> {
+        let payload = located.block.get(&self.mapping);
+        FoundValue {
+            block: &located.block,
+            mapping: &self.mapping,
+            bytes: payload.get(located.value.clone()).unwrap_or_default(),
+        }
+    }
+
     fn locate(&self, user: &[u8], hash: KeyHash, seqno: SeqNo) -> Result<Option<Located>> {
-        let Some(mut p) = self.top.find(user) else {
+        let Some(p) = self.top.find(user) else {
             return Ok(None);
         };
         let Some(first) = self.top.partition(p) else {
@@ -250,22 +255,42 @@ impl SstReader {
         if !self.filter_admits(p, first, hash)? {
             return Ok(None);
         }
+        self.locate_from(p, None, user, hash, seqno)
+    }
+
+    /// As `locate`, from partition `p` on; from a block of it on, if the one that may hold the key
+    /// is known and loaded.
+    #[inline]
+    pub(super) fn locate_from(
+        &self,
+        mut p: usize,
+        mut known: Option<(usize, BlockBytes)>,
+        user: &[u8],
+        hash: KeyHash,
+        seqno: SeqNo,
+    ) -> Result<Option<Located>> {
         while let Some(partition) = self.top.partition(p) {
             let at = partition.index.offset;
-            let loaded;
+            let read;
             let index_bytes = if let Some(bytes) = self.in_place(self.index_no(p), partition.index)
             {
                 bytes
             } else {
-                loaded = self.load_index(p, partition)?;
-                loaded.get(&self.mapping)
+                read = self.load_index(p, partition)?;
+                read.get(&self.mapping)
             };
             let index = self.whole(at, IndexBlock::parse(index_bytes))?;
             self.whole(at, index.check_len(partition.blocks))?;
-            let mut i = self.whole(at, index.find(user))?;
+            let (mut i, mut loaded) = match known.take() {
+                Some((i, block)) => (i, Some(block)),
+                None => (self.whole(at, index.find(user))?, None),
+            };
             loop {
                 let handle = self.whole(at, index.block(i))?;
-                let block = self.load_data(partition.first_block + i, handle)?;
+                let block = match loaded.take() {
+                    Some(block) => block,
+                    None => self.load_data(partition.first_block + i, handle)?,
+                };
                 let data = self.whole(handle.offset, DataBlock::parse(block.get(&self.mapping)))?;
                 let entry = self.whole(handle.offset, data.find(user, hash, seqno))?;
                 if let Some(span) = entry {
@@ -292,7 +317,12 @@ impl SstReader {
     }
 
     #[inline]
-    fn filter_admits(&self, p: usize, partition: &Partition, hash: KeyHash) -> Result<bool> {
+    pub(super) fn filter_admits(
+        &self,
+        p: usize,
+        partition: &Partition,
+        hash: KeyHash,
+    ) -> Result<bool> {
         let handle = partition.filter;
         if handle.is_none() {
             return Ok(true);
@@ -312,12 +342,12 @@ impl SstReader {
 
     /// Blocks have numbers: data blocks as they lie, then index and filter of each partition.
     #[inline]
-    fn index_no(&self, p: usize) -> usize {
+    pub(super) fn index_no(&self, p: usize) -> usize {
         self.top.blocks() + 2 * p
     }
 
     #[inline]
-    fn filter_no(&self, p: usize) -> usize {
+    pub(super) fn filter_no(&self, p: usize) -> usize {
         self.index_no(p) + 1
     }
 
@@ -333,11 +363,16 @@ impl SstReader {
 
     /// The content of block `n` in the mapping, if it is stored raw and was verified.
     #[inline]
-    fn in_place(&self, n: usize, handle: BlockHandle) -> Option<&[u8]> {
+    pub(super) fn in_place(&self, n: usize, handle: BlockHandle) -> Option<&[u8]> {
         if self.states.get(n) != VERIFIED {
             return None;
         }
         self.mapping.get(handle.range()?)
+    }
+
+    /// Can block `n` be had without reading it from the file?
+    pub(super) fn is_at_hand(&self, n: usize) -> bool {
+        self.states.get(n) == VERIFIED || self.blocks.has(n)
     }
 
     /// The verified content of block `n`.
@@ -430,6 +465,10 @@ impl SstReader {
     /// The footer as it is read through `file`, and where it lies.
     pub(super) fn read_footer_from(&self, file: &dyn ReadableFile) -> Result<(Footer, u64)> {
         read_footer(file, &self.path)
+    }
+
+    pub(super) fn cached(&self) -> &FileBlocks {
+        &self.blocks
     }
 
     pub(super) fn file(&self) -> &dyn ReadableFile {

@@ -18,6 +18,7 @@ use crate::base::error::Result;
 use crate::base::key::KeyHash;
 use crate::base::key::Trailer;
 use crate::base::key::head16;
+use crate::base::lookup::Lookup;
 pub(crate) use crate::base::options::LEVELS;
 use crate::base::seqno::SeqNo;
 use crate::base::slice::Slice;
@@ -48,6 +49,12 @@ impl Level {
 
     /// The one file that may hold `key`. Requires: a level from 1 on.
     pub(crate) fn file_for(&self, key: &[u8]) -> Option<&Arc<SstFile>> {
+        let file = self.file_from(key);
+        file.filter(|file| file.meta.smallest.user.as_slice() <= key)
+    }
+
+    /// The first file that ends at or after `key`. Requires: a level from 1 on.
+    fn file_from(&self, key: &[u8]) -> Option<&Arc<SstFile>> {
         let head = head16(key);
         let mut at = self.largest_heads.partition_point(|largest| *largest < head);
         // Equal heads say nothing: compare whole keys. There are as many heads as files.
@@ -56,7 +63,7 @@ impl Level {
         {
             at += 1;
         }
-        self.files.get(at).filter(|file| file.meta.smallest.user.as_slice() <= key)
+        self.files.get(at)
     }
 
     /// The files that may hold a key of the closed range `from..=to`. Requires: a level from 1 on.
@@ -77,6 +84,14 @@ fn get_from(
     file.reader()?.get(key, hash, seqno, |trailer, value| {
         (trailer, if want_value { value.to_slice() } else { Slice::default() })
     })
+}
+
+/// Opens no file in which nothing is looked for.
+fn get_many_from(file: &SstFile, lookups: &mut [Lookup<'_>], seqno: SeqNo) -> Result<()> {
+    if lookups.iter().all(|lookup| lookup.found.is_some()) {
+        return Ok(());
+    }
+    file.reader()?.get_many(lookups, seqno)
 }
 
 /// One keyspace's files at one moment.
@@ -128,6 +143,31 @@ impl Version {
             }
         }
         Ok(None)
+    }
+
+    /// The same for each of `lookups` that has found nothing yet.
+    pub(crate) fn get_many(&self, lookups: &mut [Lookup<'_>], seqno: SeqNo) -> Result<()> {
+        for file in &self.levels[0].files {
+            let (from, to) = (&file.meta.smallest.user, &file.meta.largest.user);
+            let from = lookups.partition_point(|lookup| lookup.key < from.as_slice());
+            let to = lookups.partition_point(|lookup| lookup.key <= to.as_slice());
+            get_many_from(file, lookups.get_mut(from..to).unwrap_or_default(), seqno)?;
+        }
+        for level in &self.levels[1..] {
+            let mut rest = &mut *lookups;
+            while let Some(first) = rest.first()
+                && let Some(file) = level.file_from(first.key)
+            {
+                let largest = file.meta.largest.user.as_slice();
+                let end = rest.partition_point(|lookup| lookup.key <= largest);
+                let (within, behind) = rest.split_at_mut(end);
+                let from = file.meta.smallest.user.as_slice();
+                let start = within.partition_point(|lookup| lookup.key < from);
+                get_many_from(file, &mut within[start..], seqno)?;
+                rest = behind;
+            }
+        }
+        Ok(())
     }
 
     /// The deepest level that holds a file, if any does.

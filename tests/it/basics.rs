@@ -89,6 +89,37 @@ fn multi_get_answers_in_the_order_of_the_keys() {
 }
 
 #[test]
+fn multi_get_finds_what_get_finds_whatever_the_tree_looks_like() {
+    let db = TestDb::new();
+    let mut random = 1_u64;
+    let mut any = |end: u64| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (random >> 33) % end
+    };
+    for round in 0..4_000 {
+        let n = any(1_500) as usize;
+        if any(4) == 0 {
+            db.delete(key(n)).unwrap();
+        } else {
+            let long = if any(50) == 0 { 3_000 } else { any(60) as usize };
+            db.put(key(n), vec![round as u8; long]).unwrap();
+        }
+        if round % 900 == 0 {
+            db.run_one_job().unwrap();
+        }
+        if round % 100 == 0 {
+            let many = any(200);
+            let keys: Vec<_> = (0..many).map(|_| key(any(1_600) as usize)).collect();
+            let singly: Vec<_> = keys.iter().map(|key| db.get(key).unwrap()).collect();
+            assert_eq!(db.multi_get(&keys).unwrap(), singly);
+        }
+    }
+    let stats = db.stats();
+    let files = stats.keyspaces.iter().flat_map(|keyspace| &keyspace.levels);
+    assert!(files.map(|level| level.files.len()).sum::<usize>() > 2);
+}
+
+#[test]
 fn a_second_opener_is_turned_away() {
     let fs = Arc::new(MemFs::new());
     let db = tiny().fs(fs.clone()).open(DIR).unwrap();

@@ -12,7 +12,9 @@ use crate::base::internal_iter::InternalIter;
 use crate::base::key::KeyHash;
 use crate::base::key::KeyRef;
 use crate::base::key::Trailer;
+use crate::base::lookup::Lookup;
 use crate::base::seqno::SeqNo;
+use crate::base::slice::Slice;
 use crate::base::value::ValueKind;
 use crate::cache::BlockCache;
 use crate::sst::SstSummary;
@@ -32,6 +34,29 @@ fn check_lookups(entries: &[Entry], bytes: &Bytes, shape: Shape) {
             let seqno = SeqNo::new(seqno);
             let found = get(&reader, &user, seqno).unwrap();
             assert_eq!(found, model_get(entries, &user, seqno), "{user:?} at {seqno}");
+        }
+    }
+}
+
+fn check_many(entries: &[Entry], bytes: &Bytes, shape: Shape) {
+    let reader = open(bytes, shape);
+    let probes = probes(entries);
+    // Twice: the first time nothing is cached.
+    for seqno in (0..13).chain([u64::MAX, u64::MAX]).map(SeqNo::new) {
+        let mut lookups: Vec<_> = probes.iter().map(|user| Lookup::new(user)).collect();
+        let above = Some((put(99), Slice::copy_from(b"found above")));
+        for lookup in lookups.iter_mut().step_by(5) {
+            lookup.found = above.clone();
+        }
+        reader.get_many(&mut lookups, seqno).unwrap();
+        for (i, lookup) in lookups.into_iter().enumerate() {
+            let found = lookup.found.map(|(trailer, value)| (trailer, value.to_vec()));
+            if i % 5 == 0 {
+                assert_eq!(found, Some((put(99), b"found above".to_vec())));
+            } else {
+                let wanted = model_get(entries, lookup.key, seqno);
+                assert_eq!(found, wanted, "{:?} at {seqno}", lookup.key);
+            }
         }
     }
 }
@@ -61,6 +86,7 @@ proptest! {
             let (bytes, summary) = write(&entries, shape);
             check_summary(&entries, &summary);
             check_lookups(&entries, &bytes, shape);
+            check_many(&entries, &bytes, shape);
             let reader = open(&bytes, shape);
             let seen = reader.verify(&*MemFile::new(&bytes, false)).unwrap();
             prop_assert_eq!(seen.entries, entries.len() as u64);
@@ -78,6 +104,7 @@ fn versions_of_one_key_that_fill_many_blocks_are_all_found() {
     entries.push((b"l".to_vec(), put(1), vec![2; 50]));
     for shape in sources(SMALL) {
         let (bytes, _) = write(&entries, shape);
+        check_many(&entries, &bytes, shape);
         let reader = open(&bytes, shape);
         assert!(reader.verify(&*MemFile::new(&bytes, false)).unwrap().partitions > 5);
         for seqno in 0..205 {

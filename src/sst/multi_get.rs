@@ -1,0 +1,151 @@
+//! Many keys at once: each step is done for a group of them before the next, so that their cache
+//! misses pass side by side instead of one after the other.
+//!
+//! What a step will touch is asked for by the step before: the filter's line, then the top of the
+//! binary search in the index, the block's slot, the block's first lines, and the entry. Blocks that
+//! the cache does not have are asked for before the first of them is read.
+#![deny(clippy::indexing_slicing)]
+
+use crate::base::error::Result;
+use crate::base::lookup::Lookup;
+use crate::base::prefetch::CACHE_LINE;
+use crate::base::prefetch::prefetch;
+use crate::base::seqno::SeqNo;
+use crate::sst::block::BlockBytes;
+use crate::sst::block::BlockHandle;
+use crate::sst::data_block::DataBlock;
+use crate::sst::filter;
+use crate::sst::index_block::IndexBlock;
+use crate::sst::reader::SstReader;
+
+/// Keys that go side by side: more than a processor has misses under way.
+const GROUP: usize = 16;
+/// Blocks that are borrowed at a time: a thread has eight to borrow before they cost more, and the
+/// reader's view is one.
+const BORROWED: usize = 6;
+/// Of a block: its header, its fingerprints and the first of its offsets.
+const BLOCK_FRONT: usize = 3 * CACHE_LINE;
+/// Of an entry: more than this is copied as fast as it comes.
+const ENTRY_FRONT: usize = 4 * CACHE_LINE;
+
+/// A key on its way, by its number in the group, and the block that may hold it: by its number in
+/// the partition and in the file.
+struct Place {
+    lookup: usize,
+    partition: usize,
+    block: usize,
+    block_of_file: usize,
+    handle: BlockHandle,
+}
+
+impl SstReader {
+    /// Finds, for those of `lookups` that have found nothing yet, the newest version that a reader
+    /// at `seqno` may see.
+    pub(crate) fn get_many(&self, lookups: &mut [Lookup<'_>], seqno: SeqNo) -> Result<()> {
+        let mut places = Vec::with_capacity(GROUP);
+        for group in lookups.chunks_mut(GROUP) {
+            places.clear();
+            self.find_partitions(group, &mut places);
+            self.find_blocks(group, &mut places)?;
+            self.ask_for_blocks(&places);
+            for places in places.chunks(BORROWED) {
+                self.search_blocks(places, group, seqno)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn find_partitions(&self, group: &[Lookup<'_>], places: &mut Vec<Place>) {
+        for (i, lookup) in group.iter().enumerate().filter(|(_, lookup)| lookup.found.is_none()) {
+            let Some(p) = self.top().find(lookup.key) else { continue };
+            let handle = BlockHandle::NONE;
+            places.push(Place { lookup: i, partition: p, block: 0, block_of_file: 0, handle });
+            if let Some(partition) = self.top().partition(p)
+                && let Some(filter) = self.in_place(self.filter_no(p), partition.filter)
+            {
+                filter::prefetch_line(filter, lookup.hash);
+            }
+        }
+    }
+
+    /// Drops the places that a filter rules out, and finds the blocks of the others.
+    fn find_blocks(&self, group: &[Lookup<'_>], places: &mut Vec<Place>) -> Result<()> {
+        let mut failed = Ok(());
+        places.retain(|place| {
+            let p = place.partition;
+            let (Some(lookup), Some(partition)) =
+                (group.get(place.lookup), self.top().partition(p))
+            else {
+                return false;
+            };
+            let admits = self.filter_admits(p, partition, lookup.hash).unwrap_or_else(|error| {
+                failed = Err(error);
+                false
+            });
+            if admits && let Some(index) = self.in_place(self.index_no(p), partition.index) {
+                IndexBlock::prefetch(index);
+            }
+            admits
+        });
+        failed?;
+        for place in places {
+            let p = place.partition;
+            let (Some(lookup), Some(partition)) =
+                (group.get(place.lookup), self.top().partition(p))
+            else {
+                continue;
+            };
+            let index = self.load_index(p, partition)?;
+            let at = partition.index.offset;
+            let index = self.whole(at, IndexBlock::parse(index.get(self.mapping())))?;
+            self.whole(at, index.check_len(partition.blocks))?;
+            place.block = self.whole(at, index.find(lookup.key))?;
+            place.handle = self.whole(at, index.block(place.block))?;
+            place.block_of_file = partition.first_block + place.block;
+            self.cached().prefetch(place.block_of_file);
+        }
+        Ok(())
+    }
+
+    /// Has the system read the blocks that are not in memory, all at once.
+    fn ask_for_blocks(&self, places: &[Place]) {
+        let is_missing = |place: &&Place| !self.is_at_hand(place.block_of_file);
+        if places.iter().filter(is_missing).count() < 2 {
+            return;
+        }
+        for place in places.iter().filter(is_missing) {
+            self.file().will_need(place.handle.offset..place.handle.end());
+        }
+    }
+
+    fn search_blocks(
+        &self,
+        places: &[Place],
+        group: &mut [Lookup<'_>],
+        seqno: SeqNo,
+    ) -> Result<()> {
+        let mut blocks: [BlockBytes; BORROWED] = [const { BlockBytes::EMPTY }; BORROWED];
+        for (place, block) in places.iter().zip(&mut blocks) {
+            *block = self.load_data(place.block_of_file, place.handle)?;
+            let payload = block.get(self.mapping());
+            prefetch(payload.get(..BLOCK_FRONT).unwrap_or(payload));
+        }
+        for (place, block) in places.iter().zip(&blocks) {
+            let Some(lookup) = group.get(place.lookup) else { continue };
+            let payload = block.get(self.mapping());
+            let data = self.whole(place.handle.offset, DataBlock::parse(payload))?;
+            if let Some(entry) = data.first_candidate(lookup.hash) {
+                prefetch(entry.get(..ENTRY_FRONT).unwrap_or(entry));
+            }
+        }
+        for (place, block) in places.iter().zip(blocks) {
+            let Some(lookup) = group.get_mut(place.lookup) else { continue };
+            let known = Some((place.block, block));
+            let located =
+                self.locate_from(place.partition, known, lookup.key, lookup.hash, seqno)?;
+            lookup.found =
+                located.map(|located| (located.trailer, self.value_of(&located).to_slice()));
+        }
+        Ok(())
+    }
+}
