@@ -287,10 +287,30 @@ impl Position {
         if !at_end && let Some(next) = Position::new(self.snapshot, self.index + 1) {
             return Some(next);
         }
+        self.next_node(at_end)
+    }
+
+    /// The next entry, out of what has become of this node, or of the next.
+    #[inline(never)]
+    fn next_node(&self, at_end: bool) -> Option<Position> {
         // If the node was split since, the next one begins with entries that are passed already.
         let node = self.snapshot.node();
         let probe = Probe::new(self.record.key());
-        first_from(if at_end { node.next()? } else { node }, |at| at.count_through(&probe))
+        let next =
+            first_from(if at_end { node.next()? } else { node }, |at| at.count_through(&probe))?;
+        // Who crosses nodes will want the rest of this one, and the one behind it.
+        next.prefetch_rest();
+        Some(next)
+    }
+
+    /// Records lie anywhere: asked for together, they come in the time of one.
+    fn prefetch_rest(&self) {
+        for index in self.index + 1..self.snapshot.len() {
+            self.snapshot.record(index).prefetch();
+        }
+        if let Some(next) = self.snapshot.node().next() {
+            next.prefetch();
+        }
     }
 
     /// The entry before.

@@ -12,6 +12,8 @@ use std::sync::Arc;
 use crate::base::key::KEY_LEN_MAX;
 use crate::base::key::KeyRef;
 use crate::base::key::Trailer;
+use crate::base::prefetch::CACHE_LINE;
+use crate::base::prefetch::prefetch_at;
 use crate::memtable::arena::Arena;
 use crate::memtable::arena::FreeChunks;
 
@@ -24,6 +26,9 @@ struct Header {
     value_len: u32,
     key_len: u16,
 }
+
+/// Header, key, and a short value.
+const PREFETCH_LEN: usize = 3 * CACHE_LINE;
 
 /// Where a record lies. Its bytes never change, and live as long as the arena.
 #[derive(Clone, Copy)]
@@ -46,6 +51,11 @@ impl Record {
     #[inline]
     pub(super) fn as_ptr(self) -> *mut u8 {
         self.0.as_ptr()
+    }
+
+    /// Asks for the beginning of the record before it is needed.
+    pub(super) fn prefetch(self) {
+        prefetch_at(self.0.as_ptr(), PREFETCH_LEN);
     }
 
     #[expect(unsafe_code, reason = "reads arena memory")]

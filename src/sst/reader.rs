@@ -51,32 +51,26 @@ pub(crate) struct SstExpectation {
     pub(crate) uid: u64,
 }
 
-/// What is known of the blocks of a mapped file: two bits for each. They only ever go from 0 to
-/// another value, and guard nothing but themselves, so relaxed loads and stores are enough.
+/// Which blocks of a mapped file are stored raw and were verified, and can be read in place without
+/// asking further. Bits are only ever set, and guard nothing but themselves, so relaxed loads and
+/// stores are enough.
 #[derive(Debug)]
-struct BlockStates(Box<[AtomicU64]>);
+struct Verified(Box<[AtomicU64]>);
 
-/// Stored raw, and verified: it can be read in place without asking further.
-const VERIFIED: u64 = 1;
-/// Compressed: the cache has it or has to get it.
-const COMPRESSED: u64 = 2;
-
-impl BlockStates {
-    fn new(blocks: usize) -> BlockStates {
-        let words = blocks.div_ceil(32);
-        BlockStates((0..words).map(|_| AtomicU64::new(0)).collect())
+impl Verified {
+    fn new(blocks: usize) -> Verified {
+        Verified((0..blocks.div_ceil(64)).map(|_| AtomicU64::new(0)).collect())
     }
 
     #[inline]
-    fn get(&self, block: usize) -> u64 {
-        let word = self.0.get(block / 32);
-        let word = word.map_or(0, |word| word.load(Relaxed));
-        word >> (2 * (block % 32)) & 3
+    fn has(&self, block: usize) -> bool {
+        let word = self.0.get(block / 64);
+        word.is_some_and(|word| word.load(Relaxed) >> (block % 64) & 1 == 1)
     }
 
-    fn set(&self, block: usize, state: u64) {
-        if let Some(word) = self.0.get(block / 32) {
-            word.fetch_or(state << (2 * (block % 32)), Relaxed);
+    fn add(&self, block: usize) {
+        if let Some(word) = self.0.get(block / 64) {
+            word.fetch_or(1 << (block % 64), Relaxed);
         }
     }
 }
@@ -125,7 +119,7 @@ pub(crate) struct SstReader {
     blocks: FileBlocks,
     top: TopIndex,
     properties: Properties,
-    states: BlockStates,
+    verified: Verified,
 }
 
 impl SstReader {
@@ -173,7 +167,7 @@ impl SstReader {
         file.random(0..top.data_end());
         let blocks = top.blocks() + 2 * top.len();
         Ok(SstReader {
-            states: BlockStates::new(if mapped { blocks } else { 0 }),
+            verified: Verified::new(if mapped { blocks } else { 0 }),
             blocks: FileBlocks::new(cache, id, blocks),
             path,
             uid: footer.uid,
@@ -203,9 +197,9 @@ impl SstReader {
 
     /// Bytes of memory that the reader holds as long as it lives.
     pub(crate) fn pinned_bytes(&self) -> u64 {
-        let states = size_of_val::<[_]>(&self.states.0);
+        let verified = size_of_val::<[_]>(&self.verified.0);
         let slots = self.blocks.pinned_bytes();
-        (size_of::<SstReader>() + self.top.memory() + states + slots) as u64
+        (size_of::<SstReader>() + self.top.memory() + verified + slots) as u64
     }
 
     /// Could the file hold versions of `user`? No is certain.
@@ -364,7 +358,7 @@ impl SstReader {
     /// The content of block `n` in the mapping, if it is stored raw and was verified.
     #[inline]
     pub(super) fn in_place(&self, n: usize, handle: BlockHandle) -> Option<&[u8]> {
-        if self.states.get(n) != VERIFIED {
+        if !self.verified.has(n) {
             return None;
         }
         self.mapping.get(handle.range()?)
@@ -372,13 +366,13 @@ impl SstReader {
 
     /// Can block `n` be had without reading it from the file?
     pub(super) fn is_at_hand(&self, n: usize) -> bool {
-        self.states.get(n) == VERIFIED || self.blocks.has(n)
+        self.verified.has(n) || self.blocks.has(n)
     }
 
     /// The verified content of block `n`.
     #[inline]
     fn load(&self, n: usize, handle: BlockHandle, kind: BlockKind) -> Result<BlockBytes> {
-        if self.states.get(n) == VERIFIED
+        if self.verified.has(n)
             && let Some(range) = handle.range()
         {
             return Ok(BlockBytes::Mapped(range));
@@ -434,10 +428,9 @@ impl SstReader {
         let checked = check(stored, kind, self.uid, handle.offset);
         let (payload, compression) = self.whole(handle.offset, checked)?;
         if compression == Compression::None {
-            self.states.set(n, VERIFIED);
+            self.verified.add(n);
             return Ok(BlockBytes::Mapped(handle.range().unwrap_or_default()));
         }
-        self.states.set(n, COMPRESSED);
         let raw = self.whole(handle.offset, folded::unpack(payload))?;
         Ok(BlockBytes::Owned(raw))
     }
