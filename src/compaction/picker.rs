@@ -7,7 +7,8 @@
 //! `level_compaction_dynamic_level_bytes`.)
 //!
 //! From a level that is too large the file goes down whose overlap beneath is smallest for its
-//! size, which writes least.
+//! size, which writes least. Where the disk is full the cheapest of the compactions that are due goes
+//! first, rather than the most urgent.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -100,17 +101,14 @@ pub(crate) fn pick(version: &Arc<Version>, context: &PickContext<'_>) -> Option<
     }
     scores.retain(|(score, level)| if *level == 0 { *score >= 1.0 } else { *score > 1.0 });
     scores.sort_by(|a, b| b.0.total_cmp(&a.0));
-    for (_, level) in scores {
-        let plan = if level == 0 {
-            plan_level0(version, targets.base_level, context, Reason::Level0)
-        } else {
-            pick_by_overlap(version, level, level + 1, context, Reason::LevelSize)
-        };
-        if plan.is_some() {
-            return plan;
-        }
-    }
-    pick_by_tombstone_age(version, &targets, context)
+    let mut plans = scores.into_iter().filter_map(|(_, level)| match level {
+        0 => plan_level0(version, targets.base_level, context, Reason::Level0),
+        _ => pick_by_overlap(version, level, level + 1, context, Reason::LevelSize),
+    });
+    // Where there is no room for the most urgent one there may be for another, which makes some.
+    let plan =
+        if context.is_space_scarce { plans.min_by_key(Plan::input_bytes) } else { plans.next() };
+    plan.or_else(|| pick_by_tombstone_age(version, &targets, context))
 }
 
 /// A compaction that leaves fewer runs for reads to merge, whatever the sizes of the levels: the

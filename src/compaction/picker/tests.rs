@@ -257,6 +257,22 @@ fn where_space_is_scarce_the_oldest_files_of_level_0_go_first() {
     assert!(files[8..].iter().all(|old| files[..8].iter().all(|new| new.meta.id > old.meta.id)));
 }
 
+/// The base level may hold more than is free: then there is room for it only further down.
+#[test]
+fn where_space_is_scarce_the_cheapest_compaction_goes_first() {
+    let mut edit = KeyspaceEdit::default();
+    edit.added.extend([(6, file(1, 30, 40, 30_000)), (5, file(2, 10, 15, 4000))]);
+    edit.added.extend([(5, file(3, 16, 29, 5000))]);
+    edit.added.extend((4..=15).map(|id| (0, file(id, 10, 20, 100))));
+    let version = apply(&Version::default(), &edit);
+    let busy = HashSet::new();
+    let urgent = pick(&version, &context(&busy, 0)).unwrap();
+    assert_eq!((urgent.reason, urgent.input_bytes()), (Reason::Level0, 10_200));
+    let scarce = PickContext { is_space_scarce: true, ..context(&busy, 0) };
+    let plan = pick(&version, &scarce).unwrap();
+    assert_eq!((plan.reason, plan.input_bytes()), (Reason::LevelSize, 4000));
+}
+
 /// Or a trickle of writes would have everything rewritten for it.
 #[test]
 fn reads_do_not_pay_for_small_parts_of_much() {
