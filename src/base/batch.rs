@@ -41,7 +41,7 @@ pub(crate) struct Batch {
 
 /// Bytes that a batch keeps free in front of its operations: it becomes a record of the log where
 /// it is.
-pub(crate) const ROOM_LEN: usize = 24;
+pub(crate) const ROOM_LEN: usize = 16;
 
 impl Batch {
     /// Appends one operation. Requires: key and value within their limits.

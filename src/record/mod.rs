@@ -7,16 +7,19 @@
 //! offset  size
 //!  0      4     crc       CRC-32 of the file's identity, the record's offset, and all that follows
 //!  4      4     len       of the payload; never 0
-//!  8      8     seqno     WAL: sequence number of the first operation; manifest: ordinal
-//! 16      4     lag       WAL: seqno - (highest sequence number known durable at append), or
-//!                         u32::MAX if that is unknown or does not fit; manifest: u32::MAX
-//! 20      4     reserved  0
-//! 24      len   payload
+//!  8      7     seqno     WAL: sequence number of the first operation; manifest: ordinal
+//! 15      1     lag       WAL: seqno - (highest sequence number known durable at append), rounded
+//!                         up, as a code; manifest: 255
+//! 16      len   payload
 //!               zeros up to a multiple of 8, not covered by the checksum
 //! ```
 //!
-//! A record is valid if and only if its length is not 0 and lies within the file, `reserved` is 0
-//! and the checksum matches. As the checksum takes in which file and where in it, bytes left over
+//! *Codes of a lag.* Below 16 a code means itself, and from there on up to 239, by its bits
+//! `eeeee mmm`, (8 + m) << (e - 1): at most an eighth more than the lag it stands for, so that the
+//! claim is true and a little weaker. From 240 on it claims nothing.
+//!
+//! A record is valid if and only if its length is not 0 and lies within the file, and the checksum
+//! matches. As the checksum takes in which file and where in it, bytes left over
 //! from an earlier life of the file, or copied from elsewhere, never pass for records. A length of
 //! 0 is never valid, so preallocated zeros are the end of the log and not an endless run of records.
 //!
@@ -41,11 +44,15 @@ pub(crate) mod header;
 mod tests;
 
 /// Bytes in front of each payload.
-pub(crate) const RECORD_HEADER_LEN: usize = 24;
+pub(crate) const RECORD_HEADER_LEN: usize = 16;
 /// Records start at multiples of this.
 pub(crate) const ALIGN: u64 = 8;
 /// A `lag` that claims nothing.
 pub(crate) const LAG_UNKNOWN: u32 = u32::MAX;
+/// The largest code of a lag.
+const LAG_CODE_MAX: u8 = 239;
+/// Bytes of a sequence number in a record.
+const SEQNO_LEN: usize = 7;
 /// Longest payload.
 pub(crate) const PAYLOAD_LEN_MAX: usize = (1 << 31) - 1;
 /// Bytes that look like records without being any must not make a scan quadratic. It checksums them
@@ -75,8 +82,33 @@ pub(crate) fn framed_len(payload_len: usize) -> u64 {
 /// What a record says about its place in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stamp {
+    /// Below 2^56.
     pub(crate) seqno: u64,
+    /// Rounded up when it is stored.
     pub(crate) lag: u32,
+}
+
+/// The lag that a code stands for.
+fn lag_of(code: u8) -> u32 {
+    match code {
+        0..16 => u32::from(code),
+        16..=LAG_CODE_MAX => (8 + u32::from(code & 7)) << ((code >> 3) - 1),
+        _ => LAG_UNKNOWN,
+    }
+}
+
+/// The code of the least lag that is not below `lag`.
+fn code_of(lag: u32) -> u8 {
+    if lag < 16 {
+        return lag as u8;
+    }
+    if lag > lag_of(LAG_CODE_MAX) {
+        return u8::MAX;
+    }
+    // Four bits from its highest one on, and one more if that cuts anything off.
+    let shift = 28 - lag.leading_zeros();
+    let cut = u32::from(lag & ((1 << shift) - 1) != 0);
+    (8 * (shift + 1) + (lag >> shift) - 8 + cut) as u8
 }
 
 /// Appends a record to `out` that will be written at `offset` of the file `context`.
@@ -102,25 +134,22 @@ pub(crate) fn encode_into(
 /// Makes `record` a record that will be written at `offset` of the file `context`: it has room for
 /// the header, the payload of `len` bytes, and zeros up to [`framed_len`].
 ///
-/// Requires: `1 <= len <= PAYLOAD_LEN_MAX`; `offset` is a multiple of 8.
+/// Requires: `1 <= len <= PAYLOAD_LEN_MAX`; `offset` is a multiple of 8; the stamp's sequence number
+/// is below 2^56.
 ///
 /// # Panics
 ///
 /// If the requirement is broken: such a record would make all that follow it unreadable.
 pub(crate) fn seal(record: &mut [u8], len: usize, context: Context, offset: u64, stamp: Stamp) {
     assert!((1..=PAYLOAD_LEN_MAX).contains(&len) && offset.is_multiple_of(ALIGN));
-    assert!(record.len() as u64 == framed_len(len));
+    assert!(record.len() as u64 == framed_len(len) && stamp.seqno >> (8 * SEQNO_LEN) == 0);
     let (place, rest) = record.split_at_mut(4);
     let (covered, _) = rest.split_at_mut(RECORD_HEADER_LEN - 4 + len);
     let (head, _) = covered.split_at_mut(RECORD_HEADER_LEN - 4);
-    let mut fields = [0; RECORD_HEADER_LEN - 4];
-    let (len_place, others) = fields.split_at_mut(4);
-    let (seqno_place, others) = others.split_at_mut(8);
-    let (lag_place, _reserved) = others.split_at_mut(4);
+    let (len_place, stamp_place) = head.split_at_mut(4);
     len_place.copy_from_slice(&(len as u32).to_le_bytes());
-    seqno_place.copy_from_slice(&stamp.seqno.to_le_bytes());
-    lag_place.copy_from_slice(&stamp.lag.to_le_bytes());
-    head.copy_from_slice(&fields);
+    let lag = u64::from(code_of(stamp.lag)) << (8 * SEQNO_LEN);
+    stamp_place.copy_from_slice(&(stamp.seqno | lag).to_le_bytes());
     let crc = RecordChecksum::new(context.0, offset).update(covered).finish();
     place.copy_from_slice(&crc.to_le_bytes());
 }
@@ -166,18 +195,15 @@ struct Frame {
     crc: u32,
     len: usize,
     stamp: Stamp,
-    reserved: u32,
 }
 
 impl Frame {
     fn parse(header: &[u8; RECORD_HEADER_LEN]) -> Result<Frame, Malformed> {
         let mut decoder = Decoder::new(header);
-        Ok(Frame {
-            crc: decoder.u32()?,
-            len: decoder.u32()? as usize,
-            stamp: Stamp { seqno: decoder.u64()?, lag: decoder.u32()? },
-            reserved: decoder.u32()?,
-        })
+        let (crc, len, stamp) = (decoder.u32()?, decoder.u32()? as usize, decoder.u64()?);
+        let lag = lag_of((stamp >> (8 * SEQNO_LEN)) as u8);
+        let seqno = stamp & ((1 << (8 * SEQNO_LEN)) - 1);
+        Ok(Frame { crc, len, stamp: Stamp { seqno, lag } })
     }
 }
 
@@ -202,9 +228,6 @@ pub(crate) fn decode_at(context: Context, bytes: &[u8], offset: u64) -> Decoded 
     };
     if frame.len == 0 {
         return Decoded::Invalid("a record has length 0");
-    }
-    if frame.reserved != 0 {
-        return Decoded::Invalid("a record's reserved field is not 0");
     }
     let Some(payload) = body.get(..frame.len) else {
         return Decoded::Invalid("a record is longer than the rest of the file");
@@ -250,7 +273,7 @@ pub(crate) fn scan_for_valid(
         };
         let frame = Frame::parse(header).ok().filter(|frame| {
             let fits = (1..=body.len()).contains(&frame.len);
-            fits && frame.reserved == 0 && plausible(frame.stamp)
+            fits && plausible(frame.stamp)
         });
         if let Some(frame) = frame {
             let may_match = if let Some(left) = effort.checked_sub(framed_len(frame.len)) {

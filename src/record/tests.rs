@@ -137,9 +137,7 @@ fn bytes_that_only_look_like_records_do_not_make_a_scan_quadratic() {
         let rest = len - bytes.len();
         bytes.extend_from_slice(&1u32.to_le_bytes());
         bytes.extend_from_slice(&((rest / 2) as u32).to_le_bytes());
-        bytes.extend_from_slice(&stamp.seqno.to_le_bytes());
-        bytes.extend_from_slice(&stamp.lag.to_le_bytes());
-        bytes.extend_from_slice(&0u32.to_le_bytes());
+        bytes.extend_from_slice(&(stamp.seqno | u64::from(stamp.lag) << 56).to_le_bytes());
     }
     assert_eq!(scan_for_valid(context(), &bytes, 0..u64::MAX, |_| true), Scan::Nothing);
     // And the answer is right.
@@ -158,4 +156,20 @@ fn a_lag_claims_what_was_durable() {
     assert_eq!(durable(10, 3), Some(7));
     assert_eq!(durable(10, LAG_UNKNOWN), None);
     assert_eq!(durable(2, 3), None);
+}
+
+#[test]
+fn a_stored_lag_is_rounded_up_by_an_eighth_at_most() {
+    let near_powers = (0..32).flat_map(|bit| (-9..=9).map(move |near| (1_i64 << bit) + near));
+    for lag in (0..70_000).chain(near_powers).filter_map(|lag| u32::try_from(lag).ok()) {
+        let stored = lag_of(code_of(lag));
+        assert!(stored >= lag, "{lag} is stored as {stored}");
+        assert!(stored == LAG_UNKNOWN || stored - lag <= lag / 8, "{lag} is stored as {stored}");
+        assert!(stored != LAG_UNKNOWN || lag > 15 << 28, "{lag} is not stored");
+        assert!(stored == lag || lag > 16, "{lag} is stored as {stored}");
+    }
+    for code in 0..=LAG_CODE_MAX {
+        assert_eq!(code_of(lag_of(code)), code);
+    }
+    assert_eq!(code_of(LAG_UNKNOWN), u8::MAX);
 }

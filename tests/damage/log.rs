@@ -61,10 +61,12 @@ fn parse(image: &Image) -> Log {
         let (first, durable) = (u64_at(&bytes, 48), u64_at(&bytes, 56));
         let mut pieces = vec![Piece { bytes: 0..64, first, durable, is_header: true }];
         let (mut at, mut next) = (64, first);
-        while at + 24 <= bytes.len() && u64_at(&bytes, at + 8) == next {
-            let (len, lag) = (u32_at(&bytes, at + 4) as usize, u32_at(&bytes, at + 16));
-            let durable = if lag == u32::MAX { 0 } else { next - u64::from(lag) };
-            let bytes = at..at + 24 + len;
+        while at + 16 <= bytes.len() && u64_at(&bytes, at + 8) << 8 == next << 8 {
+            let (len, lag) = (u32_at(&bytes, at + 4) as usize, u64::from(bytes[at + 15]));
+            // From 16 on a lag is stored with four bits.
+            let lag = if lag < 16 { lag } else { (8 + (lag & 7)) << ((lag >> 3) - 1) };
+            let durable = next.saturating_sub(lag);
+            let bytes = at..at + 16 + len;
             at = bytes.end.next_multiple_of(8);
             pieces.push(Piece { bytes, first: next, durable, is_header: false });
             next = next_after[&next];
@@ -98,7 +100,7 @@ fn said_by_manifest(image: &Image) -> u64 {
     let (_, bytes, records) = manifest(image);
     let mut said = 0;
     for record in records {
-        for (tag, mut value) in fields(&bytes[record.start + 24..record.end]) {
+        for (tag, mut value) in fields(&bytes[record.start + 16..record.end]) {
             match tag {
                 4 => said = said.max(varint(&mut value)),
                 7 => {

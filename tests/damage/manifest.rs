@@ -94,10 +94,10 @@ pub(crate) fn manifest(image: &Image) -> (String, Vec<u8>, Vec<std::ops::Range<u
     let bytes = read(&image.fs, &name);
     let mut records = Vec::new();
     let mut at = 64;
-    while at + 24 <= bytes.len() {
+    while at + 16 <= bytes.len() {
         let len = u32::from_le_bytes(bytes[at + 4..at + 8].try_into().unwrap()) as usize;
-        records.push(at..at + 24 + len);
-        at = (at + 24 + len).next_multiple_of(8);
+        records.push(at..at + 16 + len);
+        at = (at + 16 + len).next_multiple_of(8);
     }
     (name, bytes, records)
 }

@@ -188,8 +188,8 @@ fn records(manifest: &[u8]) -> Vec<Range<usize>> {
         if len == 0 {
             break;
         }
-        records.push(at..at + 24 + len);
-        at = (at + 24 + len).next_multiple_of(8);
+        records.push(at..at + 16 + len);
+        at = (at + 16 + len).next_multiple_of(8);
     }
     records
 }
