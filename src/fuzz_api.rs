@@ -59,10 +59,10 @@ impl Segment {
 }
 
 /// Appends a record to `file`, the content of log file `id`. Requires: a payload, and a length that
-/// is a multiple of 8.
+/// is a multiple of 8. Of the sequence number, seven bytes are stored.
 pub fn append_record(file: &mut Vec<u8>, db: u64, id: u64, seqno: u64, lag: u32, payload: &[u8]) {
     let context = record::Context::new(DbId(db), FileId(id));
-    let offset = file.len() as u64;
+    let (offset, seqno) = (file.len() as u64, seqno & SeqNo::MAX.get());
     record::encode_into(file, context, offset, record::Stamp { seqno, lag }, payload);
 }
 
@@ -278,8 +278,8 @@ impl WritableFile for Written {
         Ok(())
     }
 
-    fn reserve(&self, _len: u64) -> Result<()> {
-        Ok(())
+    fn reserve(&self, _len: u64) -> Result<bool> {
+        Ok(false)
     }
 }
 

@@ -13,6 +13,17 @@ use crate::memtable::Memtable;
 use crate::version::Version;
 use crate::version::source::Source;
 
+/// How long the file of [`run`] will become, about: the entries of `version` tell how much one
+/// takes on disk.
+pub(crate) fn expected_bytes(memtables: &[Arc<Memtable>], version: &Version) -> u64 {
+    let in_memory: u64 = memtables.iter().map(|memtable| memtable.bytes() as u64).sum();
+    let added: u64 = memtables.iter().map(|memtable| memtable.len() as u64).sum();
+    let entries: u64 = version.files().map(|file| file.meta.entries).sum();
+    let bytes: u64 = version.files().map(|file| file.meta.bytes).sum();
+    let expected = u128::from(bytes) * u128::from(added) / u128::from(entries.max(1));
+    if entries == 0 { in_memory } else { in_memory.min(expected as u64) }
+}
+
 /// Merges `memtables` into one new file, durable on return; into none if nothing survives.
 ///
 /// Requires: `memtables` are the oldest of the keyspace, everything in them is visible, and

@@ -58,7 +58,7 @@ pub(crate) struct OutputSpec {
     pub(crate) keyspace: KeyspaceId,
     pub(crate) sst: SstOptions,
     pub(crate) file_bytes: u64,
-    /// Bytes of all inputs: how long a file can become.
+    /// Bytes that are expected to be written, about: so much space is reserved.
     pub(crate) input_bytes: u64,
     /// Files of the level beneath the output, sorted; empty at the bottom and for flushes.
     pub(crate) grandparents: Vec<Arc<SstFile>>,

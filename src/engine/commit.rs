@@ -272,6 +272,21 @@ impl Core {
         Ok(())
     }
 
+    /// Makes durable what was written to the log, the headers of segments without records too.
+    pub(crate) fn sync_headers(&self) -> Result<()> {
+        let commit = &self.commit;
+        let mut publish = commit.publish.lock();
+        while publish.is_syncing {
+            self.health.check_writable()?;
+            commit.wait(&mut publish);
+        }
+        let leader = Leader::new(commit, &mut publish);
+        drop(publish);
+        let synced = self.sync_written();
+        drop(leader);
+        synced
+    }
+
     /// Steps 4 and 5.
     fn publish(&self, first: u64, ready: Ready) -> Result<()> {
         let commit = &self.commit;

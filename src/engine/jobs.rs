@@ -32,6 +32,7 @@ impl Core {
         let ran = self.flush_next()? || self.compact_next()?;
         if !ran {
             self.sweep();
+            self.shrink_log()?;
         }
         Ok(ran)
     }
@@ -93,7 +94,7 @@ impl Core {
             keyspace: job.state.id,
             sst: self.sst_options(&version, 0),
             file_bytes: u64::MAX,
-            input_bytes: memtables.iter().map(|memtable| memtable.bytes() as u64).sum(),
+            input_bytes: flush::expected_bytes(&memtables, &version),
             grandparents: Vec::new(),
             oldest_tombstone_ms: None,
         };
@@ -110,6 +111,7 @@ impl Core {
         self.metrics.flush_bytes.add(bytes);
         self.roll_manifest_over()?;
         self.jobs.notify_compaction();
+        self.jobs.notify_log();
         Ok(())
     }
 

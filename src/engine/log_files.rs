@@ -1,12 +1,21 @@
-//! The log's files: segments are prepared ahead, used, and used again.
+//! The log's files: segments are prepared ahead, used, and used again; and given back when the
+//! database comes to rest.
+
+use std::sync::atomic::Ordering::Acquire;
+use std::time::Duration;
 
 use crate::base::error::Result;
 use crate::base::ids::FileId;
 use crate::base::options::Config;
+use crate::base::options::Durability;
+use crate::base::seqno::SeqNo;
 use crate::engine::Core;
 use crate::engine::commit::LogSegment;
+use crate::engine::keyspaces::KeyspaceState;
 use crate::fs::names::wal_path;
+use crate::manifest::VersionEdit;
 use crate::wal::PreparedSegment;
+use crate::wal::Space;
 use crate::wal::prepare_segment;
 use crate::wal::recycle_segment;
 use crate::wal::segment_bytes_for;
@@ -15,11 +24,31 @@ use crate::wal::segment_bytes_for;
 const SEGMENT_BYTES_MIN: u64 = 1 << 20;
 /// No segment need be longer: preparing one takes a moment of the disk.
 const SEGMENT_BYTES_MAX: u64 = 64 << 20;
-/// The log is bounded in segments of at most this share of it.
-const SEGMENTS_PER_LOG: u64 = 8;
+/// The log is bounded in segments of at most this share of it. Those that are filled with zeros are
+/// long, so that most are used again.
+const WRITTEN_PER_LOG: u64 = 8;
+/// Those that are reserved cost next to nothing, and are short, so that little space is unused.
+const RESERVED_PER_LOG: u64 = 32;
+
+/// For how long nobody must have written before a log that is not needed is made small: so long
+/// that who flushes and goes on writing keeps the segments.
+const REST: Duration = Duration::from_millis(20);
 
 fn segment_bytes_max(config: &Config) -> u64 {
-    (config.wal_bytes / SEGMENTS_PER_LOG).min(SEGMENT_BYTES_MAX)
+    let per_log = match space(config) {
+        Space::Written => WRITTEN_PER_LOG,
+        Space::Reserved => RESERVED_PER_LOG,
+    };
+    (config.wal_bytes / per_log).min(SEGMENT_BYTES_MAX)
+}
+
+/// How new segments get their space. Where a sync is what most writes wait for, it should have as
+/// little to do as possible; elsewhere the log should be written once.
+pub(crate) fn space(config: &Config) -> Space {
+    match config.durability {
+        Durability::Sync => Space::Written,
+        Durability::Interval(_) | Durability::Os => Space::Reserved,
+    }
 }
 
 /// Length of the first segment after an open.
@@ -36,7 +65,16 @@ impl Core {
     /// A fresh segment.
     pub(crate) fn prepare_segment(&self, bytes: u64) -> Result<PreparedSegment> {
         let id = self.output.new_file_id();
-        prepare_segment(self.output.fs.as_ref(), &self.output.dir, id, bytes)
+        let (fs, space) = (self.output.fs.as_ref(), space(&self.config));
+        Ok(self.mapped(prepare_segment(fs, &self.output.dir, id, bytes, space)?))
+    }
+
+    /// Lets records be written through a mapping, if the user wants that.
+    fn mapped(&self, segment: PreparedSegment) -> PreparedSegment {
+        if self.config.mmap {
+            segment.map();
+        }
+        segment
     }
 
     /// Makes the next segment, if it is not there yet, while the active one is being filled.
@@ -65,7 +103,7 @@ impl Core {
             let id = self.output.new_file_id();
             let fs = self.output.fs.as_ref();
             match recycle_segment(fs, &self.output.dir, segment.id, id, segment.bytes) {
-                Ok(Some(spare)) => return self.offer_spare(spare),
+                Ok(Some(spare)) => return self.offer_spare(self.mapped(spare)),
                 Ok(None) => {}
                 Err(error) => {
                     tracing::warn!(%error, "a log segment cannot be used again");
@@ -74,6 +112,94 @@ impl Core {
             }
         }
         self.remove_segment(segment.id);
+    }
+
+    /// The last sequence number, if nothing in the log is needed and it takes more space than that
+    /// of a new database.
+    fn is_log_oversized(&self) -> Option<SeqNo> {
+        let append = self.commit.append_lock();
+        let is_oversized = append.spare_bytes() + append.wal_bytes() > self.small_segment_bytes();
+        (is_oversized && self.is_log_unneeded()).then(|| append.last_seqno())
+    }
+
+    /// Length of a log in which nothing is needed.
+    fn small_segment_bytes(&self) -> u64 {
+        segment_bytes_for(0, segment_bytes_first(&self.config))
+    }
+
+    /// Is everything that was written in SSTs? Requires: the append lock.
+    fn is_log_unneeded(&self) -> bool {
+        let is_flushed = |state: &KeyspaceState| state.first_unflushed(SeqNo::ZERO).is_none();
+        self.replay_from.load(Acquire) == u64::MAX
+            && self.keyspaces.all().iter().all(|state| is_flushed(state))
+    }
+
+    /// How long the log lane may sleep before it looks again whether the log is to be made smaller.
+    pub(crate) fn until_log_rests(&self, limit: Duration) -> Duration {
+        if self.is_log_oversized().is_some() { limit.min(REST) } else { limit }
+    }
+
+    /// Makes the log small if nothing in it is needed, and nobody has written for a moment.
+    pub(crate) fn shrink_log_at_rest(&self) -> Result<()> {
+        let Some(last) = self.is_log_oversized() else { return Ok(()) };
+        if self.quiet.lasted(last, self.clock.monotonic()) < REST {
+            return Ok(());
+        }
+        self.shrink_log()
+    }
+
+    /// Goes on in a small segment and removes all others, if nothing in them is needed.
+    ///
+    /// In this order: the small segment's header is durable, then the manifest's new floor, then
+    /// the others are removed. So whatever a crash leaves is a log from the old floor on or from
+    /// the new one, and both are without records that are needed.
+    pub(crate) fn shrink_log(&self) -> Result<()> {
+        let Some(job) = self.jobs.begin_shrink() else { return Ok(()) };
+        let Some(last) = self.is_log_oversized() else { return Ok(()) };
+        // Before the new one: the disk may be full.
+        let spare = self.commit.append_lock().take_spare();
+        if let Some(spare) = spare {
+            self.remove_segment(spare.id());
+        }
+        if self.is_log_oversized() == Some(last) {
+            let small = self.prepare_segment(self.small_segment_bytes())?;
+            let id = small.id();
+            if self.start_small_segment(small, last)? {
+                self.sync_headers()?;
+                self.cut_log(id)?;
+            } else {
+                self.remove_segment(id);
+            }
+        }
+        drop(job);
+        Ok(())
+    }
+
+    /// Makes `small` the active segment, if `last` is still the last sequence number.
+    fn start_small_segment(&self, small: PreparedSegment, last: SeqNo) -> Result<bool> {
+        let mut append = self.commit.append_lock();
+        self.health.check_writable()?;
+        let is_last = append.segments().back().is_none_or(|active| active.id < small.id());
+        if append.last_seqno() != last || !is_last || !self.is_log_unneeded() {
+            return Ok(false);
+        }
+        append.start(small, self.synced()).map_err(|error| self.fail(error))?;
+        Ok(true)
+    }
+
+    /// Lets go of all segments before `floor`. Requires: its header is durable, and nothing in
+    /// front of it is needed.
+    fn cut_log(&self, floor: FileId) -> Result<()> {
+        let mut set = self.versions.lock();
+        self.health.check_writable()?;
+        let edit = VersionEdit { wal_floor: Some(floor), ..self.stamp() };
+        self.append_edit(&mut set, &edit)?;
+        let cut = self.commit.append_lock().cut(floor);
+        drop(set);
+        for segment in cut {
+            self.remove_segment(segment.id);
+        }
+        Ok(())
     }
 
     pub(crate) fn remove_segment(&self, id: FileId) {

@@ -97,12 +97,13 @@ impl ReadView {
 pub(crate) struct Quiet(Mutex<(SeqNo, Duration)>);
 
 impl Quiet {
-    fn has_lasted(&self, seqno: SeqNo, now: Duration) -> bool {
+    /// For how long `seqno` has been the last one, as far as anybody asked.
+    pub(crate) fn lasted(&self, seqno: SeqNo, now: Duration) -> Duration {
         let mut quiet = self.0.lock();
         if quiet.0 != seqno {
             *quiet = (seqno, now);
         }
-        now.saturating_sub(quiet.1) >= QUIET
+        now.saturating_sub(quiet.1)
     }
 }
 
@@ -111,7 +112,7 @@ impl Core {
     /// for their flush.
     pub(crate) fn next_paid_compaction(&self) -> Option<CompactionJob<'_>> {
         let states = self.keyspaces.all();
-        if self.quiet.has_lasted(self.visible(), self.clock.monotonic()) {
+        if self.quiet.lasted(self.visible(), self.clock.monotonic()) >= QUIET {
             for state in &states {
                 self.flush_if_paid(state);
             }

@@ -42,6 +42,7 @@ use crate::engine::health::Health;
 use crate::engine::keyspaces::KeyspaceState;
 use crate::engine::keyspaces::Registry;
 use crate::engine::log_files::segment_bytes_first;
+use crate::engine::log_files::space;
 use crate::engine::obsolete::Obsolete;
 use crate::engine::open::FIRST_MANIFEST;
 use crate::engine::read_cost::Quiet;
@@ -235,7 +236,8 @@ fn reopen_log(
 ) -> Result<(ReopenedLog, FileId)> {
     let bytes = segment_bytes_first(site.config);
     let prepare = |id, bytes| {
-        let prepared = wal::prepare_segment(site.fs.as_ref(), site.dir, id, bytes)?;
+        let (fs, space) = (site.fs.as_ref(), space(site.config));
+        let prepared = wal::prepare_segment(fs, site.dir, id, bytes, space)?;
         if site.config.mmap {
             prepared.map();
         }

@@ -1,7 +1,7 @@
 //! Which job runs next, and what is running.
 //!
-//! Three lanes, so that none can starve another: the log lane prepares segments and syncs at
-//! intervals; the flush lane writes memtables; the compaction lane has the other threads. A
+//! Three lanes, so that none can starve another: the log lane prepares segments, syncs at
+//! intervals and gives back the space of a log that is not needed; the flush lane writes memtables; the compaction lane has the other threads. A
 //! manual request goes before what the picker would choose.
 
 use std::collections::HashSet;
@@ -45,6 +45,8 @@ struct JobState {
     busy: HashSet<FileId>,
     flushing: HashSet<KeyspaceId>,
     running: usize,
+    /// The log is being made smaller.
+    shrinking: bool,
     /// No job begins any more.
     closing: bool,
     /// Bumped whenever there may be new work, so that a lane never sleeps over it.
@@ -95,6 +97,17 @@ pub(crate) struct CompactionJob<'a> {
     jobs: &'a Jobs,
 }
 
+/// The log may be made smaller, by nobody else until this is dropped.
+pub(crate) struct ShrinkJob<'a>(&'a Jobs);
+
+impl Drop for ShrinkJob<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.state.lock();
+        state.shrinking = false;
+        self.0.ended(&mut state);
+    }
+}
+
 impl Drop for FlushJob<'_> {
     fn drop(&mut self) {
         let mut state = self.jobs.state.lock();
@@ -121,6 +134,17 @@ impl Jobs {
         self.flush_wanted.notify_all();
         self.compaction_wanted.notify_all();
         self.progress.notify_all();
+    }
+
+    /// Claims the log for a [`ShrinkJob`], unless somebody has it or the database closes.
+    pub(crate) fn begin_shrink(&self) -> Option<ShrinkJob<'_>> {
+        let mut state = self.state.lock();
+        if state.closing || state.shrinking {
+            return None;
+        }
+        state.shrinking = true;
+        state.running += 1;
+        Some(ShrinkJob(self))
     }
 
     fn condvar(&self, lane: Lane) -> &Condvar {

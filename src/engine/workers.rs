@@ -117,7 +117,10 @@ impl Core {
                     return;
                 }
             };
-            let limit = if lane == Lane::Log { self.until_sync(limit) } else { limit };
+            let limit = match lane {
+                Lane::Log => self.until_sync(self.until_log_rests(limit)),
+                Lane::Flush | Lane::Compaction => limit,
+            };
             if !self.jobs.wait_for_work(lane, epoch, limit) {
                 return;
             }
@@ -147,6 +150,7 @@ impl Core {
             self.sync_due_writes()?;
         }
         self.make_spare_segment()?;
+        self.shrink_log_at_rest()?;
         Ok(false)
     }
 

@@ -454,7 +454,7 @@ impl WritableFile for FaultWritable {
         self.faults.run(FaultOp::SetLen, &[&self.path], set)
     }
 
-    fn reserve(&self, len: u64) -> Result<()> {
+    fn reserve(&self, len: u64) -> Result<bool> {
         let reserve = || self.inner.reserve(len);
         self.faults.run(FaultOp::Reserve, &[&self.path], reserve)
     }

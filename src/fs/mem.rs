@@ -270,8 +270,8 @@ impl WritableFile for MemWritable {
         resized.map_err(self.io("resize"))
     }
 
-    fn reserve(&self, _len: u64) -> Result<()> {
-        Ok(())
+    fn reserve(&self, _len: u64) -> Result<bool> {
+        Ok(true)
     }
 
     fn drop_unsynced(&self) {

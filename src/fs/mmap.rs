@@ -17,11 +17,12 @@
 //! process, is read by everybody, and is written by a sync of the file. What differs from a `write`:
 //! - There is no return value. A page that must be read back from a failing disk first, or a block
 //!   that would have to be allocated on a full one, is SIGBUS. So only what is allocated already is
-//!   mapped; and only on file systems that keep a block where it is, which are ext2 to ext4 and
+//!   mapped, be it written or reserved: ext4 notes that a reserved block holds data when the page
+//!   is written back, and keeps space for what that note takes. And only on file systems that keep a block where it is, which are ext2 to ext4 and
 //!   tmpfs. On those that copy on write (btrfs, zfs, xfs and bcachefs where somebody has made a
 //!   reflink, say by `cp` of a live database, overlays), and on all others, a write remains a
-//!   system call. Pages were just written when they are mapped, so that the first case takes a
-//!   memory so scarce that they are evicted and a disk that fails. `Options::mmap(false)` excludes
+//!   system call. Pages are brought into memory when they are mapped, so that the first case takes
+//!   a memory so scarce that they are evicted and a disk that fails. `Options::mmap(false)` excludes
 //!   it.
 //! - The unit is the page as the page cache has it, which since Linux 6.16 may be many blocks long on
 //!   ext4: it is as long as the write that brought it into the cache. A store makes all of it dirty,
@@ -102,13 +103,14 @@ impl Mapping {
 pub(super) struct MappingMut(Mutex<MmapMut>);
 
 impl MappingMut {
-    /// Maps the first `len` bytes of `file`, which has them. `None` if the system cannot.
+    /// Maps the first `len` bytes of `file`, which has them, and brings them into memory: so that
+    /// the first store into each page finds it there. `None` if the system cannot.
     pub(super) fn new(file: &File, len: u64) -> Option<MappingMut> {
         let len = usize::try_from(len).ok().filter(|&len| len > 0)?;
         #[expect(unsafe_code, reason = "no safe interface to memory mappings exists")]
         // SAFETY: no reference to the bytes outlives a copy into them, and each copy has them alone;
         // see the head of this module.
-        let map = unsafe { MmapOptions::new().len(len).map_mut(file) }.ok()?;
+        let map = unsafe { MmapOptions::new().len(len).populate().map_mut(file) }.ok()?;
         Some(MappingMut(Mutex::new(map)))
     }
 

@@ -255,7 +255,7 @@ impl WritableFile for OsWritable {
         self.file.set_len(len).map_err(|error| Error::io("resize", &self.path, error))
     }
 
-    fn reserve(&self, len: u64) -> Result<()> {
+    fn reserve(&self, len: u64) -> Result<bool> {
         system::reserve(&self.file, len)
             .map_err(|error| Error::io("reserve space for", &self.path, error))
     }
@@ -388,23 +388,23 @@ mod system {
     }
 
     #[cfg(not(target_os = "linux"))]
-    pub(super) fn reserve(_: &File, _: u64) -> io::Result<()> {
-        Ok(())
+    pub(super) fn reserve(_: &File, _: u64) -> io::Result<bool> {
+        Ok(false)
     }
 
     #[cfg(target_os = "linux")]
-    pub(super) fn reserve(file: &File, len: u64) -> io::Result<()> {
+    pub(super) fn reserve(file: &File, len: u64) -> io::Result<bool> {
         use rustix::fs::FallocateFlags;
         use rustix::io::Errno;
 
         if len == 0 {
-            return Ok(());
+            return Ok(true);
         }
         loop {
             return match rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, 0, len) {
                 Err(Errno::INTR) => continue,
-                Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
-                reserved => reserved.map_err(io::Error::from),
+                Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(false),
+                reserved => reserved.map(|()| true).map_err(io::Error::from),
             };
         }
     }
@@ -484,8 +484,8 @@ mod system {
         path.metadata().map(drop)
     }
 
-    pub(super) fn reserve(_: &File, _: u64) -> io::Result<()> {
-        Ok(())
+    pub(super) fn reserve(_: &File, _: u64) -> io::Result<bool> {
+        Ok(false)
     }
 
     pub(super) fn has_stable_blocks(_: &File) -> bool {

@@ -442,6 +442,38 @@ fn reserved_space_does_not_count_as_length() {
 }
 
 #[test]
+fn reserved_space_can_become_length_and_is_zeros() {
+    on_each(|fs, root| {
+        let path = root.join("file");
+        let file = fs.create(&path).unwrap();
+        if !file.reserve(1 << 20).unwrap() {
+            return;
+        }
+        file.set_len(1 << 20).unwrap();
+        file.sync_data().unwrap();
+        file.prepare_overwrites(1 << 20);
+        file.overwrite_at(70_000, b"stored").unwrap();
+        assert_eq!(allocated(&path).unwrap_or(1 << 20) >> 20, 1);
+        let content = read(fs, &path);
+        assert_eq!((content.len(), &content[70_000..70_006]), (1 << 20, &b"stored"[..]));
+        assert!(content[..70_000].iter().chain(&content[70_006..]).all(|byte| *byte == 0));
+    });
+}
+
+/// Bytes of disk that a real file takes.
+#[cfg(unix)]
+fn allocated(path: &Path) -> Option<u64> {
+    use std::os::unix::fs::MetadataExt;
+
+    std::fs::metadata(path).ok().map(|metadata| metadata.blocks() * 512)
+}
+
+#[cfg(not(unix))]
+fn allocated(_: &Path) -> Option<u64> {
+    None
+}
+
+#[test]
 #[cfg(unix)]
 fn listings_leave_out_names_that_are_no_text_and_follow_links() {
     use std::os::unix::ffi::OsStrExt;

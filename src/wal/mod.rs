@@ -82,6 +82,7 @@ pub(crate) use salvage::find_segments;
 pub(crate) use salvage::salvage_segment;
 pub(crate) use segment::FORMAT;
 pub(crate) use segment::PreparedSegment;
+pub(crate) use segment::Space;
 pub(crate) use segment::prepare_segment;
 pub(crate) use segment::recycle_segment;
 pub(crate) use segment::segment_bytes_for;

@@ -144,10 +144,20 @@ pub(super) fn segment_bytes(needed: u64, default: u64) -> u64 {
     default.max(needed).next_multiple_of(SEGMENT_ALIGN)
 }
 
+/// How the space of a new segment is made sure of. Either way it reads as zeros, and a record that
+/// is written to it later does not fail for lack of space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Space {
+    /// Zeros are written: then the file system has nothing left to allocate or to convert when
+    /// records are written, so a sync flushes data and no metadata. For logs that somebody waits
+    /// for; what it costs is that every byte of the log is written twice.
+    Written,
+    /// It is reserved, where the system can, and else written. The first sync behind a record has
+    /// to note that its blocks hold data from now on.
+    Reserved,
+}
+
 /// Creates segment `id`, `bytes` long and all zeros, and makes it durable.
-///
-/// Zeros are written rather than reserved: then the file system has nothing left to allocate or to
-/// convert when records are written, so a sync flushes data and no metadata.
 ///
 /// # Errors
 ///
@@ -157,17 +167,28 @@ pub(crate) fn prepare_segment(
     dir: &Path,
     id: FileId,
     bytes: u64,
+    space: Space,
 ) -> Result<PreparedSegment> {
     let path = wal_path(dir, id);
     let file = fs.create(&path)?;
-    let filled = fill_with_zeros(&*file, bytes).and_then(|()| fs.sync_dir(dir));
-    if let Err(error) = filled {
+    let allocated = allocate(&*file, bytes, space).and_then(|()| fs.sync_dir(dir));
+    if let Err(error) = allocated {
         drop(file);
         // The first error is the one to report; a leftover is found at the next open.
         let _ = fs.remove(&path);
         return Err(error);
     }
     Ok(PreparedSegment { id, bytes, file })
+}
+
+/// Makes the empty `file` `bytes` long, durably.
+fn allocate(file: &dyn WritableFile, bytes: u64, space: Space) -> Result<()> {
+    if space == Space::Reserved && file.reserve(bytes)? {
+        file.set_len(bytes)?;
+    } else {
+        fill_with_zeros(file, bytes)?;
+    }
+    file.sync_data()
 }
 
 fn fill_with_zeros(file: &dyn WritableFile, bytes: u64) -> Result<()> {
@@ -179,7 +200,7 @@ fn fill_with_zeros(file: &dyn WritableFile, bytes: u64) -> Result<()> {
         file.write_at(offset, part)?;
         offset += len;
     }
-    file.sync_data()
+    Ok(())
 }
 
 /// Makes the segment `old`, which the log no longer needs, into the prepared segment `new` of

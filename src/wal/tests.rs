@@ -88,7 +88,7 @@ impl Log {
         let (log, written) = recover_from(&source)?;
         let next_file = next_file(&*fs)?;
         let bytes = log.segment_bytes_for_reopen(SEGMENT);
-        let prepared = prepare_segment(&*fs, dir(), FileId(next_file), bytes)?;
+        let prepared = prepare_segment(&*fs, dir(), FileId(next_file), bytes, space_of(next_file))?;
         let next_seqno = log.last_seqno.plus(1);
         let reopened = reopen(&source, &log, prepared, next_seqno)?;
         for id in &reopened.unused {
@@ -124,7 +124,7 @@ impl Log {
     fn rotate(&mut self, bytes: u64) -> Result<()> {
         let id = FileId(self.next_file);
         self.next_file += 1;
-        let prepared = prepare_segment(&*self.fs, dir(), id, bytes)?;
+        let prepared = prepare_segment(&*self.fs, dir(), id, bytes, space_of(id.0))?;
         prepared.map();
         let next = SeqNo::new(self.next_seqno);
         self.writer.start_segment(prepared, next, self.durable())
@@ -140,6 +140,11 @@ impl Log {
     fn durable(&self) -> SeqNo {
         self.writer.queue().durable().seqno
     }
+}
+
+/// Some get their space in one way, some in the other.
+fn space_of(id: u64) -> Space {
+    if id.is_multiple_of(2) { Space::Written } else { Space::Reserved }
 }
 
 fn next_file(fs: &dyn Fs) -> Result<u64> {
@@ -280,7 +285,7 @@ fn a_log_that_ends_among_many_stale_records_is_whole() {
     const LARGE: u64 = 1 << 20;
     let fs = new_fs();
     let mut old = LogWriter::new(DB, SeqNo::new(1));
-    let prepared = prepare_segment(&fs, dir(), FileId(1), LARGE).unwrap();
+    let prepared = prepare_segment(&fs, dir(), FileId(1), LARGE, Space::Written).unwrap();
     old.start_segment(prepared, SeqNo::new(1), SeqNo::ZERO).unwrap();
     let mut seqno = 1;
     while let mut batch = batch(seqno, 1, 80 + seqno as usize % 40)

@@ -422,7 +422,8 @@ fn draw_options(choices: &mut Choices, clock: &Arc<TestClock>) -> Options {
         .filter_bits_per_key(if bit(4) { 0 } else { 10 })
         .mmap(!bit(5))
         .tombstone_age(Duration::from_millis(if bit(6) { 100_000 } else { 0 }))
-        .durability(Durability::Os)
+        // Batches say theirs; but segments of the log are prepared otherwise.
+        .durability(if bit(7) { Durability::Sync } else { Durability::Os })
         .background_threads(0)
         .clock(clock.clone())
 }

@@ -166,7 +166,7 @@ impl WritableFile for WatchedFile {
         self.file.set_len(len)
     }
 
-    fn reserve(&self, len: u64) -> Result<()> {
+    fn reserve(&self, len: u64) -> Result<bool> {
         self.file.reserve(len)
     }
 }

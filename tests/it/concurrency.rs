@@ -279,7 +279,7 @@ impl WritableFile for SlowFile {
     fn set_len(&self, len: u64) -> Result<()> {
         self.0.set_len(len)
     }
-    fn reserve(&self, len: u64) -> Result<()> {
+    fn reserve(&self, len: u64) -> Result<bool> {
         self.0.reserve(len)
     }
 }

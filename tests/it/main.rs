@@ -10,6 +10,7 @@ mod batches;
 mod compaction;
 mod concurrency;
 mod keyspaces;
+mod log;
 mod options;
 mod ranges;
 mod read_only;

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
+use std::io::Write as _;
 use std::path::Path;
 use std::time::Duration;
 use std::time::Instant;
@@ -12,6 +13,9 @@ use esker::Durability;
 use esker::Error;
 use esker::ErrorKind;
 use esker::Options;
+use esker::fs::Fs as _;
+use esker::fs::OsFs;
+use esker::fs::ReadMode;
 
 use crate::disk::Disk;
 use crate::disk::Kind;
@@ -180,6 +184,52 @@ fn shrink(ballast: &Path, mib: u64, round: u64) {
     let file = File::options().write(true).open(ballast).unwrap();
     file.set_len((mib << 20) * (2 - round) / 3).unwrap();
     file.sync_all().unwrap();
+}
+
+/// A store into what is reserved takes no space, however the pages lie: there is no error that it
+/// could return.
+fn stores_on_a_full_disk(kind: Kind) {
+    const BYTES: u64 = 16 << 20;
+    let disk = match Disk::new(kind, 64) {
+        Ok(disk) => disk,
+        Err(why) => return skip(&format!("stores on a full {kind:?}"), &why),
+    };
+    let path = disk.path().join("reserved");
+    let file = OsFs.create(&path).unwrap();
+    assert!(file.reserve(BYTES).unwrap(), "{kind:?}");
+    file.set_len(BYTES).unwrap();
+    file.sync_data().unwrap();
+    // All that is left, to the last block.
+    let ballast = File::create(disk.path().join("ballast")).unwrap();
+    for len in [1 << 20, 4096] {
+        let fill = vec![1; len];
+        while (&ballast).write_all(&fill).and_then(|()| ballast.sync_all()).is_ok() {}
+    }
+    file.prepare_overwrites(BYTES);
+    let page = |n: u64| (n * 7919) % (BYTES / 4096) * 4096;
+    for n in 0..BYTES / 4096 {
+        // Every other page first, so that what is reserved falls to pieces.
+        let n = if n < BYTES / 8192 { 2 * n } else { 2 * n - BYTES / 4096 + 1 };
+        file.overwrite_at(page(n), &n.to_le_bytes()).unwrap();
+        if n % 512 == 0 {
+            file.sync_data().unwrap();
+        }
+    }
+    file.sync_data().unwrap();
+    drop(file);
+    let file = OsFs.open(&path, ReadMode::Pread).unwrap();
+    for n in 0..BYTES / 4096 {
+        let mut stored = [0; 16];
+        file.read_at(page(n), &mut stored).unwrap();
+        assert_eq!(stored[..8], n.to_le_bytes(), "{kind:?}");
+        assert_eq!(stored[8..], [0; 8], "{kind:?}");
+    }
+}
+
+#[test]
+fn a_store_into_reserved_space_needs_none() {
+    stores_on_a_full_disk(Kind::Tmpfs);
+    stores_on_a_full_disk(Kind::Ext4);
 }
 
 #[test]

@@ -123,6 +123,17 @@ impl Append {
         None
     }
 
+    /// Takes the segment that was ready for later. The log lane may be asked for another.
+    pub(crate) fn take_spare(&mut self) -> Option<PreparedSegment> {
+        self.spare_asked = false;
+        self.spare.take()
+    }
+
+    /// Bytes of the segment that is ready for later.
+    pub(crate) fn spare_bytes(&self) -> u64 {
+        self.spare.as_ref().map_or(0, PreparedSegment::bytes)
+    }
+
     pub(crate) fn segments(&self) -> &VecDeque<LogSegment> {
         &self.segments
     }
@@ -232,9 +243,6 @@ impl Core {
             }
             prepared
         };
-        if self.config.mmap {
-            prepared.map();
-        }
         append.start(prepared, self.synced()).map_err(|error| self.fail(error))?;
         self.bound_log(append);
         Ok(())

@@ -56,8 +56,8 @@ impl WritableFile for Disk {
         Ok(())
     }
 
-    fn reserve(&self, _: u64) -> Result<()> {
-        Ok(())
+    fn reserve(&self, _: u64) -> Result<bool> {
+        Ok(false)
     }
 }
 

@@ -241,7 +241,7 @@ fn a_lost_header_of_an_unsynced_segment_drops_it() {
 fn a_prepared_segment_is_ignored() {
     let (fs, mut log, _) = unsynced_log();
     log.sync().unwrap();
-    prepare_segment(&fs, dir(), FileId(9), 2 * SEGMENT).unwrap();
+    prepare_segment(&fs, dir(), FileId(9), 2 * SEGMENT, Space::Reserved).unwrap();
     let (recovered, written) = recover_all(&fs).unwrap();
     assert_eq!((recovered.debris, written), (vec![FileId(9)], log.written));
 }
