@@ -141,9 +141,10 @@ fn is_worth_it(plan: &Plan, paid: u64, share: u64) -> bool {
     plan.input_bytes() <= paid && plan.input_bytes() - upper <= upper.saturating_mul(share)
 }
 
-/// The compaction of all of level 0 into the base level. Where space is scarce, of its oldest files
+/// The compaction of all of level 0 into the base level. Where space is scarce, of its oldest file
 /// only, which leaves the newer ones where they belong: so a level 0 that has grown larger than what
-/// is free on the disk gets smaller again, and the writers that it stopped go on.
+/// is free on the disk gets smaller again, and the writers that it stopped go on. (Four of them may
+/// be too much, and one that has nothing to merge with takes no space at all.)
 pub(crate) fn plan_level0(
     version: &Arc<Version>,
     base_level: usize,
@@ -151,7 +152,7 @@ pub(crate) fn plan_level0(
     reason: Reason,
 ) -> Option<Plan> {
     let newest_first = &version.level(0).files;
-    let least = if context.is_space_scarce { L0_TRIGGER } else { newest_first.len() };
+    let least = if context.is_space_scarce { 1 } else { newest_first.len() };
     let oldest = newest_first.len().saturating_sub(least);
     plan(version, 0, newest_first[oldest..].to_vec(), base_level, context, reason)
 }

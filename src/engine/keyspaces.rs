@@ -210,6 +210,11 @@ impl KeyspaceState {
         if let Some(sealed) = inner.sealed.iter().find(|sealed| sealed.last > flushing) {
             return Some(sealed.first);
         }
+        self.first_active()
+    }
+
+    /// First sequence number given to the active memtable, if any was.
+    pub(crate) fn first_active(&self) -> Option<SeqNo> {
         let active = self.active_first.load(Acquire);
         (active != u64::MAX).then(|| SeqNo::new(active))
     }

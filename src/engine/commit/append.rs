@@ -249,14 +249,15 @@ impl Core {
     }
 
     /// Seals the memtables that hold up the oldest segment once the log is too long: so a keyspace
-    /// that is written rarely cannot keep the whole log.
+    /// that is written rarely cannot keep the whole log. Those that are sealed already are on their
+    /// way, and to seal more behind them would make many small files.
     fn bound_log(&self, append: &Append) {
         if append.wal_bytes() <= self.config.wal_bytes {
             return;
         }
         let Some(oldest) = append.segments.front().and_then(|segment| segment.last) else { return };
         for state in self.keyspaces.all() {
-            if state.first_unflushed(SeqNo::ZERO).is_some_and(|first| first <= oldest) {
+            if state.first_active().is_some_and(|first| first <= oldest) {
                 state.seal(append.last_seqno());
             }
         }
