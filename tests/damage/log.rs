@@ -340,8 +340,8 @@ fn prepared(fs: &MemFs) -> usize {
 fn damage_to_a_prepared_segment_is_harmless() {
     let mut seen = 0;
     let mut recycled = with_log(0);
+    // No job more than that: at rest the log would give it back.
     recycled.flush();
-    while recycled.db.run_one_job().unwrap() {}
     let mut fresh = with_log(0);
     // Until the next segment is prepared.
     while prepared(&fresh.fs) == 0 {
