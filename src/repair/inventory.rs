@@ -20,6 +20,7 @@ use crate::fs::names::CURRENT;
 use crate::fs::names::FileKind;
 use crate::fs::names::manifest_path;
 use crate::fs::names::sst_path;
+use crate::fs::names::wal_path;
 use crate::manifest::SalvagedManifest;
 use crate::manifest::SstMeta;
 use crate::manifest::VersionEdit;
@@ -207,6 +208,11 @@ impl Inventory {
             _ => false,
         };
         let strangers = listing.iter().any(is_stranger);
+        let is_floor = |entry: &DirEntry| wal_path(dir, self.floor).ends_with(&entry.name);
+        if strangers && self.floor != FileId(0) && !listing.iter().any(is_floor) {
+            // A flush lets go of the log when its edit is durable: that may be what is lost.
+            self.is_proven = false;
+        }
         for (id, (_, meta)) in &self.live {
             let path = sst_path(dir, *id);
             if listing.iter().any(|entry| path.ends_with(&entry.name)) {
