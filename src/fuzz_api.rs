@@ -126,6 +126,7 @@ pub struct SstFacts {
 pub struct KeyspaceChange {
     pub keyspace: u32,
     pub name: Option<String>,
+    pub merge_operator: Option<String>,
     pub dropped: bool,
     pub flushed: Option<u64>,
     pub added: Vec<SstFacts>,
@@ -182,6 +183,7 @@ impl From<&manifest::VersionEdit> for Edit {
         let change = |from: &manifest::KeyspaceEdit| KeyspaceChange {
             keyspace: from.id.0,
             name: from.name.clone(),
+            merge_operator: from.merge_operator.clone(),
             dropped: from.dropped,
             flushed: from.flushed_seqno.map(SeqNo::get),
             added: from.added.iter().map(|(level, meta)| SstFacts::new(*level, meta)).collect(),
@@ -203,6 +205,7 @@ pub fn encode_edit(edit: &Edit) -> Vec<u8> {
     let keyspace = |change: &KeyspaceChange| manifest::KeyspaceEdit {
         id: KeyspaceId(change.keyspace),
         name: change.name.clone(),
+        merge_operator: change.merge_operator.clone(),
         dropped: change.dropped,
         flushed_seqno: change.flushed.map(SeqNo::new),
         added: change.added.iter().map(|facts| (facts.level, facts.into())).collect(),

@@ -147,6 +147,19 @@ pub(crate) enum Command {
         #[command(flatten)]
         durability: DurabilityArg,
     },
+    /// Add to a counter, and print what it comes to; its keyspace gets counters as its merge operator
+    Incr {
+        /// The directory of the database; created if missing
+        db: PathBuf,
+        /// The key
+        #[arg(value_parser = bytes_parser())]
+        key: Bytes,
+        /// What to add; may be negative
+        #[arg(default_value_t = 1, allow_hyphen_values = true)]
+        by: i64,
+        #[command(flatten)]
+        durability: DurabilityArg,
+    },
     /// Print entries in order
     Scan(ScanArgs),
     /// Count entries
@@ -444,6 +457,8 @@ impl Global {
                 RecoveryMode::Strict => Recovery::Strict,
                 RecoveryMode::ToLastConsistentPoint => Recovery::ToLastConsistentPoint,
             });
+        // Those of other programs are not known here.
+        options = options.missing_merge_operators(true);
         let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
         if let Some(budget) = self.memory_budget {
             options = options.memory_budget(size(budget));

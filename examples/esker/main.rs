@@ -56,6 +56,9 @@ fn run(cli: Cli) -> Result<()> {
         Command::Delete { db, key, durability } => {
             point::delete(global, &db, &key.0, durability.mode)
         }
+        Command::Incr { db, key, by, durability } => {
+            point::incr(global, &db, &key.0, by, durability.mode)
+        }
         Command::Scan(args) => scan::scan(global, &args),
         Command::Count { db, range } => scan::count(global, &db, &range, &progress),
         Command::Export(args) => scan::export(global, &args, &progress),

@@ -1,11 +1,13 @@
-//! `get`, `put` and `delete`: commands on one key.
+//! `get`, `put`, `delete` and `incr`: commands on one key.
 
 use std::io;
 use std::io::Read as _;
 use std::io::Write as _;
 use std::path::Path;
 
+use esker::Add;
 use esker::Durability;
+use esker::KeyspaceOptions;
 use esker::WriteBatch;
 
 use crate::cli::Global;
@@ -85,6 +87,34 @@ pub(crate) fn delete(
     db.write(batch)?;
     db.close()?;
     done(global)
+}
+
+pub(crate) fn incr(
+    global: &Global,
+    path: &Path,
+    key: &[u8],
+    by: i64,
+    durability: Durability,
+) -> Result<()> {
+    let (db, _) = global.create_keyspace(path)?;
+    let counters = KeyspaceOptions::new().merge_operator(Add);
+    let keyspace = db.keyspace_with(&global.keyspace, counters)?;
+    let mut batch = WriteBatch::new();
+    batch.merge(&keyspace, key, by.to_le_bytes()).durability(durability);
+    db.write(batch)?;
+    let value = keyspace.get(key)?.and_then(|value| Add::value(&value)).unwrap_or_default();
+    db.close()?;
+    let mut out = io::stdout().lock();
+    if global.json {
+        let mut object = serde_json::Map::new();
+        text::put_json(&mut object, "key", key);
+        object.insert("value".to_owned(), value.into());
+        serde_json::to_writer(&mut out, &object)?;
+        writeln!(out)?;
+    } else {
+        writeln!(out, "{value}")?;
+    }
+    Ok(())
 }
 
 fn done(global: &Global) -> Result<()> {

@@ -64,6 +64,17 @@ impl WriteBatch {
         self.push(keyspace, ValueKind::Delete, key.as_ref(), &[])
     }
 
+    /// Appends: merge `operand` into the value of `key` in `keyspace`, which must have a merge
+    /// operator. See [`Keyspace::merge`].
+    pub fn merge(
+        &mut self,
+        keyspace: &Keyspace,
+        key: impl AsRef<[u8]>,
+        operand: impl AsRef<[u8]>,
+    ) -> &mut WriteBatch {
+        self.push(keyspace, ValueKind::Merge, key.as_ref(), operand.as_ref())
+    }
+
     /// What this batch survives once it is written, whatever the database's default is.
     pub fn durability(&mut self, durability: Durability) -> &mut WriteBatch {
         self.mode.durability = Some(durability);
@@ -97,6 +108,9 @@ impl WriteBatch {
         value: &[u8],
     ) -> Result<()> {
         check_limits(key, value)?;
+        if kind == ValueKind::Merge {
+            keyspace.state().check_merges()?;
+        }
         if self.batch.bytes().len() + key.len() + value.len() + 32 > BATCH_BYTES_MAX {
             return Err(Error::argument("a batch holds at most 2 GiB: write it in parts"));
         }

@@ -78,6 +78,40 @@ impl Keyspace {
         self.write_one(ValueKind::Delete, key.as_ref(), &[])
     }
 
+    /// Writes an operand: what the keyspace's merge operator makes of it, and of the value that
+    /// `key` has by then, is read as the key's value. Reads nothing: it costs as much as a put, and
+    /// concurrent merges of a key lose nothing.
+    ///
+    /// Operands are folded when the key is read, and when files are written; a snapshot sees what
+    /// they came to when it was taken. A read of a key with many operands goes on from what the last
+    /// one has folded; flushes and compactions leave one operand at most, if the operator can
+    /// [combine](crate::MergeOperator::combine) them, or none where they meet the value.
+    ///
+    /// ```
+    /// use esker::{Add, KeyspaceOptions};
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// # let db = esker::Db::open(dir.path())?;
+    /// let counters = db.keyspace_with("counters", KeyspaceOptions::new().merge_operator(Add))?;
+    /// counters.put("k", 40_i64.to_le_bytes())?;
+    /// counters.merge("k", 2_i64.to_le_bytes())?;
+    /// assert_eq!(Add::value(&counters.get("k")?.unwrap()), Some(42));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// `MergeOperator` if the keyspace has none; otherwise as [`Keyspace::put`]. Whether the operator
+    /// likes the operand shows when the key is read.
+    pub fn merge(&self, key: impl AsRef<[u8]>, operand: impl AsRef<[u8]>) -> Result<()> {
+        self.state().check_merges()?;
+        self.write_one(ValueKind::Merge, key.as_ref(), operand.as_ref())
+    }
+
+    /// The name of its merge operator, if it has one.
+    pub fn merge_operator(&self) -> Option<String> {
+        self.state().fold().map(|fold| fold.name().to_owned())
+    }
+
     fn write_one(&self, kind: ValueKind, key: &[u8], value: &[u8]) -> Result<()> {
         batch::check_limits(key, value)?;
         self.reader.engine.commit_one(self.state(), kind, key, value)

@@ -102,7 +102,7 @@ impl<'a> Ops<'a> {
     fn decode(&mut self) -> Result<Op<'a>, Malformed> {
         let decoder = &mut self.decoder;
         let kind = ValueKind::from_byte(decoder.u8()?);
-        let Some(kind @ (ValueKind::Put | ValueKind::Delete)) = kind else {
+        let Some(kind @ (ValueKind::Put | ValueKind::Delete | ValueKind::Merge)) = kind else {
             return Err(Malformed("an operation of a kind that this version does not read"));
         };
         let keyspace = KeyspaceId(decoder.varint32()?);
@@ -140,12 +140,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn batches_round_trip(ops: Vec<(bool, u32, Vec<u8>, Vec<u8>)>) {
+        fn batches_round_trip(ops: Vec<(u8, u32, Vec<u8>, Vec<u8>)>) {
             let mut batch = Batch::default();
             let mut expected = Vec::new();
-            for (put, keyspace, key, value) in &ops {
-                let kind = if *put { ValueKind::Put } else { ValueKind::Delete };
-                let value: &[u8] = if *put { value } else { &[] };
+            for (kind, keyspace, key, value) in &ops {
+                let kind = ValueKind::from_byte(kind % 3).unwrap();
+                let value: &[u8] = if kind == ValueKind::Delete { &[] } else { value };
                 let op = Op { kind, keyspace: KeyspaceId(*keyspace), key, value };
                 batch.push(op);
                 expected.push(Ok(op));

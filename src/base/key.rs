@@ -48,7 +48,7 @@ impl Trailer {
     /// compactions too: what shadows what is decided by the kind.
     #[inline]
     pub(crate) fn is_readable(self) -> bool {
-        self.kind_byte() <= ValueKind::Put as u8
+        self.kind_byte() <= ValueKind::Merge as u8
     }
 
     /// The kind, or `None` for a seek trailer or a kind that this version does not know.

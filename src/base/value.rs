@@ -11,7 +11,7 @@ pub(crate) enum ValueKind {
     Delete = 0,
     /// The value itself.
     Put = 1,
-    /// An operand for the keyspace's merge operator. Reserved: no released version writes it.
+    /// An operand for the keyspace's merge operator: what it makes of the older versions.
     Merge = 2,
     /// Eight bytes of absolute expiry (milliseconds since 1970, little-endian), then the value.
     /// Reserved: no released version writes it.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::OnceLock;
 use std::sync::atomic::Ordering::Acquire;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::Ordering::Release;
@@ -11,6 +12,7 @@ use arc_swap::ArcSwap;
 
 use crate::base::error::Error;
 use crate::base::error::Result;
+use crate::base::hooks::MergeOperator;
 use crate::base::ids::DbId;
 use crate::base::ids::KeyspaceId;
 use crate::base::seqno::SeqNo;
@@ -21,6 +23,7 @@ use crate::base::sync::atomic::AtomicU64;
 use crate::engine::read_cost::ReadCost;
 use crate::engine::snapshots::SnapshotPin;
 use crate::engine::snapshots::Snapshots;
+use crate::iter::Fold;
 use crate::memtable::Memtable;
 use crate::memtable::Memtables;
 use crate::version::Version;
@@ -67,6 +70,8 @@ pub(crate) struct KeyspaceState {
     active_first: AtomicU64,
     /// Which drop of a keyspace ended it; 0 if none did.
     dropped: AtomicU64,
+    /// Its merge operator; there before the first operand is written.
+    fold: OnceLock<Arc<Fold>>,
 }
 
 #[derive(Debug)]
@@ -98,7 +103,30 @@ impl KeyspaceState {
             inner: Mutex::new(Inner { sealed: VecDeque::new(), flushed, next_memtable: 1 }),
             active_first: AtomicU64::new(u64::MAX),
             dropped: AtomicU64::new(0),
+            fold: OnceLock::new(),
         }
+    }
+
+    /// Its merge operator, if it has one. Requires, of a reader: the sequence number that it reads
+    /// at is known already.
+    pub(crate) fn fold(&self) -> Option<Arc<Fold>> {
+        self.fold.get().cloned()
+    }
+
+    /// Gives it the merge operator `name`, for good.
+    pub(crate) fn set_operator(&self, name: &str, operator: Option<Arc<dyn MergeOperator>>) {
+        let fold = Fold::new(self.name.clone(), name.to_owned(), operator);
+        // A second call is one for the same operator.
+        let _ = self.fold.set(Arc::new(fold));
+    }
+
+    /// Fails for a keyspace without a merge operator.
+    pub(crate) fn check_merges(&self) -> Result<()> {
+        if self.fold.get().is_some() {
+            return Ok(());
+        }
+        let keyspace = self.name.clone();
+        Err(Error::MergeOperator { keyspace, stored: None, given: None })
     }
 
     /// The current view, without touching a shared reference count.

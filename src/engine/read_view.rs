@@ -6,6 +6,7 @@
 //! the reader then sees nothing. Either way it sees a prefix of all writes. With a snapshot the
 //! number is older than the view, and the snapshot's pin has kept what it needs.
 
+use std::ops::Bound;
 use std::sync::Arc;
 
 use crate::base::error::Error;
@@ -26,6 +27,7 @@ use crate::engine::keyspaces::ReadView;
 use crate::engine::snapshots::SnapshotPin;
 use crate::iter::Concat;
 use crate::iter::Merging;
+use crate::iter::ReadAt;
 use crate::iter::Visible;
 use crate::version::source::Purpose;
 use crate::version::source::Run;
@@ -42,7 +44,7 @@ impl Core {
         let view = state.view();
         self.check_readable(state, pin)?;
         let seqno = self.read_seqno(pin);
-        live_value(lookup(&view, key, seqno, true)?)
+        live_value(lookup(&view, key, seqno, true)?, || folded(state, &view, key, seqno))
     }
 
     /// Is `key` there?
@@ -55,7 +57,9 @@ impl Core {
         let view = state.view();
         self.check_readable(state, pin)?;
         let seqno = self.read_seqno(pin);
-        Ok(live_value(lookup(&view, key, seqno, false)?)?.is_some())
+        // What operands are folded into is a value, whichever.
+        let found = live_value(lookup(&view, key, seqno, false)?, || Ok(Some(Slice::default())));
+        Ok(found?.is_some())
     }
 
     /// The values of `keys`, in their order, all at one instant. They are looked up side by side,
@@ -89,7 +93,9 @@ impl Core {
         for index in order {
             values[index] = match last {
                 Some(last) if keys[last] == keys[index] => values[last].clone(),
-                _ => live_value(lookups.next().and_then(|lookup| lookup.found))?,
+                _ => live_value(lookups.next().and_then(|lookup| lookup.found), || {
+                    folded(state, &view, keys[index], seqno)
+                })?,
             };
             last = Some(index);
         }
@@ -118,7 +124,8 @@ impl Engine {
         let view = state.view_full();
         self.check_readable(state, pin.map(Arc::as_ref))?;
         let seqno = self.read_seqno(pin.map(Arc::as_ref));
-        Ok(TreeView { engine: self.clone(), view, seqno, _pin: pin.cloned() })
+        let at = ReadAt { seqno, fold: state.fold() };
+        Ok(TreeView { engine: self.clone(), view, at, _pin: pin.cloned() })
     }
 }
 
@@ -144,15 +151,36 @@ fn lookup(
     view.version.get(key, hash, seqno, want_value)
 }
 
-/// The value, unless the entry is a tombstone.
-fn live_value(found: Option<(Trailer, Slice)>) -> Result<Option<Slice>> {
+/// The value, unless the entry is a tombstone. If it is an operand, what `fold` makes of it.
+#[inline]
+fn live_value(
+    found: Option<(Trailer, Slice)>,
+    fold: impl FnOnce() -> Result<Option<Slice>>,
+) -> Result<Option<Slice>> {
     let Some((trailer, value)) = found else { return Ok(None) };
     match trailer.kind() {
         Some(ValueKind::Put) => Ok(Some(value)),
         Some(ValueKind::Delete) => Ok(None),
+        Some(ValueKind::Merge) => fold(),
         // What reads files and logs refuses such entries.
         _ => Err(Error::internal(format!("an entry of kind {}", trailer.kind_byte()))),
     }
+}
+
+/// The value of a key whose newest version at or before `seqno` is an operand: by a cursor over this
+/// one key, which folds.
+#[cold]
+fn folded(
+    state: &KeyspaceState,
+    view: &ReadView,
+    key: &[u8],
+    seqno: SeqNo,
+) -> Result<Option<Slice>> {
+    let bound = || Bound::Included(key.to_vec());
+    let at = ReadAt { seqno, fold: state.fold() };
+    let mut tree = open_tree(view, at, (bound(), bound()))?;
+    tree.seek(key)?;
+    Ok(tree.valid().then(|| tree.value_slice()))
 }
 
 /// One keyspace at one instant, for iterators. Keeps the database open.
@@ -160,7 +188,7 @@ fn live_value(found: Option<(Trailer, Slice)>) -> Result<Option<Slice>> {
 pub(crate) struct TreeView {
     engine: Arc<Engine>,
     view: Arc<ReadView>,
-    seqno: SeqNo,
+    at: ReadAt,
     _pin: Option<Arc<SnapshotPin>>,
 }
 
@@ -168,44 +196,50 @@ impl TreeView {
     /// A cursor over the entries within `bounds`.
     pub(crate) fn open_iter(&self, bounds: Bounds) -> Result<TreeIter> {
         self.engine.health.check_open()?;
-        let (lower, upper) = bounds;
-        let mut sources = Vec::new();
-        for memtable in std::iter::once(&self.view.active).chain(&self.view.sealed) {
-            if !memtable.is_empty() {
-                sources.push(Source::Memtable(memtable.iter()));
-            }
-        }
-        let version = &self.view.version;
-        let within = |smallest: &[u8], largest: &[u8]| {
-            !is_below(largest, &lower) && !is_above(smallest, &upper)
-        };
-        for file in &version.level(0).files {
-            if within(&file.meta.smallest.user, &file.meta.largest.user) {
-                sources.push(Source::Sst(file.reader()?.iter()));
-            }
-        }
-        for level in &version.levels()[1..] {
-            let files = &level.files;
-            let from = files.partition_point(|f| is_below(&f.meta.largest.user, &lower));
-            let rest = &files[from..];
-            let to = rest.partition_point(|f| !is_above(&f.meta.smallest.user, &upper));
-            match &rest[..to] {
-                [] => {}
-                [file] => sources.push(Source::Sst(file.reader()?.iter())),
-                files => {
-                    let run = Run::new(files.to_vec(), Purpose::Read);
-                    sources.push(Source::Run(Concat::new(run)));
-                }
-            }
-        }
-        let tree = Visible::new(Merging::new(sources), self.seqno, lower, upper);
+        let tree = open_tree(&self.view, self.at.clone(), bounds)?;
         Ok(TreeIter { tree, from: self.clone() })
     }
 }
 
+/// A cursor over the entries of `view` within `bounds`.
+fn open_tree(view: &ReadView, at: ReadAt, bounds: Bounds) -> Result<Tree> {
+    let (lower, upper) = bounds;
+    let mut sources = Vec::new();
+    for memtable in std::iter::once(&view.active).chain(&view.sealed) {
+        if !memtable.is_empty() {
+            sources.push(Source::Memtable(memtable.iter()));
+        }
+    }
+    let version = &view.version;
+    let within =
+        |smallest: &[u8], largest: &[u8]| !is_below(largest, &lower) && !is_above(smallest, &upper);
+    for file in &version.level(0).files {
+        if within(&file.meta.smallest.user, &file.meta.largest.user) {
+            sources.push(Source::Sst(file.reader()?.iter()));
+        }
+    }
+    for level in &version.levels()[1..] {
+        let files = &level.files;
+        let from = files.partition_point(|f| is_below(&f.meta.largest.user, &lower));
+        let rest = &files[from..];
+        let to = rest.partition_point(|f| !is_above(&f.meta.smallest.user, &upper));
+        match &rest[..to] {
+            [] => {}
+            [file] => sources.push(Source::Sst(file.reader()?.iter())),
+            files => {
+                let run = Run::new(files.to_vec(), Purpose::Read);
+                sources.push(Source::Run(Concat::new(run)));
+            }
+        }
+    }
+    Ok(Visible::new(Merging::new(sources), at, lower, upper))
+}
+
+type Tree = Visible<Merging<Source>>;
+
 /// A cursor over what a reader sees of one keyspace.
 pub(crate) struct TreeIter {
-    tree: Visible<Merging<Source>>,
+    tree: Tree,
     from: TreeView,
 }
 

@@ -49,6 +49,7 @@ use crate::engine::read_cost::Quiet;
 use crate::engine::recovery::stated::Catalog;
 use crate::engine::recovery::stated::KeyspaceEntry;
 use crate::engine::recovery::stated::check_files;
+use crate::engine::recovery::stated::check_operators;
 use crate::engine::recovery::stated::read_catalog;
 use crate::engine::scheduler::Jobs;
 use crate::engine::stats::Metrics;
@@ -112,6 +113,7 @@ pub(super) fn recover(
         Arc::new(SstOpener { fs: fs.clone(), dir: dir.to_owned(), cache: cache.clone(), mode });
     let site = Site { dir, config, fs: fs.clone(), opener: opener.clone(), listing };
     let catalog = if new { create(&site, clock.as_ref())? } else { read_catalog(&site)? };
+    check_operators(&catalog, config)?;
     check_files(&site, &catalog)?;
     let keyspaces = make_keyspaces(&catalog, config);
     if config.read_only {
@@ -205,6 +207,9 @@ fn make_keyspaces(catalog: &Catalog, config: &Config) -> Keyspaces {
             entry.flushed,
             memtables.clone(),
         );
+        if let Some(name) = &entry.operator {
+            state.set_operator(name, config.merge_operators.find(name));
+        }
         (*id, Arc::new(state))
     };
     catalog.keyspaces.iter().map(make).collect()

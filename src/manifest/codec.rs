@@ -8,13 +8,13 @@
 //! 4 log durable       varint    6 flushed seqno    varint     7 uid                u64
 //! 5 next keyspace     varint    7 SST added        fields     9 smallest key       trailer u64, bytes
 //! 7 keyspace          fields    9 SST removed      fields    11 largest key        trailer u64, bytes
-//!                                                            13 seqnos             two varints
+//!                               11 merge operator bytes     13 seqnos             two varints
 //!                                                            14 entries            varint
 //!                                                            16 tombstones         varint
 //!                                                            18 raw bytes          varint
 //!                                                            20 oldest tombstone   varint, ms
 //!
-//! reserved for later            keyspace: 11 merge operator, 13 default time to live
+//! reserved for later            keyspace: 13 default time to live
 //!                               SST: 15 seqno of all entries (ingested), 17 blob files,
 //!                                    22 expiry times
 //! ```
@@ -97,6 +97,9 @@ fn encode_keyspace(edit: &KeyspaceEdit) -> Vec<u8> {
     put_number(&mut out, 1, u64::from(edit.id.0));
     if let Some(name) = &edit.name {
         put_field(&mut out, 3, name.as_bytes());
+    }
+    if let Some(operator) = &edit.merge_operator {
+        put_field(&mut out, 11, operator.as_bytes());
     }
     if edit.dropped {
         put_field(&mut out, 5, &[]);
@@ -253,6 +256,7 @@ fn decode_keyspace(mut fields: Fields<'_>) -> Result<KeyspaceEdit, BadEdit> {
                 let (level, meta) = decode_sst(field.fields())?;
                 edit.removed.push((level, meta.id));
             }
+            11 => edit.merge_operator = Some(field.text()?),
             _ => unknown(tag)?,
         }
     }

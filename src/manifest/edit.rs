@@ -32,6 +32,8 @@ pub(crate) struct KeyspaceEdit {
     pub(crate) id: KeyspaceId,
     /// Creates the keyspace under this name.
     pub(crate) name: Option<String>,
+    /// Gives it the merge operator of this name, for good.
+    pub(crate) merge_operator: Option<String>,
     /// Removes the keyspace and all its files.
     pub(crate) dropped: bool,
     /// Everything up to here is in SSTs; the log is not needed for it.

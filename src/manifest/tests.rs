@@ -73,10 +73,12 @@ fn keyspace_edit() -> impl Strategy<Value = KeyspaceEdit> {
     let added = prop::collection::vec((0..7u8, meta()), 0..4);
     let removed = prop::collection::vec((0..7u8, file_id()), 0..4);
     let flushed = prop::option::of(seqno());
-    (any::<u32>(), any::<Option<String>>(), any::<bool>(), flushed, added, removed).prop_map(
-        |(id, name, dropped, flushed_seqno, added, removed)| KeyspaceEdit {
+    let texts = any::<(Option<String>, Option<String>)>();
+    (any::<u32>(), texts, any::<bool>(), flushed, added, removed).prop_map(
+        |(id, (name, merge_operator), dropped, flushed_seqno, added, removed)| KeyspaceEdit {
             id: KeyspaceId(id),
             name,
+            merge_operator,
             dropped,
             flushed_seqno,
             added,

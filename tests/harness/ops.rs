@@ -12,6 +12,8 @@ use crate::harness::choices::Choices;
 
 /// Keyspaces: the default one and two others.
 pub(crate) const KEYSPACES: usize = 3;
+/// The keyspace whose operator appends operands with commas.
+pub(crate) const MERGING: usize = 1;
 /// Snapshots, iterators and cursors that are held at once, of each.
 pub(crate) const SLOTS: usize = 3;
 
@@ -80,6 +82,8 @@ pub(crate) struct Write {
     pub(crate) keyspace: usize,
     pub(crate) key: Key,
     pub(crate) value: Option<Value>,
+    /// An operand rather than a value, in the keyspace that merges.
+    pub(crate) merge: bool,
 }
 
 /// Who reads what.
@@ -106,6 +110,8 @@ pub(crate) type KeyRange = (Bound<Key>, Bound<Key>);
 pub(crate) enum Op {
     Put(usize, Key, Value),
     Delete(usize, Key),
+    /// In the keyspace that merges.
+    Merge(Key, Value),
     /// Puts this many keys in a row, one by one.
     Fill(usize, Key, u8, Value),
     /// With `Durability::Os` if `unsynced`.
@@ -239,7 +245,8 @@ impl Write {
         let keyspace = choices.index(KEYSPACES);
         let key = Key::draw(choices);
         let value = (choices.below(3) < 2).then(|| Value::draw(choices));
-        Write { keyspace, key, value }
+        let merge = value.is_some_and(|value| value.seed % 4 > 1);
+        Write { keyspace, key, value, merge }
     }
 }
 
@@ -288,7 +295,8 @@ fn draw_ends(choices: &mut Choices) -> Vec<bool> {
 impl Op {
     pub(crate) fn draw(choices: &mut Choices) -> Op {
         match choices.below(128) {
-            0..32 => Op::Put(choices.index(KEYSPACES), Key::draw(choices), Value::draw(choices)),
+            0..24 => Op::Put(choices.index(KEYSPACES), Key::draw(choices), Value::draw(choices)),
+            24..32 => Op::Merge(Key::draw(choices), Value::draw(choices)),
             32..42 => Op::Delete(choices.index(KEYSPACES), Key::draw(choices)),
             42..48 => {
                 let (keyspace, first) = (choices.index(KEYSPACES), Key::draw(choices));

@@ -7,12 +7,14 @@ use std::ops::RangeBounds;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use esker::Append;
 use esker::Cursor;
 use esker::Db;
 use esker::Durability;
 use esker::Error;
 use esker::Iter;
 use esker::Keyspace;
+use esker::KeyspaceOptions;
 use esker::Options;
 use esker::Reader;
 use esker::Snapshot;
@@ -27,6 +29,7 @@ use crate::harness::ops::From;
 use crate::harness::ops::KEYSPACES;
 use crate::harness::ops::Key;
 use crate::harness::ops::KeyRange;
+use crate::harness::ops::MERGING;
 use crate::harness::ops::Move;
 use crate::harness::ops::Op;
 use crate::harness::ops::SLOTS;
@@ -105,6 +108,10 @@ impl World {
         if self.held.keyspaces[index].is_none() {
             let keyspace = match index {
                 0 => Keyspace::clone(self.db()),
+                MERGING => {
+                    let options = KeyspaceOptions::new().merge_operator(Append::new(","));
+                    self.db().keyspace_with(NAMES[index], options).unwrap()
+                }
                 _ => self.db().keyspace(NAMES[index]).unwrap(),
             };
             self.held.keyspaces[index] = Some(keyspace);
@@ -142,6 +149,12 @@ impl World {
             Op::Delete(keyspace, key) => {
                 self.keyspace(*keyspace).delete(key.bytes()).unwrap();
                 self.state[*keyspace].remove(&key.bytes());
+                self.older.clear();
+            }
+            Op::Merge(key, value) => {
+                let (key, value) = (key.bytes(), value.bytes());
+                self.keyspace(MERGING).merge(&key, &value).unwrap();
+                append(&mut self.state[MERGING], key, &value);
                 self.older.clear();
             }
             Op::Batch { writes, unsynced } => self.batch(writes, *unsynced),
@@ -260,7 +273,10 @@ impl World {
         for write in writes {
             let keyspace = self.keyspace(write.keyspace);
             let key = write.key.bytes();
-            if let Some(value) = write.value {
+            if let Some(value) = write.value.filter(|_| write.merge && write.keyspace == MERGING) {
+                batch.merge(&keyspace, &key, value.bytes());
+                append(&mut self.state[MERGING], key, &value.bytes());
+            } else if let Some(value) = write.value {
                 batch.put(&keyspace, &key, value.bytes());
                 self.state[write.keyspace].insert(key, Rc::new(value.bytes()));
             } else {
@@ -398,6 +414,12 @@ impl World {
         self.reopen();
         self.db().verify(&mut |_, _| {}).unwrap();
     }
+}
+
+/// What the merging keyspace's operator does.
+fn append(map: &mut Map, key: Vec<u8>, operand: &[u8]) {
+    let old = map.get(&key).map(|value| [value, &b","[..]].concat()).unwrap_or_default();
+    map.insert(key, Rc::new([&old[..], operand].concat()));
 }
 
 fn keys_of(entries: &[(Vec<u8>, Rc<Vec<u8>>)]) -> Vec<&[u8]> {

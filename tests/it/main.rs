@@ -11,6 +11,7 @@ mod compaction;
 mod concurrency;
 mod keyspaces;
 mod log;
+mod merges;
 mod options;
 mod ranges;
 mod read_only;

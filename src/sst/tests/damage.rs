@@ -130,7 +130,7 @@ fn every_flipped_byte_is_an_error_or_harmless() {
 /// them shadow others, or be shadowed, would lose data.
 #[test]
 fn an_entry_of_a_reserved_kind_is_an_error_that_names_the_file() {
-    for kind in [ValueKind::Merge, ValueKind::DeleteRange] {
+    for kind in [ValueKind::BlobRef, ValueKind::DeleteRange] {
         for alone in [true, false] {
             let mut entries = example();
             let trailers = entries.iter_mut().skip(if alone { 0 } else { 3 });
