@@ -23,6 +23,7 @@
 //! |---|---|
 //! | open a database | [`Db::open`], [`Options`] |
 //! | write | [`Keyspace::put`], [`Keyspace::delete`], [`WriteBatch`] and [`Db::write`] |
+//! | let values expire | [`Keyspace::put_with_ttl`], [`Reader::ttl`], [`KeyspaceOptions::default_ttl`] |
 //! | count, and change without reading | [`Keyspace::merge`], [`KeyspaceOptions::merge_operator`] |
 //! | read one key, or many | [`Reader::get`], [`Reader::contains_key`], [`Reader::multi_get`] |
 //! | walk through keys | [`Reader::range`], [`Reader::prefix`], [`Reader::iter`], [`Reader::cursor`] |
@@ -195,6 +196,7 @@ pub use api::keyspace::Keyspace;
 pub use api::options::KeyspaceOptions;
 pub use api::options::Options;
 pub use api::reader::Reader;
+pub use api::reader::Ttl;
 pub use api::snapshot::Snapshot;
 pub use base::clock::Clock;
 pub use base::clock::SystemClock;

@@ -5,12 +5,15 @@ use std::ops::Bound;
 use std::ops::Deref;
 use std::ops::RangeBounds;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::api::batch;
 use crate::api::iter::owned_bounds;
 use crate::api::reader::Reader;
 use crate::base::error::Result;
+use crate::base::value::NEVER_MS;
 use crate::base::value::ValueKind;
+use crate::base::value::with_expiry;
 use crate::engine::Engine;
 use crate::engine::keyspaces::KeyspaceState;
 
@@ -67,7 +70,63 @@ impl Keyspace {
     /// `InvalidArgument` for a key above 65,535 bytes or a value above 1 GiB; otherwise as
     /// [`Db::write`](crate::Db::write).
     pub fn put(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<()> {
-        self.write_one(ValueKind::Put, key.as_ref(), value.as_ref())
+        match self.state().default_ttl_ms() {
+            0 => self.write_one(ValueKind::Put, key.as_ref(), value.as_ref()),
+            ttl => self.put_with_ttl(key, value, Duration::from_millis(ttl)),
+        }
+    }
+
+    /// Sets the value of `key` for so long: once `ttl` has passed, by the clock of the database
+    /// ([`Options::clock`](crate::Options::clock)), the key is as absent as if it had been deleted.
+    /// `Duration::MAX` is for ever, whatever the keyspace's
+    /// [default](crate::KeyspaceOptions::default_ttl). The next put of the key sets its time anew.
+    ///
+    /// *What holds.* Readers see the key until the instant at which it expires, to the millisecond,
+    /// and never after it, also if the clock goes back: within one opening of the database the time
+    /// that counts stands still until the clock has caught up. So a clock that went back by some
+    /// time lets values live longer by as much at most, and one that goes forward too far ends them
+    /// earlier by as much; from one opening to the next nothing is remembered but the expiry itself.
+    /// A snapshot, and an iterator, judges by the instant that it was made at. The space is free
+    /// once compaction comes by: within [`Options::tombstone_age`](crate::Options::tombstone_age)
+    /// after the key expired, also if nobody writes any more; usually much earlier. A snapshot that
+    /// lives keeps what it sees.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// # let db = esker::Db::open(dir.path())?;
+    /// db.put_with_ttl("session", "Ada", Duration::from_secs(3600))?;
+    /// assert_eq!(db.get("session")?.unwrap(), "Ada");
+    /// db.put_with_ttl("gone", "at once", Duration::ZERO)?;
+    /// assert!(!db.contains_key("gone")?);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// `InvalidArgument` if the keyspace has a merge operator, or for a value above 1 GiB less 8
+    /// bytes; otherwise as [`Keyspace::put`].
+    #[doc(alias = "expire")]
+    pub fn put_with_ttl(
+        &self,
+        key: impl AsRef<[u8]>,
+        value: impl AsRef<[u8]>,
+        ttl: Duration,
+    ) -> Result<()> {
+        let (key, value) = (key.as_ref(), value.as_ref());
+        match self.expiry_in(ttl)? {
+            NEVER_MS => self.write_one(ValueKind::Put, key, value),
+            expiry => self.write_one(ValueKind::Expiring, key, &with_expiry(expiry, value)),
+        }
+    }
+
+    /// When a value expires that is written now and lives for `ttl`.
+    pub(crate) fn expiry_in(&self, ttl: Duration) -> Result<u64> {
+        let expiry = self.reader.engine.expiry_in(ttl);
+        if expiry != NEVER_MS {
+            self.state().claim_expiry()?;
+        }
+        Ok(expiry)
     }
 
     /// Removes `key`, if it is there; costs as much as a put.

@@ -252,6 +252,29 @@ impl KeyspaceOptions {
         self
     }
 
+    /// How long the values of later [puts](crate::Keyspace::put) live, to the millisecond (default:
+    /// for ever, which `Duration::MAX` says). May be changed whenever the keyspace is opened;
+    /// [`Keyspace::put_with_ttl`](crate::Keyspace::put_with_ttl) goes before it. Not together with a
+    /// merge operator.
+    ///
+    /// ```
+    /// use esker::{KeyspaceOptions, Ttl};
+    /// use std::time::Duration;
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// # let db = esker::Db::open(dir.path())?;
+    /// let day = Duration::from_secs(24 * 60 * 60);
+    /// let sessions = db.keyspace_with("sessions", KeyspaceOptions::new().default_ttl(day))?;
+    /// sessions.put("1", "Ada")?;
+    /// assert!(matches!(sessions.ttl("1")?, Some(Ttl::For(_))));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn default_ttl(mut self, ttl: Duration) -> KeyspaceOptions {
+        let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(0);
+        self.config.default_ttl_ms = Some(if ttl.is_zero() { 1 } else { ttl_ms });
+        self
+    }
+
     /// With the merge operator of this name, whether the database knows it or not.
     pub(crate) fn merge_operator_named(mut self, name: &str) -> KeyspaceOptions {
         self.config.operator = Some(WantedOperator { name: name.to_owned(), operator: None });

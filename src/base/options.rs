@@ -70,6 +70,8 @@ pub(crate) struct Config {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct KeyspaceConfig {
     pub(crate) operator: Option<WantedOperator>,
+    /// Milliseconds; 0: none.
+    pub(crate) default_ttl_ms: Option<u64>,
 }
 
 /// A merge operator; by its name alone if that is all that is known.

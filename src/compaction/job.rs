@@ -49,6 +49,8 @@ pub(crate) struct JobContext<'a> {
     pub(crate) snapshots: Vec<SeqNo>,
     /// Of the keyspace, if it has a merge operator.
     pub(crate) fold: Option<Arc<Fold>>,
+    /// What expires then or before has expired for every reader.
+    pub(crate) expired_ms: u64,
     /// Set when the database closes.
     pub(crate) cancel: &'a AtomicBool,
 }
@@ -116,7 +118,8 @@ pub(crate) fn write_survivors(
     let mut output = Output::new(context.output, context.spec.clone());
     let is_bottom = |user: &[u8]| beneath.is_free_of(user);
     let (snapshots, fold) = (context.snapshots.clone(), context.fold.clone());
-    let mut survivors = Survivors::new(merged, snapshots, is_bottom, zero_seqnos, fold)?;
+    let mut survivors =
+        Survivors::new(merged, snapshots, is_bottom, zero_seqnos, fold, context.expired_ms)?;
     let mut until_look = CANCEL_INTERVAL;
     while survivors.valid() {
         let (key, value) = survivors.entry();

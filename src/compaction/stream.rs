@@ -10,6 +10,8 @@
 //!   that stripe beneath them, or if nothing older of their key can lie anywhere; else one operand.
 //!   Where the keyspace's operator is unknown, fails or knows no such thing, they stay as they are, and
 //!   shadow nothing.
+//! - R5: an entry that has expired for every reader is a tombstone from then on: it loses its value,
+//!   and R2 applies.
 //! - R3 (compactions only): a put in the oldest stripe beneath which nothing older can lie gets sequence number 0: it
 //!   compresses better, and its order to other versions no longer matters (R1 left one).
 //!
@@ -26,6 +28,7 @@ use crate::base::key::Trailer;
 use crate::base::planted::Planted;
 use crate::base::seqno::SeqNo;
 use crate::base::value::ValueKind;
+use crate::base::value::expiry_of;
 use crate::iter::Fold;
 use crate::iter::Operands;
 
@@ -42,6 +45,8 @@ pub(crate) struct Survivors<I, B> {
     is_bottom: B,
     zero_seqnos: bool,
     fold: Option<Arc<Fold>>,
+    /// What expires then or before has expired for every reader.
+    expired_ms: u64,
     /// What became of operands, before where `inner` stands.
     queue: VecDeque<(Trailer, Vec<u8>)>,
     /// The user key of the last entry seen, and the stripe it was in; no stripe if that was an
@@ -59,6 +64,7 @@ impl<I: InternalIter, B: FnMut(&[u8]) -> bool> Survivors<I, B> {
         is_bottom: B,
         zero_seqnos: bool,
         fold: Option<Arc<Fold>>,
+        expired_ms: u64,
     ) -> Result<Survivors<I, B>> {
         let snapshots = if Planted::SnapshotIgnored.is_on() { Vec::new() } else { snapshots };
         let mut survivors = Survivors {
@@ -67,6 +73,7 @@ impl<I: InternalIter, B: FnMut(&[u8]) -> bool> Survivors<I, B> {
             is_bottom,
             zero_seqnos,
             fold: fold.filter(|fold| fold.is_able()),
+            expired_ms,
             queue: VecDeque::new(),
             user: Vec::new(),
             seen: None,
@@ -85,7 +92,9 @@ impl<I: InternalIter, B: FnMut(&[u8]) -> bool> Survivors<I, B> {
         if let Some((trailer, value)) = self.queue.front() {
             return (KeyRef::new(&self.user, *trailer), value);
         }
-        (KeyRef::new(self.inner.key().user, self.trailer), self.inner.value())
+        let is_tombstone = self.trailer.kind_byte() == ValueKind::Delete as u8;
+        let value = if is_tombstone { &[] } else { self.inner.value() };
+        (KeyRef::new(self.inner.key().user, self.trailer), value)
     }
 
     /// Do readers have the block of the entry in the cache?
@@ -121,7 +130,13 @@ impl<I: InternalIter, B: FnMut(&[u8]) -> bool> Survivors<I, B> {
             self.seen = Some(stripe);
             self.trailer = key.trailer;
             if !shadowed {
-                let kind = key.trailer.kind();
+                let mut kind = key.trailer.kind();
+                if kind == Some(ValueKind::Expiring)
+                    && expiry_of(self.inner.value()) <= self.expired_ms
+                {
+                    kind = Some(ValueKind::Delete);
+                    self.trailer = Trailer::new(key.trailer.seqno(), ValueKind::Delete);
+                }
                 if kind == Some(ValueKind::Merge) {
                     return self.settle_operands(stripe);
                 }
@@ -129,7 +144,7 @@ impl<I: InternalIter, B: FnMut(&[u8]) -> bool> Survivors<I, B> {
                 // bounds of every file.
                 let matters = match kind {
                     Some(ValueKind::Delete) => true,
-                    Some(ValueKind::Put) => self.zero_seqnos,
+                    Some(ValueKind::Put | ValueKind::Expiring) => self.zero_seqnos,
                     _ => false,
                 };
                 let oldest = matters
@@ -137,8 +152,8 @@ impl<I: InternalIter, B: FnMut(&[u8]) -> bool> Survivors<I, B> {
                     && ((self.is_bottom)(&self.user) || Planted::TombstoneDropped.is_on());
                 match kind {
                     Some(ValueKind::Delete) if oldest => {}
-                    Some(ValueKind::Put) if oldest => {
-                        self.trailer = Trailer::new(SeqNo::ZERO, ValueKind::Put);
+                    Some(kind @ (ValueKind::Put | ValueKind::Expiring)) if oldest => {
+                        self.trailer = Trailer::new(SeqNo::ZERO, kind);
                         return Ok(());
                     }
                     _ => return Ok(()),

@@ -20,10 +20,11 @@ const NAME_LEN_MAX: usize = 255;
 
 /// Is there nothing to change in `state`? Fails if that cannot be changed.
 fn is_as_wanted(state: &KeyspaceState, wanted: &KeyspaceConfig) -> Result<bool> {
-    let Some(operator) = &wanted.operator else { return Ok(true) };
+    let same_ttl = wanted.default_ttl_ms.is_none_or(|ttl| ttl == state.default_ttl_ms());
+    let Some(operator) = &wanted.operator else { return Ok(same_ttl) };
     let stored = state.fold();
     if stored.as_ref().is_none_or(|stored| stored.name() == operator.name) {
-        return Ok(stored.is_some());
+        return Ok(stored.is_some() && same_ttl);
     }
     Err(Error::MergeOperator {
         keyspace: state.name.clone(),
@@ -32,8 +33,17 @@ fn is_as_wanted(state: &KeyspaceState, wanted: &KeyspaceConfig) -> Result<bool> 
     })
 }
 
+/// A keyspace has a merge operator, or values that expire, or neither.
+fn check_together(wanted: &KeyspaceConfig) -> Result<()> {
+    if wanted.operator.is_some() && wanted.default_ttl_ms.is_some_and(|ttl| ttl > 0) {
+        return Err(Error::argument("values of a keyspace with a merge operator cannot expire"));
+    }
+    Ok(())
+}
+
 /// Adds to an edit what is wanted of its keyspace.
 fn settings_edit(mut edit: KeyspaceEdit, wanted: &KeyspaceConfig) -> KeyspaceEdit {
+    edit.default_ttl_ms = wanted.default_ttl_ms;
     edit.merge_operator = wanted.operator.as_ref().map(|operator| operator.name.clone());
     edit
 }
@@ -65,6 +75,13 @@ impl Core {
         self.health.check_writable()?;
         if let Some(state) = self.keyspaces.get(name) {
             if !is_as_wanted(&state, wanted)? {
+                check_together(wanted)?;
+                if wanted.operator.is_some() {
+                    state.claim_merges()?;
+                }
+                if wanted.default_ttl_ms.is_some_and(|ttl| ttl > 0) {
+                    state.claim_expiry()?;
+                }
                 let edit = settings_edit(KeyspaceEdit::new(state.id), wanted);
                 let edit = VersionEdit { keyspaces: vec![edit], ..self.stamp() };
                 self.append_edit(&mut set, &edit)?;
@@ -72,6 +89,7 @@ impl Core {
             }
             return Ok(state);
         }
+        check_together(wanted)?;
         let id = KeyspaceId(set.next_keyspace);
         let next = set.next_keyspace.checked_add(1);
         let next = next.ok_or_else(|| Error::argument("there are no keyspace numbers left"))?;
@@ -97,6 +115,13 @@ impl Core {
 
     /// Does what the edit says. Requires: it is durable.
     fn apply_settings(&self, state: &KeyspaceState, wanted: &KeyspaceConfig) {
+        if let Some(ttl) = wanted.default_ttl_ms {
+            state.set_default_ttl(ttl);
+            if ttl > 0 {
+                // Asked before, or new.
+                let _ = state.claim_expiry();
+            }
+        }
         if let Some(WantedOperator { name, operator }) = &wanted.operator {
             let known = || self.config.merge_operators.find(name);
             state.set_operator(name, operator.clone().or_else(known));

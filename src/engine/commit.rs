@@ -52,6 +52,7 @@ use crate::base::sync::MutexGuard;
 use crate::base::sync::atomic::AtomicU64;
 use crate::base::sync::spin_until;
 use crate::base::value::ValueKind;
+use crate::base::value::expiry_of;
 use crate::engine::Core;
 use crate::engine::keyspaces::KeyspaceState;
 use crate::wal::LogWriter;
@@ -249,6 +250,9 @@ impl Core {
                 let error = Error::internal("a batch names a keyspace that it does not hold");
                 return Err(self.fail(error));
             };
+            if op.kind == ValueKind::Expiring {
+                keyspaces[at].note_expiry(expiry_of(op.value));
+            }
             let view = if at == 0 { &appended.head } else { &appended.rest[at - 1] };
             view.active.insert(op.key, Trailer::new(SeqNo::new(seqno), op.kind), op.value);
         }

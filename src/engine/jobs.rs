@@ -7,6 +7,7 @@ use crate::compaction::flush;
 use crate::compaction::job;
 use crate::compaction::job::JobContext;
 use crate::compaction::output::OutputSpec;
+use crate::compaction::plan::Reason;
 use crate::engine::Core;
 use crate::engine::keyspaces::KeyspaceState;
 use crate::engine::scheduler::CompactionJob;
@@ -142,7 +143,11 @@ impl Core {
             oldest_tombstone_ms: tombstones.map(|file| file.meta.oldest_tombstone_ms).min(),
         };
         let context = self.job_context(&job.state, spec);
-        if plan.is_trivial_move() {
+        if plan.reason == Reason::AllExpired {
+            let edit = job::edit(plan, &context, Vec::new());
+            self.install(Change { state: job.state.clone(), edit })?;
+            self.metrics.compactions.add(1);
+        } else if plan.is_trivial_move() {
             let edit = job::move_edit(plan, &context);
             self.install(Change { state: job.state.clone(), edit })?;
             self.metrics.moves.add(plan.upper.len() as u64);
@@ -184,13 +189,22 @@ impl Core {
     }
 
     fn job_context(&self, state: &KeyspaceState, spec: OutputSpec) -> JobContext<'_> {
+        // Asked for before the snapshots are listed.
+        let expired_ms = self.expired_ms();
         JobContext {
             output: &self.output,
             spec,
             snapshots: self.snapshots.list(),
             fold: state.fold(),
+            expired_ms,
             cancel: &self.cancel,
         }
+    }
+
+    /// What expires then or before has expired for every reader, now and later.
+    pub(crate) fn expired_ms(&self) -> u64 {
+        let now = self.expiry.now_ms();
+        self.snapshots.oldest_ms().map_or(now, |oldest| oldest.min(now))
     }
 
     /// How files of `level` are written.

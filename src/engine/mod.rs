@@ -23,14 +23,17 @@
 use std::ops::Deref;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::base::clock::Clock;
+use crate::base::clock::ExpiryClock;
 use crate::base::ids::DbId;
 use crate::base::options::Config;
 use crate::base::sync::Mutex;
 use crate::base::sync::atomic::AtomicBool;
 use crate::base::sync::atomic::AtomicU64;
 use crate::base::sync::thread::JoinHandle;
+use crate::base::value::NEVER_MS;
 use crate::cache::BlockCache;
 use crate::compaction::output::OutputContext;
 use crate::engine::commit::CommitState;
@@ -79,6 +82,8 @@ pub(crate) struct Core {
     db_id: DbId,
     config: Config,
     clock: Arc<dyn Clock>,
+    /// What expires.
+    expiry: Arc<ExpiryClock>,
     output: OutputContext,
     opener: Arc<SstOpener>,
     cache: Arc<BlockCache>,
@@ -128,7 +133,13 @@ impl Core {
 
     /// Pins what is visible now.
     pub(crate) fn pin_snapshot(&self) -> Arc<SnapshotPin> {
-        self.snapshots.pin(self.commit.visible())
+        self.snapshots.pin(self.commit.visible(), &self.expiry)
+    }
+
+    /// When a value expires that is written now and lives for `ttl`.
+    pub(crate) fn expiry_in(&self, ttl: Duration) -> u64 {
+        let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(NEVER_MS);
+        self.expiry.now_ms().saturating_add(ttl_ms)
     }
 
     /// Are there no threads, so that callers run the jobs?

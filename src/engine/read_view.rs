@@ -6,6 +6,7 @@
 //! the reader then sees nothing. Either way it sees a prefix of all writes. With a snapshot the
 //! number is older than the view, and the snapshot's pin has kept what it needs.
 
+use std::cell::OnceCell;
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -19,7 +20,11 @@ use crate::base::range::is_above;
 use crate::base::range::is_below;
 use crate::base::seqno::SeqNo;
 use crate::base::slice::Slice;
+use crate::base::value::EXPIRY_LEN;
+use crate::base::value::NEVER_MS;
 use crate::base::value::ValueKind;
+use crate::base::value::expiry_of;
+use crate::base::value::head_of;
 use crate::engine::Core;
 use crate::engine::Engine;
 use crate::engine::keyspaces::KeyspaceState;
@@ -44,7 +49,8 @@ impl Core {
         let view = state.view();
         self.check_readable(state, pin)?;
         let seqno = self.read_seqno(pin);
-        live_value(lookup(&view, key, seqno, true)?, || folded(state, &view, key, seqno))
+        let reading = Reading::new(self, state, &view, pin, seqno);
+        live_value(lookup(&view, key, seqno, true)?, |found| reading.special(key, found))
     }
 
     /// Is `key` there?
@@ -57,8 +63,12 @@ impl Core {
         let view = state.view();
         self.check_readable(state, pin)?;
         let seqno = self.read_seqno(pin);
-        // What operands are folded into is a value, whichever.
-        let found = live_value(lookup(&view, key, seqno, false)?, || Ok(Some(Slice::default())));
+        let reading = Reading::new(self, state, &view, pin, seqno);
+        let found = live_value(lookup(&view, key, seqno, false)?, |found| match found.0.kind() {
+            // What operands are folded into is a value, whichever.
+            Some(ValueKind::Merge) => Ok(Some(Slice::default())),
+            _ => reading.special(key, found),
+        });
         Ok(found?.is_some())
     }
 
@@ -74,6 +84,7 @@ impl Core {
         let view = state.view();
         self.check_readable(state, pin)?;
         let seqno = self.read_seqno(pin);
+        let reading = Reading::new(self, state, &view, pin, seqno);
         let mut order: Vec<usize> = (0..keys.len()).collect();
         order.sort_unstable_by_key(|index| keys[*index]);
         let mut lookups: Vec<Lookup<'_>> = Vec::with_capacity(keys.len());
@@ -93,13 +104,34 @@ impl Core {
         for index in order {
             values[index] = match last {
                 Some(last) if keys[last] == keys[index] => values[last].clone(),
-                _ => live_value(lookups.next().and_then(|lookup| lookup.found), || {
-                    folded(state, &view, keys[index], seqno)
+                _ => live_value(lookups.next().and_then(|lookup| lookup.found), |found| {
+                    reading.special(keys[index], found)
                 })?,
             };
             last = Some(index);
         }
         Ok(values)
+    }
+
+    /// When the value of `key` expires, [`NEVER_MS`] if it does not, and the time by which that is to
+    /// be judged; `None` if there is no such key.
+    pub(crate) fn expiry(
+        &self,
+        state: &KeyspaceState,
+        pin: Option<&SnapshotPin>,
+        key: &[u8],
+    ) -> Result<Option<(u64, u64)>> {
+        let view = state.view();
+        self.check_readable(state, pin)?;
+        let seqno = self.read_seqno(pin);
+        let Some((trailer, head)) = lookup(&view, key, seqno, false)? else { return Ok(None) };
+        let expiry_ms = match trailer.kind() {
+            Some(ValueKind::Delete) => 0,
+            Some(ValueKind::Expiring) => expiry_of(&head),
+            _ => NEVER_MS,
+        };
+        let now_ms = self.read_ms(pin);
+        Ok((expiry_ms > now_ms).then_some((expiry_ms, now_ms)))
     }
 
     /// Requires: the view that is read is loaded already.
@@ -111,6 +143,12 @@ impl Core {
 
     fn read_seqno(&self, pin: Option<&SnapshotPin>) -> SeqNo {
         pin.map_or_else(|| self.visible(), SnapshotPin::seqno)
+    }
+
+    /// The time by which a reader judges what has expired. Requires: its view is loaded already;
+    /// what compaction has dropped for its age has then expired for this reader too.
+    fn read_ms(&self, pin: Option<&SnapshotPin>) -> u64 {
+        pin.map_or_else(|| self.expiry.now_ms(), SnapshotPin::now_ms)
     }
 }
 
@@ -124,7 +162,9 @@ impl Engine {
         let view = state.view_full();
         self.check_readable(state, pin.map(Arc::as_ref))?;
         let seqno = self.read_seqno(pin.map(Arc::as_ref));
-        let at = ReadAt { seqno, fold: state.fold() };
+        // One instant for all that is read through it.
+        let now_ms = if state.may_expire() { self.read_ms(pin.map(Arc::as_ref)) } else { 0 };
+        let at = ReadAt { seqno, now_ms, fold: state.fold() };
         Ok(TreeView { engine: self.clone(), view, at, _pin: pin.cloned() })
     }
 }
@@ -142,7 +182,8 @@ fn lookup(
         let found = if want_value {
             memtable.get_slice(key, hash, seqno)
         } else {
-            memtable.get(key, hash, seqno).map(|(trailer, _)| (trailer, Slice::default()))
+            let found = memtable.get(key, hash, seqno);
+            found.map(|(trailer, value)| (trailer, Slice::copy_from(head_of(trailer, value))))
         };
         if found.is_some() {
             return Ok(found);
@@ -151,36 +192,63 @@ fn lookup(
     view.version.get(key, hash, seqno, want_value)
 }
 
-/// The value, unless the entry is a tombstone. If it is an operand, what `fold` makes of it.
+/// The value, unless the entry is a tombstone; of any other entry what `special` makes of it.
 #[inline]
 fn live_value(
     found: Option<(Trailer, Slice)>,
-    fold: impl FnOnce() -> Result<Option<Slice>>,
+    special: impl FnOnce((Trailer, Slice)) -> Result<Option<Slice>>,
 ) -> Result<Option<Slice>> {
     let Some((trailer, value)) = found else { return Ok(None) };
     match trailer.kind() {
         Some(ValueKind::Put) => Ok(Some(value)),
         Some(ValueKind::Delete) => Ok(None),
-        Some(ValueKind::Merge) => fold(),
-        // What reads files and logs refuses such entries.
-        _ => Err(Error::internal(format!("an entry of kind {}", trailer.kind_byte()))),
+        _ => special((trailer, value)),
     }
 }
 
-/// The value of a key whose newest version at or before `seqno` is an operand: by a cursor over this
-/// one key, which folds.
-#[cold]
-fn folded(
-    state: &KeyspaceState,
-    view: &ReadView,
-    key: &[u8],
+/// Point reads at one instant, as far as they need more than a look.
+struct Reading<'a> {
+    core: &'a Core,
+    state: &'a KeyspaceState,
+    view: &'a ReadView,
+    pin: Option<&'a SnapshotPin>,
     seqno: SeqNo,
-) -> Result<Option<Slice>> {
-    let bound = || Bound::Included(key.to_vec());
-    let at = ReadAt { seqno, fold: state.fold() };
-    let mut tree = open_tree(view, at, (bound(), bound()))?;
-    tree.seek(key)?;
-    Ok(tree.valid().then(|| tree.value_slice()))
+    now_ms: OnceCell<u64>,
+}
+
+impl<'a> Reading<'a> {
+    fn new(
+        core: &'a Core,
+        state: &'a KeyspaceState,
+        view: &'a ReadView,
+        pin: Option<&'a SnapshotPin>,
+        seqno: SeqNo,
+    ) -> Reading<'a> {
+        Reading { core, state, view, pin, seqno, now_ms: OnceCell::new() }
+    }
+
+    /// The value of `key`, whose newest version is neither a put nor a tombstone.
+    #[cold]
+    fn special(&self, key: &[u8], (trailer, value): (Trailer, Slice)) -> Result<Option<Slice>> {
+        match trailer.kind() {
+            Some(ValueKind::Merge) => self.folded(key),
+            Some(ValueKind::Expiring) => {
+                let now_ms = self.now_ms.get_or_init(|| self.core.read_ms(self.pin));
+                Ok((expiry_of(&value) > *now_ms).then(|| value.skip(EXPIRY_LEN)))
+            }
+            // What reads files and logs refuses such entries.
+            _ => Err(Error::internal(format!("an entry of kind {}", trailer.kind_byte()))),
+        }
+    }
+
+    /// By a cursor over this one key, which folds.
+    fn folded(&self, key: &[u8]) -> Result<Option<Slice>> {
+        let bound = || Bound::Included(key.to_vec());
+        let at = ReadAt { seqno: self.seqno, now_ms: 0, fold: self.state.fold() };
+        let mut tree = open_tree(self.view, at, (bound(), bound()))?;
+        tree.seek(key)?;
+        Ok(tree.valid().then(|| tree.value_slice()))
+    }
 }
 
 /// One keyspace at one instant, for iterators. Keeps the database open.

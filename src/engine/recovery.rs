@@ -21,6 +21,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::base::clock::Clock;
+use crate::base::clock::ExpiryClock;
 use crate::base::error::Error;
 use crate::base::error::Result;
 use crate::base::ids::DbId;
@@ -207,6 +208,11 @@ fn make_keyspaces(catalog: &Catalog, config: &Config) -> Keyspaces {
             entry.flushed,
             memtables.clone(),
         );
+        let expires = entry.version.files().any(|file| file.meta.expiry.entries > 0);
+        if expires || entry.default_ttl_ms > 0 {
+            let _ = state.claim_expiry();
+        }
+        state.set_default_ttl(entry.default_ttl_ms);
         if let Some(name) = &entry.operator {
             state.set_operator(name, config.merge_operators.find(name));
         }
@@ -313,6 +319,7 @@ fn assemble(parts: Parts<'_>, catalog: &Catalog) -> Result<Core> {
             next_file: Arc::new(AtomicU64::new(next_file.0)),
             cache: cache.clone(),
         },
+        expiry: Arc::new(ExpiryClock::new(clock.clone())),
         clock,
         opener: site.opener.clone(),
         cache,

@@ -310,6 +310,7 @@ impl Core {
     /// The next flush, if any memtable waits: of the keyspace whose oldest one began first, since
     /// that holds up the log.
     pub(crate) fn next_flush(&self) -> Option<FlushJob<'_>> {
+        self.seal_expired();
         let mut jobs = self.jobs.state.lock();
         if jobs.closing {
             return None;
@@ -364,6 +365,7 @@ impl Core {
         &self,
         choose: impl FnOnce(&PickContext<'_>) -> Option<(Arc<KeyspaceState>, Plan)>,
     ) -> Option<CompactionJob<'_>> {
+        let expired_ms = self.expired_ms();
         let mut jobs = self.jobs.state.lock();
         if jobs.closing {
             return None;
@@ -375,6 +377,8 @@ impl Core {
             expire_before_ms: self.clock.wall_ms().saturating_sub(age_ms),
             is_space_scarce: jobs.is_space_scarce(Lane::Compaction),
             oldest_snapshot: self.snapshots.oldest(),
+            expired_ms,
+            tombstone_age_ms: age_ms,
         };
         let (state, plan) = choose(&context)?;
         let ids: Vec<FileId> = plan.input_ids().collect();
@@ -382,6 +386,19 @@ impl Core {
         jobs.running += 1;
         drop(jobs);
         Some(CompactionJob { state, plan, jobs: &self.jobs })
+    }
+
+    /// Seals memtables with values that expired so long ago that they should be gone from memory and
+    /// log, though nobody writes any more.
+    fn seal_expired(&self) {
+        for state in self.keyspaces.all() {
+            let Some(first_ms) = state.first_expiry_ms() else { continue };
+            let age_ms = u64::try_from(self.config.tombstone_age.as_millis()).unwrap_or(u64::MAX);
+            if first_ms.saturating_add(age_ms) <= self.expiry.now_ms() {
+                let append = self.commit.append_lock();
+                state.seal(append.last_seqno());
+            }
+        }
     }
 
     /// The size up to which a level may be where level 0 is compacted to: what level 0 holds when

@@ -1,7 +1,7 @@
 //! Adapters over cursors: the stack that turns sorted sources into what a reader sees.
 //!
 //! ```text
-//!               Visible          one entry per user key, as of a seqno, within bounds; operands folded
+//!               Visible          one entry per user key, as of a seqno and a time; operands folded
 //!                  |
 //!               Merging          all entries in order
 //!     .------.-----+-----.---------.

@@ -23,7 +23,9 @@ use crate::base::range::is_below;
 use crate::base::seqno::SeqNo;
 use crate::base::slice::COPY_LEN_MAX;
 use crate::base::slice::Slice;
+use crate::base::value::EXPIRY_LEN;
 use crate::base::value::ValueKind;
+use crate::base::value::expiry_of;
 use crate::iter::fold::Fold;
 use crate::iter::fold::LONG_CHAIN;
 use crate::iter::fold::Operands;
@@ -40,12 +42,16 @@ enum State {
     Before,
     /// The inner cursor stands on or behind the last entry that was folded into the value.
     Folded,
+    /// The inner cursor stands on the entry, whose value lies behind its expiry.
+    OnExpiring,
 }
 
 /// As of when, and by which rules, somebody reads.
 #[derive(Clone, Debug)]
 pub(crate) struct ReadAt {
     pub(crate) seqno: SeqNo,
+    /// What expires then or before is gone. 0 if nothing can.
+    pub(crate) now_ms: u64,
     /// Of the keyspace, if it has a merge operator. Requires: asked for after `seqno` was known.
     pub(crate) fold: Option<Arc<Fold>>,
 }
@@ -104,6 +110,7 @@ impl<I: InternalIter> Visible<I> {
         match (&self.large, self.state) {
             (Some(large), State::Before) => large,
             (None, State::Before) | (_, State::Folded) => &self.value,
+            (_, State::OnExpiring) => self.inner.value().get(EXPIRY_LEN..).unwrap_or_default(),
             _ => self.inner.value(),
         }
     }
@@ -118,6 +125,7 @@ impl<I: InternalIter> Visible<I> {
         match (&self.large, self.state) {
             (Some(large), State::Before) => large.clone(),
             (None, State::Before) | (_, State::Folded) => Slice::copy_from(&self.value),
+            (_, State::OnExpiring) => self.inner.value_slice().skip(EXPIRY_LEN),
             _ => self.inner.value_slice(),
         }
     }
@@ -178,7 +186,7 @@ impl<I: InternalIter> Visible<I> {
                 self.pass_key()?;
             }
             State::Folded => self.pass_key()?,
-            State::On | State::Nowhere => self.leave_key()?,
+            State::On | State::OnExpiring | State::Nowhere => self.leave_key()?,
         }
         self.find_forward()
     }
@@ -187,7 +195,7 @@ impl<I: InternalIter> Visible<I> {
     #[inline]
     pub(crate) fn prev(&mut self) -> Result<()> {
         let state = std::mem::replace(&mut self.state, State::Nowhere);
-        if state == State::On {
+        if matches!(state, State::On | State::OnExpiring) {
             if self.inner.is_sole() {
                 // What is behind it of the same key, on a cursor that came forwards, is too new.
                 self.inner.prev()?;
@@ -275,7 +283,11 @@ impl<I: InternalIter> Visible<I> {
                     return Ok(());
                 }
                 Verdict::Operand => return self.fold(),
-                Verdict::Gone => self.leave_key()?,
+                Verdict::Expiring if self.is_alive(self.inner.value()) => {
+                    self.state = State::OnExpiring;
+                    return Ok(());
+                }
+                Verdict::Expiring | Verdict::Gone => self.leave_key()?,
             }
         }
         Ok(())
@@ -297,7 +309,11 @@ impl<I: InternalIter> Visible<I> {
                             return Ok(());
                         }
                         Verdict::Operand => return self.fold(),
-                        Verdict::Gone => {}
+                        Verdict::Expiring if self.is_alive(self.inner.value()) => {
+                            self.state = State::OnExpiring;
+                            return Ok(());
+                        }
+                        Verdict::Expiring | Verdict::Gone => {}
                     }
                 }
                 self.inner.prev()?;
@@ -313,7 +329,11 @@ impl<I: InternalIter> Visible<I> {
                     self.inner.seek(KeyRef::seek(&self.key, self.at.seqno))?;
                     return self.fold();
                 }
-                Verdict::Gone => {}
+                Verdict::Expiring if self.keep_behind_expiry() => {
+                    self.state = State::Before;
+                    return Ok(());
+                }
+                Verdict::Expiring | Verdict::Gone => {}
             }
         }
         Ok(())
@@ -356,6 +376,24 @@ impl<I: InternalIter> Visible<I> {
         self.inner.key().trailer
     }
 
+    #[cold]
+    fn is_alive(&self, bytes: &[u8]) -> bool {
+        expiry_of(bytes) > self.at.now_ms
+    }
+
+    /// Of the kept entry, which expires, keeps the value. False if it has expired.
+    #[cold]
+    fn keep_behind_expiry(&mut self) -> bool {
+        if !self.is_alive(self.large.as_deref().unwrap_or(&self.value)) {
+            return false;
+        }
+        match self.large.take() {
+            Some(large) => self.large = Some(large.skip(EXPIRY_LEN)),
+            None => drop(self.value.drain(..EXPIRY_LEN)),
+        }
+        true
+    }
+
     /// Folds the operand that the inner cursor stands on with all that it rests on.
     #[cold]
     fn fold(&mut self) -> Result<()> {
@@ -384,6 +422,7 @@ impl<I: InternalIter> Visible<I> {
                 }
                 Verdict::Live => base = Some(self.inner.value().to_vec()),
                 Verdict::Gone => {}
+                Verdict::Expiring => return Err(unexpected(trailer)),
             }
             break;
         }
@@ -403,6 +442,8 @@ enum Verdict {
     Live,
     /// It, and what lies beneath it, must be folded.
     Operand,
+    /// Live until it expires.
+    Expiring,
     Gone,
 }
 
@@ -412,6 +453,7 @@ fn verdict(trailer: Trailer) -> Result<Verdict> {
         Some(ValueKind::Put) => Ok(Verdict::Live),
         Some(ValueKind::Delete) => Ok(Verdict::Gone),
         Some(ValueKind::Merge) => Ok(Verdict::Operand),
+        Some(ValueKind::Expiring) => Ok(Verdict::Expiring),
         _ => Err(unexpected(trailer)),
     }
 }

@@ -15,6 +15,7 @@ use crate::base::key::InternalKey;
 use crate::base::key::Trailer;
 use crate::base::seqno::SeqNo;
 use crate::base::sync::Mutex;
+use crate::base::value::Expiry;
 use crate::fs::CrashMode;
 use crate::fs::Fs;
 use crate::fs::MemFs;
@@ -64,6 +65,7 @@ fn meta() -> impl Strategy<Value = SstMeta> {
                 tombstones: n.4,
                 raw_bytes,
                 oldest_tombstone_ms,
+                expiry: Expiry::default(),
             }
         },
     )
@@ -79,6 +81,7 @@ fn keyspace_edit() -> impl Strategy<Value = KeyspaceEdit> {
             id: KeyspaceId(id),
             name,
             merge_operator,
+            default_ttl_ms: Some(7),
             dropped,
             flushed_seqno,
             added,

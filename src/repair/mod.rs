@@ -28,7 +28,9 @@ use crate::base::ids::KeyspaceId;
 use crate::base::key::Trailer;
 use crate::base::options::Durability;
 use crate::base::options::Recovery;
+use crate::base::value::EXPIRY_LEN;
 use crate::base::value::ValueKind;
+use crate::base::value::expiry_of;
 use crate::fs::DirEntry;
 use crate::fs::Fs;
 use crate::fs::LockMode;
@@ -278,6 +280,11 @@ impl Output<'_> {
             match trailer.kind() {
                 Some(ValueKind::Put) => {
                     self.batch.put(self.keyspace, key, value);
+                    is_there = true;
+                }
+                Some(ValueKind::Expiring) if self.keyspace.state().claim_expiry().is_ok() => {
+                    let rest = value.get(EXPIRY_LEN..).unwrap_or_default();
+                    self.batch.put_until(self.keyspace, key, rest, expiry_of(value));
                     is_there = true;
                 }
                 Some(ValueKind::Delete) => {}

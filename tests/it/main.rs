@@ -9,6 +9,7 @@ mod basics;
 mod batches;
 mod compaction;
 mod concurrency;
+mod expiry;
 mod keyspaces;
 mod log;
 mod merges;

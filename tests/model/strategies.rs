@@ -94,6 +94,8 @@ fn reads() -> impl Strategy<Value = Op> {
 fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         24 => (0..KEYSPACES, key(), value()).prop_map(|(ks, key, value)| Op::Put(ks, key, value)),
+        8 => (key(), value(), 0..4_u8).prop_map(|(key, value, n)| Op::PutFor(key, value, n)),
+        2 => Just(Op::Wait),
         8 => (key(), value()).prop_map(|(key, value)| Op::Merge(key, value)),
         8 => (0..KEYSPACES, key()).prop_map(|(ks, key)| Op::Delete(ks, key)),
         4 => (0..KEYSPACES, key(), 8..64_u8, value())

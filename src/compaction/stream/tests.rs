@@ -16,6 +16,8 @@ use crate::base::key::KeyRef;
 use crate::base::key::Trailer;
 use crate::base::seqno::SeqNo;
 use crate::base::value::ValueKind;
+use crate::base::value::expiry_of;
+use crate::base::value::with_expiry;
 use crate::compaction::stream::Survivors;
 use crate::iter::Fold;
 
@@ -106,10 +108,13 @@ fn fold(able: Able) -> Arc<Fold> {
 }
 
 const NEWEST: u64 = 100;
+const EXPIRED_MS: u64 = 1000;
 
 fn cases() -> impl Strategy<Value = Case> {
     // A sequence number is that of one entry.
     let writes = prop::collection::btree_map(1..NEWEST, (0..5_u8, 0..6_u8), 0..40);
+    // Operands and values that expire are never in one keyspace.
+    let kinds = prop_oneof![Just([0, 1, 1, 2, 2, 2]), Just([0, 1, 3, 3, 4, 4])];
     let beneath = prop::collection::btree_set(0..5_u8, 0..5);
     let snapshots = prop::collection::btree_set(0..=NEWEST, 0..6);
     let operator = prop_oneof![
@@ -118,12 +123,18 @@ fn cases() -> impl Strategy<Value = Case> {
         1 => (1..NEWEST).prop_map(Able::Fail),
         1 => Just(Able::Unknown),
     ];
-    (writes, beneath, snapshots, any::<bool>(), operator).prop_map(
-        |(writes, beneath, snapshots, zero_seqnos, operator)| {
+    let rules = (any::<bool>(), operator, kinds);
+    (writes, beneath, snapshots, rules).prop_map(
+        |(writes, beneath, snapshots, (zero_seqnos, operator, kinds))| {
             let entry = |(seqno, (user, kind)): (u64, (u8, u8))| {
-                let kind = ValueKind::from_byte([0, 1, 1, 2, 2, 2][usize::from(kind)]).unwrap();
+                let kind = kinds[usize::from(kind)];
                 let value = seqno.to_string().into_bytes();
-                let value = if kind == ValueKind::Delete { Vec::new() } else { value };
+                let (kind, value) = match kind {
+                    0 => (ValueKind::Delete, Vec::new()),
+                    3 => (ValueKind::Expiring, with_expiry(EXPIRED_MS - seqno % 2, &value)),
+                    4 => (ValueKind::Expiring, with_expiry(EXPIRED_MS + 1, &value)),
+                    kind => (ValueKind::from_byte(kind).unwrap(), value),
+                };
                 (InternalKey::new([user], Trailer::new(SeqNo::new(seqno), kind)), value)
             };
             let mut entries: Vec<Entry> = writes.into_iter().map(entry).collect();
@@ -148,7 +159,8 @@ fn survivors(case: &Case, entries: Vec<Entry>) -> Vec<Entry> {
     };
     let inner = Forward(entries, 0);
     let (snapshots, fold) = (case.snapshots.clone(), Some(fold(case.operator)));
-    let mut stream = Survivors::new(inner, snapshots, is_bottom, case.zero_seqnos, fold).unwrap();
+    let mut stream =
+        Survivors::new(inner, snapshots, is_bottom, case.zero_seqnos, fold, EXPIRED_MS).unwrap();
     let mut out = Vec::new();
     while stream.valid() {
         let (key, value) = stream.entry();
@@ -170,6 +182,9 @@ fn seen(case: &Case, entries: &[Entry], seqno: SeqNo) -> BTreeMap<Vec<u8>, Vec<u
                 let base = map.get(&key.user).map(|base| [base, &b","[..]].concat());
                 let merged = [base.as_deref().unwrap_or_default(), value].concat();
                 map.insert(key.user.clone(), merged)
+            }
+            Some(ValueKind::Expiring) if expiry_of(value) > EXPIRED_MS => {
+                map.insert(key.user.clone(), value.clone())
             }
             _ => map.remove(&key.user),
         };
@@ -201,14 +216,17 @@ proptest! {
         }
         let oldest = case.snapshots.first().copied().unwrap_or(SeqNo::MAX);
         for (key, value) in &out {
-            let zeroed = key.trailer == Trailer::new(SeqNo::ZERO, ValueKind::Put);
+            let zeroed = key.trailer.seqno() == SeqNo::ZERO;
             let original = case.entries.iter().find(|(other, content)| {
                 // What was folded ends with the newest operand.
                 let folded = other.trailer.kind() == Some(ValueKind::Merge)
                     && value.ends_with(content)
                     && other.trailer.seqno() == key.trailer.seqno();
+                let expired = other.trailer.kind() == Some(ValueKind::Expiring)
+                    && expiry_of(content) <= EXPIRED_MS
+                    && key.trailer == Trailer::new(other.trailer.seqno(), ValueKind::Delete);
                 other.user == key.user
-                    && (value.ends_with(content) && zeroed && other.trailer.seqno() <= oldest
+                    && (expired || value.ends_with(content) && zeroed && other.trailer.seqno() <= oldest
                         || *content == *value && other.trailer == key.trailer
                         || folded)
             });
@@ -228,7 +246,10 @@ proptest! {
         let is_operand = |key: &InternalKey| key.trailer.kind() == Some(ValueKind::Merge);
         let mut complete = BTreeSet::new();
         let mut operands = BTreeSet::new();
-        for (key, _) in &out {
+        for (key, value) in &out {
+            let has_expired = key.trailer.kind() == Some(ValueKind::Expiring)
+                && expiry_of(value) <= EXPIRED_MS;
+            prop_assert!(!has_expired, "what has expired is kept");
             let at = (key.user.clone(), stripe(key));
             prop_assert!(!complete.contains(&at), "something beneath a put in its stripe");
             let free = !case.beneath.contains(&key.user);
@@ -247,7 +268,7 @@ proptest! {
             prop_assert!(!(able && operands_on_top), "operands beside what they rest on");
             let in_oldest_stripe = stripe(key) == 0;
             if in_oldest_stripe && free {
-                prop_assert_eq!(key.trailer.kind(), Some(ValueKind::Put), "a useless tombstone");
+                prop_assert!(key.trailer.kind() != Some(ValueKind::Delete), "a useless tombstone");
                 prop_assert!(!case.zero_seqnos || key.trailer.seqno() == SeqNo::ZERO);
             }
         }

@@ -42,6 +42,7 @@ pub(super) struct KeyspaceEntry {
     pub(super) name: String,
     pub(super) flushed: SeqNo,
     pub(super) operator: Option<String>,
+    pub(super) default_ttl_ms: u64,
     pub(super) version: Version,
 }
 
@@ -121,6 +122,7 @@ fn apply_edit(
         if change.merge_operator.is_some() {
             entry.operator.clone_from(&change.merge_operator);
         }
+        entry.default_ttl_ms = change.default_ttl_ms.unwrap_or(entry.default_ttl_ms);
         entry.flushed = entry.flushed.max(change.flushed_seqno.unwrap_or_default());
         entry.version = builder::apply(&entry.version, &change, opener).map_err(|bad| bad.0)?;
     }

@@ -12,11 +12,15 @@ use crate::base::operators::Append;
 use crate::base::seqno::SeqNo;
 use crate::base::slice::COPY_LEN_MAX;
 use crate::base::value::ValueKind;
+use crate::base::value::expiry_of;
+use crate::base::value::with_expiry;
 use crate::iter::Fold;
 use crate::iter::Merging;
 use crate::iter::ReadAt;
 use crate::iter::Visible;
 use crate::iter::tests::sources::*;
+
+const NOW_MS: u64 = 500;
 
 type Model = Vec<(Vec<u8>, Vec<u8>)>;
 
@@ -28,6 +32,9 @@ fn model(entries: &[Entry], seqno: u64, lower: &Bound<Vec<u8>>, upper: &Bound<Ve
     for (key, value) in sorted {
         match key.trailer.kind() {
             Some(ValueKind::Put) => drop(map.insert(key.user.clone(), value.clone())),
+            Some(ValueKind::Expiring) if expiry_of(value) > NOW_MS => {
+                drop(map.insert(key.user.clone(), value[8..].to_vec()));
+            }
             Some(ValueKind::Merge) => match map.get_mut(&key.user) {
                 Some(old) => old.extend([b",", &value[..]].concat()),
                 None => drop(map.insert(key.user.clone(), value.clone())),
@@ -56,7 +63,7 @@ fn fold() -> Arc<Fold> {
 }
 
 fn read_at(seqno: u64) -> ReadAt {
-    ReadAt { seqno: SeqNo::new(seqno), fold: Some(fold()) }
+    ReadAt { seqno: SeqNo::new(seqno), now_ms: NOW_MS, fold: Some(fold()) }
 }
 
 fn bound() -> impl Strategy<Value = Bound<Vec<u8>>> {
@@ -70,7 +77,7 @@ fn bound() -> impl Strategy<Value = Bound<Vec<u8>>> {
 /// Versions of few keys with sequence numbers of their own: short and long histories.
 fn history() -> impl Strategy<Value = Vec<Entry>> {
     let write = (user_key(), 1..30_usize, any::<u8>());
-    prop::collection::vec(write, 0..40).prop_map(|writes| {
+    (prop::collection::vec(write, 0..40), any::<bool>()).prop_map(|(writes, merges)| {
         let mut entries = Vec::new();
         for (key, versions, byte) in writes {
             // Mostly one version, sometimes more than are stepped over.
@@ -79,9 +86,13 @@ fn history() -> impl Strategy<Value = Vec<Entry>> {
                 let len = usize::from(byte) * 5 + entries.len() % 2 * COPY_LEN_MAX;
                 entries.push(match (u64::from(byte) + seqno) % 5 {
                     0 => entry(&key, seqno, ValueKind::Delete, b""),
-                    1 | 2 => entry(&key, seqno, ValueKind::Merge, &[seqno as u8, byte]),
+                    1 | 2 if merges => entry(&key, seqno, ValueKind::Merge, &[seqno as u8, byte]),
+                    n @ (1 | 2) => {
+                        let expiring = with_expiry(NOW_MS - 1 + n, &vec![seqno as u8; len]);
+                        entry(&key, seqno, ValueKind::Expiring, &expiring)
+                    }
                     // Now and then a row of operands that is a chain.
-                    3 if versions > 25 => entry(&key, seqno, ValueKind::Merge, b"chain"),
+                    3 if merges && versions > 25 => entry(&key, seqno, ValueKind::Merge, b"chain"),
                     _ => entry(&key, seqno, ValueKind::Put, &vec![seqno as u8; len]),
                 });
             }
@@ -205,7 +216,7 @@ fn long_chains_read_the_same_at_every_instant() {
     sort(&mut entries);
     let fold = fold();
     for seqno in [1000, 31, 34, 500, 999, 1, 40, 1000, 700] {
-        let at = ReadAt { seqno: SeqNo::new(seqno), fold: Some(fold.clone()) };
+        let at = ReadAt { fold: Some(fold.clone()), ..read_at(seqno) };
         let inner = VecIter::new(entries.clone(), Fuse::never());
         let mut iter = Visible::new(inner, at, Bound::Unbounded, Bound::Unbounded);
         let expected = 2 * seqno as usize - 1;
@@ -226,7 +237,7 @@ fn a_long_chain_is_folded_once() {
     let fold = fold();
     let fuse = Fuse::never();
     let read = |steps| {
-        let at = ReadAt { seqno: SeqNo::MAX, fold: Some(fold.clone()) };
+        let at = ReadAt { fold: Some(fold.clone()), ..read_at(SeqNo::MAX.get()) };
         let inner = VecIter::new(entries.clone(), fuse.clone());
         fuse.set(steps);
         let mut iter = Visible::new(inner, at, Bound::Unbounded, Bound::Unbounded);
