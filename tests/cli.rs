@@ -156,6 +156,22 @@ fn counters_are_incremented_and_read_folded() {
 }
 
 #[test]
+fn values_expire_and_tell_when() {
+    let shell = Shell::new();
+    shell.ok(&["put", "db", "k", "v", "--ttl", "1h"]);
+    let left = shell.json(&["ttl", "db", "k", "--json"])["ttl_ms"].as_u64().unwrap();
+    assert!((3_000_000..=3_600_000).contains(&left), "{left}");
+    assert!(shell.text(&["ttl", "db", "k"]).ends_with(" s\n"));
+    assert_eq!(shell.text(&["get", "db", "k"]), "v\n");
+    assert_eq!(shell.text(&["ttl", "db", "k", "--persist"]), "for ever\n");
+    assert!(shell.json(&["ttl", "db", "k", "--json"])["ttl_ms"].is_null());
+    assert!(shell.text(&["ttl", "db", "k", "--set", "2d"]).starts_with("172"));
+    assert!(shell.fails(&["ttl", "db", "k", "--set", "0"]).contains("no key"));
+    assert!(shell.fails(&["get", "db", "k"]).contains("no key"));
+    assert!(shell.text(&["scan", "db"]).is_empty());
+}
+
+#[test]
 fn what_is_put_is_got_and_what_is_deleted_is_gone() {
     let shell = Shell::new();
     shell.ok(&["put", "db", "k", "v"]);

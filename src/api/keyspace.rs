@@ -120,6 +120,38 @@ impl Keyspace {
         }
     }
 
+    /// Has the value that `key` has now expire at that time, in milliseconds since 1970; in the past
+    /// is at once. False, and nothing is written, if the key is absent. `u64::MAX` is never.
+    ///
+    /// Atomic: no other write comes between the look at the value and the new time. Costs a read
+    /// and a put, and another try whenever something else was written to the database meanwhile.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let db = esker::Db::open(dir.path())?;
+    /// db.put("offer", "half price")?;
+    /// assert!(db.expire_at("offer", 4_102_444_800_000)?); // The year 2100.
+    /// assert!(matches!(db.ttl("offer")?, Some(esker::Ttl::For(_))));
+    /// assert!(db.persist("offer")?);
+    /// assert_eq!(db.ttl("offer")?, Some(esker::Ttl::Forever));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Keyspace::put_with_ttl`] and [`Reader::get`]; `Conflict`, and nothing was written, after a
+    /// thousand tries.
+    pub fn expire_at(&self, key: impl AsRef<[u8]>, unix_ms: u64) -> Result<bool> {
+        self.reader.engine.set_expiry(self.state(), key.as_ref(), unix_ms)
+    }
+
+    /// Has the value that `key` has now live for ever. False if the key is absent.
+    ///
+    /// # Errors
+    /// As [`Keyspace::expire_at`].
+    pub fn persist(&self, key: impl AsRef<[u8]>) -> Result<bool> {
+        self.reader.engine.set_expiry(self.state(), key.as_ref(), NEVER_MS)
+    }
+
     /// When a value expires that is written now and lives for `ttl`.
     pub(crate) fn expiry_in(&self, ttl: Duration) -> Result<u64> {
         let expiry = self.reader.engine.expiry_in(ttl);

@@ -99,7 +99,7 @@ impl<I: InternalIter, B: FnMut(&[u8]) -> bool> Survivors<I, B> {
 
     /// Do readers have the block of the entry in the cache?
     pub(crate) fn is_hot(&self) -> bool {
-        self.inner.is_hot()
+        self.queue.is_empty() && self.inner.is_hot()
     }
 
     pub(crate) fn next(&mut self) -> Result<()> {

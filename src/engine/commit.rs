@@ -68,6 +68,8 @@ pub(crate) use append::LogSegment;
 pub(crate) struct WriteMode {
     pub(crate) durability: Option<Durability>,
     pub(crate) deadline: Option<Duration>,
+    /// Only if nothing was written since: else it is a conflict.
+    pub(crate) unchanged_since: Option<SeqNo>,
 }
 
 /// The shared state of the write path. For the order of its locks see [`crate::engine`].
@@ -218,7 +220,8 @@ impl Core {
         let durability = mode.durability.unwrap_or(self.config.durability);
         let began = (durability == Durability::Sync).then(|| self.clock.monotonic());
         self.wait_for_room(batch.bytes().len(), mode.deadline.or(self.config.write_deadline))?;
-        let appended = self.append(batch, keyspaces, durability == Durability::Sync)?;
+        let sync_follows = durability == Durability::Sync;
+        let appended = self.append(batch, keyspaces, sync_follows, mode.unchanged_since)?;
         self.apply(batch, keyspaces, &appended)?;
         let mut needs_synced = 0;
         match durability {

@@ -201,12 +201,6 @@ impl Core {
         }
     }
 
-    /// What expires then or before has expired for every reader, now and later.
-    pub(crate) fn expired_ms(&self) -> u64 {
-        let now = self.expiry.now_ms();
-        self.snapshots.oldest_ms().map_or(now, |oldest| oldest.min(now))
-    }
-
     /// How files of `level` are written.
     fn sst_options(&self, version: &Version, level: usize) -> SstOptions {
         let deepest = version.deepest().unwrap_or(0).max(if level == 0 { 1 } else { level });

@@ -23,7 +23,6 @@
 use std::ops::Deref;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::base::clock::Clock;
 use crate::base::clock::ExpiryClock;
@@ -33,7 +32,6 @@ use crate::base::sync::Mutex;
 use crate::base::sync::atomic::AtomicBool;
 use crate::base::sync::atomic::AtomicU64;
 use crate::base::sync::thread::JoinHandle;
-use crate::base::value::NEVER_MS;
 use crate::cache::BlockCache;
 use crate::compaction::output::OutputContext;
 use crate::engine::commit::CommitState;
@@ -54,6 +52,7 @@ use crate::wal::GivenUp;
 
 mod catalog;
 pub(crate) mod commit;
+mod expiry;
 mod health;
 mod jobs;
 pub(crate) mod keyspaces;
@@ -134,12 +133,6 @@ impl Core {
     /// Pins what is visible now.
     pub(crate) fn pin_snapshot(&self) -> Arc<SnapshotPin> {
         self.snapshots.pin(self.commit.visible(), &self.expiry)
-    }
-
-    /// When a value expires that is written now and lives for `ttl`.
-    pub(crate) fn expiry_in(&self, ttl: Duration) -> u64 {
-        let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(NEVER_MS);
-        self.expiry.now_ms().saturating_add(ttl_ms)
     }
 
     /// Are there no threads, so that callers run the jobs?

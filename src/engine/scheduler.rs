@@ -388,19 +388,6 @@ impl Core {
         Some(CompactionJob { state, plan, jobs: &self.jobs })
     }
 
-    /// Seals memtables with values that expired so long ago that they should be gone from memory and
-    /// log, though nobody writes any more.
-    fn seal_expired(&self) {
-        for state in self.keyspaces.all() {
-            let Some(first_ms) = state.first_expiry_ms() else { continue };
-            let age_ms = u64::try_from(self.config.tombstone_age.as_millis()).unwrap_or(u64::MAX);
-            if first_ms.saturating_add(age_ms) <= self.expiry.now_ms() {
-                let append = self.commit.append_lock();
-                state.seal(append.last_seqno());
-            }
-        }
-    }
-
     /// The size up to which a level may be where level 0 is compacted to: what level 0 holds when
     /// it is due, so that the two are merged about one to one.
     pub(crate) fn base_bytes(&self) -> u64 {

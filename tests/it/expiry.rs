@@ -262,3 +262,42 @@ fn a_keyspace_merges_or_expires_but_not_both() {
     db.reopen();
     refused(db.keyspace_with("default", both()).map(drop));
 }
+
+#[test]
+fn the_time_of_a_value_can_be_changed() {
+    let (db, hands) = timed();
+    db.put("a", "v").unwrap();
+    assert!(db.expire_at("a", 1_000_050).unwrap());
+    assert_eq!(db.ttl("a").unwrap(), Some(Ttl::For(ms(50))));
+    assert!(db.expire_at("a", 1_000_070).unwrap());
+    hands.set(1_000_060);
+    assert_eq!(db.get("a").unwrap().unwrap(), "v");
+    assert!(db.persist("a").unwrap());
+    hands.set(2_000_000);
+    assert_eq!(db.ttl("a").unwrap(), Some(Ttl::Forever));
+    assert!(db.expire_at("a", 1_999_999).unwrap());
+    assert!(db.get("a").unwrap().is_none());
+    assert!(!db.persist("a").unwrap() && !db.expire_at("a", 3_000_000).unwrap());
+    assert!(db.get("a").unwrap().is_none());
+}
+
+/// Many threads count by read and put, one at a time; another one keeps changing the time.
+#[test]
+fn changing_the_time_loses_no_write() {
+    let db = TestDb::with(tiny().background_threads(2));
+    db.put("k", "v0").unwrap();
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            for n in 1..=500 {
+                db.put("k", format!("v{n}")).unwrap();
+                let found = db.get("k").unwrap().unwrap();
+                assert_eq!(found, format!("v{n}").as_bytes(), "an older value is back");
+            }
+        });
+        while !writer.is_finished() {
+            let changed = db.expire_at("k", 4_102_444_800_000);
+            assert!(matches!(changed, Ok(true) | Err(Error::Conflict)));
+        }
+    });
+    assert_eq!(db.get("k").unwrap().unwrap(), "v500");
+}
