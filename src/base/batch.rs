@@ -174,6 +174,15 @@ mod tests {
         }
 
         #[test]
+        fn an_expiry_is_whole_or_refused(value in prop::collection::vec(any::<u8>(), 0..20)) {
+            let (keyspace, kind) = (KeyspaceId(1), ValueKind::Expiring);
+            let mut batch = Batch::default();
+            batch.push(Op { kind, keyspace, key: b"k", value: &value });
+            let is_read = Ops::new(batch.bytes()).all(|op| op.is_ok());
+            prop_assert_eq!(is_read, value.len() >= EXPIRY_LEN);
+        }
+
+        #[test]
         fn any_bytes_decode_or_fail(bytes: Vec<u8>) {
             let ops: Vec<_> = Ops::new(&bytes).collect();
             prop_assert!(ops.iter().rev().skip(1).all(Result::is_ok));

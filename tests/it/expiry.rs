@@ -12,7 +12,10 @@ use esker::Keyspace;
 use esker::KeyspaceOptions;
 use esker::Ttl;
 use esker::WriteBatch;
+use esker::fs::CrashMode;
+use esker::fs::MemFs;
 
+use crate::support::DIR;
 use crate::support::TestDb;
 use crate::support::key;
 use crate::support::tiny;
@@ -300,4 +303,41 @@ fn changing_the_time_loses_no_write() {
         }
     });
     assert_eq!(db.get("k").unwrap().unwrap(), "v500");
+}
+
+#[test]
+fn a_repaired_database_keeps_the_times() {
+    let hands = Arc::new(Hands { wall_ms: 1_000_000.into(), ticks: 0.into() });
+    let options = tiny().clock(hands.clone()).fs(Arc::new(MemFs::new()));
+    let db = options.clone().open(DIR).unwrap();
+    for i in 0..300 {
+        db.put_with_ttl(key(i), "v", ms(1 + i as u64)).unwrap();
+    }
+    db.put("ever", "v").unwrap();
+    db.close().unwrap();
+    assert!(options.clone().repair(DIR, "/new", &mut |_, _| {}).unwrap().is_clean());
+    let db = options.open("/new").unwrap();
+    assert_eq!(db.iter().count(), 301);
+    hands.set(1_000_200);
+    assert_eq!(db.iter().count(), 101);
+    assert_eq!(db.ttl(key(250)).unwrap(), Some(Ttl::For(ms(51))));
+    assert_eq!(db.ttl("ever").unwrap(), Some(Ttl::Forever));
+}
+
+/// What the last process had seen as expired is on disk until compaction comes by.
+#[test]
+fn an_expiry_survives_crashes_and_is_judged_anew() {
+    let (db, hands) = timed();
+    for i in 0..100 {
+        db.put_with_ttl(key(i), value(i, 0), ms(100 + i as u64)).unwrap();
+        if i % 30 == 0 {
+            db.run_one_job().unwrap();
+        }
+    }
+    let fs = db.fs.crash_clone(CrashMode::Strict, 1);
+    hands.set(1_000_150);
+    let after = db.options.clone().fs(Arc::new(fs)).open(DIR).unwrap();
+    assert_eq!(after.iter().count(), 49);
+    assert!(after.get(key(50)).unwrap().is_none());
+    assert_eq!(after.get(key(51)).unwrap().unwrap(), value(51, 0));
 }
