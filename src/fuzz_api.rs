@@ -126,6 +126,8 @@ pub struct SstFacts {
 pub struct KeyspaceChange {
     pub keyspace: u32,
     pub name: Option<String>,
+    pub merge_operator: Option<String>,
+    pub default_ttl_ms: Option<u64>,
     pub dropped: bool,
     pub flushed: Option<u64>,
     pub added: Vec<SstFacts>,
@@ -182,6 +184,8 @@ impl From<&manifest::VersionEdit> for Edit {
         let change = |from: &manifest::KeyspaceEdit| KeyspaceChange {
             keyspace: from.id.0,
             name: from.name.clone(),
+            merge_operator: from.merge_operator.clone(),
+            default_ttl_ms: from.default_ttl_ms,
             dropped: from.dropped,
             flushed: from.flushed_seqno.map(SeqNo::get),
             added: from.added.iter().map(|(level, meta)| SstFacts::new(*level, meta)).collect(),
@@ -203,6 +207,8 @@ pub fn encode_edit(edit: &Edit) -> Vec<u8> {
     let keyspace = |change: &KeyspaceChange| manifest::KeyspaceEdit {
         id: KeyspaceId(change.keyspace),
         name: change.name.clone(),
+        merge_operator: change.merge_operator.clone(),
+        default_ttl_ms: change.default_ttl_ms,
         dropped: change.dropped,
         flushed_seqno: change.flushed.map(SeqNo::new),
         added: change.added.iter().map(|facts| (facts.level, facts.into())).collect(),

@@ -23,6 +23,8 @@
 //! |---|---|
 //! | open a database | [`Db::open`], [`Options`] |
 //! | write | [`Keyspace::put`], [`Keyspace::delete`], [`WriteBatch`] and [`Db::write`] |
+//! | let values expire | [`Keyspace::put_with_ttl`], [`Reader::ttl`], [`KeyspaceOptions::default_ttl`] |
+//! | count, and change without reading | [`Keyspace::merge`], [`KeyspaceOptions::merge_operator`] |
 //! | read one key, or many | [`Reader::get`], [`Reader::contains_key`], [`Reader::multi_get`] |
 //! | walk through keys | [`Reader::range`], [`Reader::prefix`], [`Reader::iter`], [`Reader::cursor`] |
 //! | keep maps apart | [`Db::keyspace`], [`Db::drop_keyspace`] |
@@ -191,8 +193,10 @@ pub use api::db::Db;
 pub use api::db::Verified;
 pub use api::iter::Iter;
 pub use api::keyspace::Keyspace;
+pub use api::options::KeyspaceOptions;
 pub use api::options::Options;
 pub use api::reader::Reader;
+pub use api::reader::Ttl;
 pub use api::snapshot::Snapshot;
 pub use base::clock::Clock;
 pub use base::clock::SystemClock;
@@ -200,6 +204,13 @@ pub use base::compression::Compression;
 pub use base::error::Error;
 pub use base::error::ErrorKind;
 pub use base::error::Result;
+pub use base::hooks::MergeOperator;
+pub use base::hooks::MergeResult;
+pub use base::operators::Add;
+pub use base::operators::Append;
+pub use base::operators::Max;
+pub use base::operators::Min;
+pub use base::operators::SetUnion;
 pub use base::options::Durability;
 pub use base::options::Recovery;
 pub use base::seqno::SeqNo;

@@ -140,6 +140,38 @@ fn numbered(lines: u32, line: impl Fn(u32) -> String) -> String {
 }
 
 #[test]
+fn counters_are_incremented_and_read_folded() {
+    let shell = Shell::new();
+    assert_eq!(shell.ok(&["incr", "db", "k", "-k", "c"]), b"1\n");
+    assert_eq!(shell.ok(&["incr", "db", "k", "41", "-k", "c"]), b"42\n");
+    assert_eq!(shell.json(&["incr", "db", "k", "-50", "-k", "c", "--json"])["value"], -8);
+    assert_eq!(
+        shell.ok(&["get", "db", "k", "-k", "c"]),
+        b"\\xf8\\xff\\xff\\xff\\xff\\xff\\xff\\xff\n"
+    );
+    assert!(String::from_utf8_lossy(&shell.ok(&["scan", "db", "-k", "c"])).contains("\\xf8\\xff"));
+    shell.ok(&["put", "db", "text", "no number", "-k", "c"]);
+    assert!(shell.fails(&["incr", "db", "text", "-k", "c"]).contains("a counter has 8 bytes"));
+    assert!(String::from_utf8_lossy(&shell.ok(&["dump", "db/CURRENT"])).contains("MANIFEST"));
+}
+
+#[test]
+fn values_expire_and_tell_when() {
+    let shell = Shell::new();
+    shell.ok(&["put", "db", "k", "v", "--ttl", "1h"]);
+    let left = shell.json(&["ttl", "db", "k", "--json"])["ttl_ms"].as_u64().unwrap();
+    assert!((3_000_000..=3_600_000).contains(&left), "{left}");
+    assert!(shell.text(&["ttl", "db", "k"]).ends_with(" s\n"));
+    assert_eq!(shell.text(&["get", "db", "k"]), "v\n");
+    assert_eq!(shell.text(&["ttl", "db", "k", "--persist"]), "for ever\n");
+    assert!(shell.json(&["ttl", "db", "k", "--json"])["ttl_ms"].is_null());
+    assert!(shell.text(&["ttl", "db", "k", "--set", "2d"]).starts_with("172"));
+    assert!(shell.fails(&["ttl", "db", "k", "--set", "0"]).contains("no key"));
+    assert!(shell.fails(&["get", "db", "k"]).contains("no key"));
+    assert!(shell.text(&["scan", "db"]).is_empty());
+}
+
+#[test]
 fn what_is_put_is_got_and_what_is_deleted_is_gone() {
     let shell = Shell::new();
     shell.ok(&["put", "db", "k", "v"]);

@@ -134,6 +134,9 @@ pub(crate) enum Command {
         /// The value; if missing, all of standard input, its bytes as they are
         #[arg(value_parser = bytes_parser())]
         value: Option<Bytes>,
+        /// Let it expire after so long, as in 90, 500ms, 10m, 12h, 7d
+        #[arg(long, value_name = "TIME", value_parser = parse_time)]
+        ttl: Option<Duration>,
         #[command(flatten)]
         durability: DurabilityArg,
     },
@@ -144,6 +147,33 @@ pub(crate) enum Command {
         /// The key
         #[arg(value_parser = bytes_parser())]
         key: Bytes,
+        #[command(flatten)]
+        durability: DurabilityArg,
+    },
+    /// Print how long a key still lives, or change that
+    Ttl {
+        /// The directory of the database
+        db: PathBuf,
+        /// The key
+        #[arg(value_parser = bytes_parser())]
+        key: Bytes,
+        /// Let it expire after so long from now on, as in 90, 500ms, 10m, 12h, 7d
+        #[arg(long, value_name = "TIME", value_parser = parse_time)]
+        set: Option<Duration>,
+        /// Let it live for ever
+        #[arg(long, conflicts_with = "set")]
+        persist: bool,
+    },
+    /// Add to a counter, and print what it comes to; its keyspace gets counters as its merge operator
+    Incr {
+        /// The directory of the database; created if missing
+        db: PathBuf,
+        /// The key
+        #[arg(value_parser = bytes_parser())]
+        key: Bytes,
+        /// What to add; may be negative
+        #[arg(default_value_t = 1, allow_hyphen_values = true)]
+        by: i64,
         #[command(flatten)]
         durability: DurabilityArg,
     },
@@ -387,6 +417,20 @@ fn parse_size(text: &str) -> Result<u64, String> {
     number.checked_mul(1 << shift).ok_or_else(|| "that is too large".to_owned())
 }
 
+fn parse_time(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(|char: char| !char.is_ascii_digit());
+    let ms = match &text[digits.len()..] {
+        "ms" => 1,
+        "" | "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return Err("write a number of seconds, or one with ms, s, m, h or d".to_owned()),
+    };
+    let number: u64 = digits.parse().map_err(|_| "write a whole number, as in 10m".to_owned())?;
+    number.checked_mul(ms).map(Duration::from_millis).ok_or_else(|| "that is too long".to_owned())
+}
+
 fn parse_durability(text: &str) -> Result<Durability, String> {
     match text.split_once('=') {
         None if text == "sync" => Ok(Durability::Sync),
@@ -444,6 +488,8 @@ impl Global {
                 RecoveryMode::Strict => Recovery::Strict,
                 RecoveryMode::ToLastConsistentPoint => Recovery::ToLastConsistentPoint,
             });
+        // Those of other programs are not known here.
+        options = options.missing_merge_operators(true);
         let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
         if let Some(budget) = self.memory_budget {
             options = options.memory_budget(size(budget));

@@ -23,6 +23,7 @@ mod text;
 mod tour;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser as _;
 
@@ -50,11 +51,18 @@ fn run(cli: Cli) -> Result<()> {
         Command::TourWriter(args) => tour::writer::run(&args),
         Command::Load(args) => load::run(global, &args, &progress),
         Command::Get { db, key, raw } => point::get(global, &db, &key.0, raw),
-        Command::Put { db, key, value, durability } => {
-            point::put(global, &db, &key.0, value.map(|value| value.0), durability.mode)
+        Command::Put { db, key, value, ttl, durability } => {
+            point::put(global, &db, &key.0, value.map(|value| value.0), ttl, durability.mode)
         }
         Command::Delete { db, key, durability } => {
             point::delete(global, &db, &key.0, durability.mode)
+        }
+        Command::Ttl { db, key, set, persist } => {
+            let to = set.or(persist.then_some(Duration::MAX));
+            point::ttl(global, &db, &key.0, to)
+        }
+        Command::Incr { db, key, by, durability } => {
+            point::incr(global, &db, &key.0, by, durability.mode)
         }
         Command::Scan(args) => scan::scan(global, &args),
         Command::Count { db, range } => scan::count(global, &db, &range, &progress),

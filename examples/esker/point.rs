@@ -1,11 +1,17 @@
-//! `get`, `put` and `delete`: commands on one key.
+//! `get`, `put`, `delete`, `ttl` and `incr`: commands on one key.
 
 use std::io;
 use std::io::Read as _;
 use std::io::Write as _;
 use std::path::Path;
+use std::time::Duration;
 
+use esker::Add;
+use esker::Clock as _;
 use esker::Durability;
+use esker::KeyspaceOptions;
+use esker::SystemClock;
+use esker::Ttl;
 use esker::WriteBatch;
 
 use crate::cli::Global;
@@ -44,6 +50,7 @@ pub(crate) fn put(
     path: &Path,
     key: &[u8],
     value: Option<Vec<u8>>,
+    ttl: Option<Duration>,
     durability: Durability,
 ) -> Result<()> {
     let value = match value {
@@ -52,7 +59,11 @@ pub(crate) fn put(
     };
     let (db, keyspace) = global.create_keyspace(path)?;
     let mut batch = WriteBatch::new();
-    batch.put(&keyspace, key, value).durability(durability);
+    match ttl {
+        Some(ttl) => batch.put_with_ttl(&keyspace, key, value, ttl),
+        None => batch.put(&keyspace, key, value),
+    };
+    batch.durability(durability);
     db.write(batch)?;
     db.close()?;
     done(global)
@@ -85,6 +96,68 @@ pub(crate) fn delete(
     db.write(batch)?;
     db.close()?;
     done(global)
+}
+
+/// Sets how long a key lives from now on, if `to` says; then prints how long it does.
+pub(crate) fn ttl(global: &Global, path: &Path, key: &[u8], to: Option<Duration>) -> Result<()> {
+    let (db, keyspace) = match to {
+        Some(_) => global.open_keyspace(path)?,
+        None => global.open_keyspace_to_read(path)?,
+    };
+    if let Some(to) = to {
+        let to_ms = u64::try_from(to.as_millis()).unwrap_or(u64::MAX);
+        keyspace.expire_at(key, SystemClock.wall_ms().saturating_add(to_ms))?;
+    }
+    let Some(ttl) = keyspace.ttl(key)? else {
+        return Err(Failure::new(format!("there is no key {}", text::quote(key))));
+    };
+    db.close()?;
+    let mut out = io::stdout().lock();
+    if global.json {
+        let mut object = serde_json::Map::new();
+        text::put_json(&mut object, "key", key);
+        let ms = match ttl {
+            Ttl::Forever => serde_json::Value::Null,
+            Ttl::For(left) => (left.as_millis() as u64).into(),
+        };
+        object.insert("ttl_ms".to_owned(), ms);
+        serde_json::to_writer(&mut out, &object)?;
+        writeln!(out)?;
+    } else {
+        match ttl {
+            Ttl::Forever => writeln!(out, "for ever")?,
+            Ttl::For(left) => writeln!(out, "{:.3} s", left.as_secs_f64())?,
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn incr(
+    global: &Global,
+    path: &Path,
+    key: &[u8],
+    by: i64,
+    durability: Durability,
+) -> Result<()> {
+    let (db, _) = global.create_keyspace(path)?;
+    let counters = KeyspaceOptions::new().merge_operator(Add);
+    let keyspace = db.keyspace_with(&global.keyspace, counters)?;
+    let mut batch = WriteBatch::new();
+    batch.merge(&keyspace, key, by.to_le_bytes()).durability(durability);
+    db.write(batch)?;
+    let value = keyspace.get(key)?.and_then(|value| Add::value(&value)).unwrap_or_default();
+    db.close()?;
+    let mut out = io::stdout().lock();
+    if global.json {
+        let mut object = serde_json::Map::new();
+        text::put_json(&mut object, "key", key);
+        object.insert("value".to_owned(), value.into());
+        serde_json::to_writer(&mut out, &object)?;
+        writeln!(out)?;
+    } else {
+        writeln!(out, "{value}")?;
+    }
+    Ok(())
 }
 
 fn done(global: &Global) -> Result<()> {

@@ -12,7 +12,9 @@ use crate::base::error::Result;
 use crate::base::key::KEY_LEN_MAX;
 use crate::base::key::VALUE_LEN_MAX;
 use crate::base::options::Durability;
+use crate::base::value::NEVER_MS;
 use crate::base::value::ValueKind;
+use crate::base::value::with_expiry;
 use crate::engine::Engine;
 use crate::engine::commit::WriteMode;
 use crate::engine::keyspaces::KeyspaceState;
@@ -56,12 +58,58 @@ impl WriteBatch {
         key: impl AsRef<[u8]>,
         value: impl AsRef<[u8]>,
     ) -> &mut WriteBatch {
-        self.push(keyspace, ValueKind::Put, key.as_ref(), value.as_ref())
+        match keyspace.state().default_ttl_ms() {
+            0 => self.push(keyspace, ValueKind::Put, key.as_ref(), value.as_ref()),
+            ttl => self.put_with_ttl(keyspace, key, value, Duration::from_millis(ttl)),
+        }
+    }
+
+    /// Appends: set the value of `key` in `keyspace` for so long from now on. See
+    /// [`Keyspace::put_with_ttl`].
+    pub fn put_with_ttl(
+        &mut self,
+        keyspace: &Keyspace,
+        key: impl AsRef<[u8]>,
+        value: impl AsRef<[u8]>,
+        ttl: Duration,
+    ) -> &mut WriteBatch {
+        match keyspace.expiry_in(ttl) {
+            Ok(expiry) => self.put_until(keyspace, key.as_ref(), value.as_ref(), expiry),
+            Err(error) => {
+                self.error.get_or_insert(error);
+                self
+            }
+        }
+    }
+
+    /// Appends: set the value of `key`, which expires then. Requires: values of `keyspace` may.
+    pub(crate) fn put_until(
+        &mut self,
+        keyspace: &Keyspace,
+        key: &[u8],
+        value: &[u8],
+        expiry_ms: u64,
+    ) -> &mut WriteBatch {
+        match expiry_ms {
+            NEVER_MS => self.push(keyspace, ValueKind::Put, key, value),
+            _ => self.push(keyspace, ValueKind::Expiring, key, &with_expiry(expiry_ms, value)),
+        }
     }
 
     /// Appends: remove `key` from `keyspace`.
     pub fn delete(&mut self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> &mut WriteBatch {
         self.push(keyspace, ValueKind::Delete, key.as_ref(), &[])
+    }
+
+    /// Appends: merge `operand` into the value of `key` in `keyspace`, which must have a merge
+    /// operator. See [`Keyspace::merge`].
+    pub fn merge(
+        &mut self,
+        keyspace: &Keyspace,
+        key: impl AsRef<[u8]>,
+        operand: impl AsRef<[u8]>,
+    ) -> &mut WriteBatch {
+        self.push(keyspace, ValueKind::Merge, key.as_ref(), operand.as_ref())
     }
 
     /// What this batch survives once it is written, whatever the database's default is.
@@ -97,6 +145,9 @@ impl WriteBatch {
         value: &[u8],
     ) -> Result<()> {
         check_limits(key, value)?;
+        if kind == ValueKind::Merge {
+            keyspace.state().check_merges()?;
+        }
         if self.batch.bytes().len() + key.len() + value.len() + 32 > BATCH_BYTES_MAX {
             return Err(Error::argument("a batch holds at most 2 GiB: write it in parts"));
         }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::api::batch::WriteBatch;
 use crate::api::keyspace::Keyspace;
+use crate::api::options::KeyspaceOptions;
 use crate::api::options::Options;
 use crate::api::snapshot::Snapshot;
 use crate::base::clock::Clock;
@@ -93,7 +94,30 @@ impl Db {
     /// `InvalidArgument` for an empty name or one above 255 bytes; `Io`; `ReadOnly`; `Closed`.
     #[doc(alias = "column family")]
     pub fn keyspace(&self, name: &str) -> Result<Keyspace> {
-        Ok(Keyspace::new(self.engine.clone(), self.engine.open_keyspace(name)?))
+        self.keyspace_with(name, KeyspaceOptions::new())
+    }
+
+    /// As [`Db::keyspace`], with options: what they say is stored with the keyspace, durably, when
+    /// it is created or when it has nothing to the contrary yet; what it has already must be the
+    /// same.
+    ///
+    /// ```
+    /// use esker::{Add, KeyspaceOptions, Max};
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// # let db = esker::Db::open(dir.path())?;
+    /// let counters = db.keyspace_with("counters", KeyspaceOptions::new().merge_operator(Add))?;
+    /// counters.merge("k", 1_i64.to_le_bytes())?;
+    /// let other = db.keyspace_with("counters", KeyspaceOptions::new().merge_operator(Max));
+    /// assert!(matches!(other, Err(esker::Error::MergeOperator { .. })));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Db::keyspace`]; `MergeOperator` if the keyspace has another merge operator.
+    pub fn keyspace_with(&self, name: &str, options: KeyspaceOptions) -> Result<Keyspace> {
+        let state = self.engine.open_keyspace(name, &options.into_config())?;
+        Ok(Keyspace::new(self.engine.clone(), state))
     }
 
     /// The names of all keyspaces, sorted.

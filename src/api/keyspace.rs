@@ -5,12 +5,15 @@ use std::ops::Bound;
 use std::ops::Deref;
 use std::ops::RangeBounds;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::api::batch;
 use crate::api::iter::owned_bounds;
 use crate::api::reader::Reader;
 use crate::base::error::Result;
+use crate::base::value::NEVER_MS;
 use crate::base::value::ValueKind;
+use crate::base::value::with_expiry;
 use crate::engine::Engine;
 use crate::engine::keyspaces::KeyspaceState;
 
@@ -67,7 +70,95 @@ impl Keyspace {
     /// `InvalidArgument` for a key above 65,535 bytes or a value above 1 GiB; otherwise as
     /// [`Db::write`](crate::Db::write).
     pub fn put(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<()> {
-        self.write_one(ValueKind::Put, key.as_ref(), value.as_ref())
+        match self.state().default_ttl_ms() {
+            0 => self.write_one(ValueKind::Put, key.as_ref(), value.as_ref()),
+            ttl => self.put_with_ttl(key, value, Duration::from_millis(ttl)),
+        }
+    }
+
+    /// Sets the value of `key` for so long: once `ttl` has passed, by the clock of the database
+    /// ([`Options::clock`](crate::Options::clock)), the key is as absent as if it had been deleted.
+    /// `Duration::MAX` is for ever, whatever the keyspace's
+    /// [default](crate::KeyspaceOptions::default_ttl). The next put of the key sets its time anew.
+    ///
+    /// *What holds.* Readers see the key until the instant at which it expires, to the millisecond,
+    /// and never after it, also if the clock goes back: within one opening of the database the time
+    /// that counts stands still until the clock has caught up. So a clock that went back by some
+    /// time lets values live longer by as much at most, and one that goes forward too far ends them
+    /// earlier by as much; from one opening to the next nothing is remembered but the expiry itself.
+    /// A snapshot, and an iterator, judges by the instant that it was made at. The space is free
+    /// once compaction comes by: within [`Options::tombstone_age`](crate::Options::tombstone_age)
+    /// after the key expired, also if nobody writes any more; usually much earlier. A snapshot that
+    /// lives keeps what it sees.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// # let db = esker::Db::open(dir.path())?;
+    /// db.put_with_ttl("session", "Ada", Duration::from_secs(3600))?;
+    /// assert_eq!(db.get("session")?.unwrap(), "Ada");
+    /// db.put_with_ttl("gone", "at once", Duration::ZERO)?;
+    /// assert!(!db.contains_key("gone")?);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// `InvalidArgument` if the keyspace has a merge operator, or for a value above 1 GiB less 8
+    /// bytes; otherwise as [`Keyspace::put`].
+    #[doc(alias = "expire")]
+    pub fn put_with_ttl(
+        &self,
+        key: impl AsRef<[u8]>,
+        value: impl AsRef<[u8]>,
+        ttl: Duration,
+    ) -> Result<()> {
+        let (key, value) = (key.as_ref(), value.as_ref());
+        match self.expiry_in(ttl)? {
+            NEVER_MS => self.write_one(ValueKind::Put, key, value),
+            expiry => self.write_one(ValueKind::Expiring, key, &with_expiry(expiry, value)),
+        }
+    }
+
+    /// Has the value that `key` has now expire at that time, in milliseconds since 1970; in the past
+    /// is at once. False, and nothing is written, if the key is absent. `u64::MAX` is never.
+    ///
+    /// Atomic: no other write comes between the look at the value and the new time. Costs a read
+    /// and a put, and another try whenever something else was written to the database meanwhile.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let db = esker::Db::open(dir.path())?;
+    /// db.put("offer", "half price")?;
+    /// assert!(db.expire_at("offer", 4_102_444_800_000)?); // The year 2100.
+    /// assert!(matches!(db.ttl("offer")?, Some(esker::Ttl::For(_))));
+    /// assert!(db.persist("offer")?);
+    /// assert_eq!(db.ttl("offer")?, Some(esker::Ttl::Forever));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Keyspace::put_with_ttl`] and [`Reader::get`]; `Conflict`, and nothing was written, after a
+    /// thousand tries.
+    pub fn expire_at(&self, key: impl AsRef<[u8]>, unix_ms: u64) -> Result<bool> {
+        self.reader.engine.set_expiry(self.state(), key.as_ref(), unix_ms)
+    }
+
+    /// Has the value that `key` has now live for ever. False if the key is absent.
+    ///
+    /// # Errors
+    /// As [`Keyspace::expire_at`].
+    pub fn persist(&self, key: impl AsRef<[u8]>) -> Result<bool> {
+        self.reader.engine.set_expiry(self.state(), key.as_ref(), NEVER_MS)
+    }
+
+    /// When a value expires that is written now and lives for `ttl`.
+    pub(crate) fn expiry_in(&self, ttl: Duration) -> Result<u64> {
+        let expiry = self.reader.engine.expiry_in(ttl);
+        if expiry != NEVER_MS {
+            self.state().claim_expiry()?;
+        }
+        Ok(expiry)
     }
 
     /// Removes `key`, if it is there; costs as much as a put.
@@ -76,6 +167,40 @@ impl Keyspace {
     /// As [`Keyspace::put`].
     pub fn delete(&self, key: impl AsRef<[u8]>) -> Result<()> {
         self.write_one(ValueKind::Delete, key.as_ref(), &[])
+    }
+
+    /// Writes an operand: what the keyspace's merge operator makes of it, and of the value that
+    /// `key` has by then, is read as the key's value. Reads nothing: it costs as much as a put, and
+    /// concurrent merges of a key lose nothing.
+    ///
+    /// Operands are folded when the key is read, and when files are written; a snapshot sees what
+    /// they came to when it was taken. A read of a key with many operands goes on from what the last
+    /// one has folded; flushes and compactions leave one operand at most, if the operator can
+    /// [combine](crate::MergeOperator::combine) them, or none where they meet the value.
+    ///
+    /// ```
+    /// use esker::{Add, KeyspaceOptions};
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// # let db = esker::Db::open(dir.path())?;
+    /// let counters = db.keyspace_with("counters", KeyspaceOptions::new().merge_operator(Add))?;
+    /// counters.put("k", 40_i64.to_le_bytes())?;
+    /// counters.merge("k", 2_i64.to_le_bytes())?;
+    /// assert_eq!(Add::value(&counters.get("k")?.unwrap()), Some(42));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// `MergeOperator` if the keyspace has none; otherwise as [`Keyspace::put`]. Whether the operator
+    /// likes the operand shows when the key is read.
+    pub fn merge(&self, key: impl AsRef<[u8]>, operand: impl AsRef<[u8]>) -> Result<()> {
+        self.state().check_merges()?;
+        self.write_one(ValueKind::Merge, key.as_ref(), operand.as_ref())
+    }
+
+    /// The name of its merge operator, if it has one.
+    pub fn merge_operator(&self) -> Option<String> {
+        self.state().fold().map(|fold| fold.name().to_owned())
     }
 
     fn write_one(&self, kind: ValueKind, key: &[u8], value: &[u8]) -> Result<()> {

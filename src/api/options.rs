@@ -9,9 +9,12 @@ use crate::base::clock::Clock;
 use crate::base::clock::SystemClock;
 use crate::base::compression::Compression;
 use crate::base::error::Result;
+use crate::base::hooks::MergeOperator;
 use crate::base::options::Config;
 use crate::base::options::Durability;
+use crate::base::options::KeyspaceConfig;
 use crate::base::options::Recovery;
+use crate::base::options::WantedOperator;
 use crate::fs::Fs;
 use crate::fs::OsFs;
 
@@ -181,6 +184,23 @@ impl Options {
         self
     }
 
+    /// A merge operator that keyspaces of the database may have, told by its name. The built-in ones
+    /// need not be given. Opening a database with a keyspace whose operator is neither is
+    /// [`Error::MergeOperator`](crate::Error::MergeOperator).
+    pub fn merge_operator(mut self, operator: impl MergeOperator) -> Options {
+        self.config.merge_operators.add(Arc::new(operator));
+        self
+    }
+
+    /// Open the database though it has keyspaces whose merge operators were not given (default:
+    /// false), for tools that do not know them. Keys with operands in such a keyspace cannot be
+    /// read, which is [`Error::MergeOperator`](crate::Error::MergeOperator); all else works, and
+    /// flushes and compactions keep the operands as they are.
+    pub fn missing_merge_operators(mut self, yes: bool) -> Options {
+        self.config.missing_operators = yes;
+        self
+    }
+
     /// The file system to use (default: the operating system's). For tests: see
     /// [`fs`](crate::fs).
     pub fn fs(mut self, fs: Arc<dyn Fs>) -> Options {
@@ -207,5 +227,61 @@ impl Options {
     pub fn open(self, path: impl AsRef<Path>) -> Result<Db> {
         self.config.validate()?;
         Db::open_with(path.as_ref(), &self.config, &self.fs, self.clock)
+    }
+}
+
+/// What a keyspace is for, stored with it: see [`Db::keyspace_with`].
+#[derive(Clone, Debug, Default)]
+#[must_use]
+pub struct KeyspaceOptions {
+    config: KeyspaceConfig,
+}
+
+impl KeyspaceOptions {
+    /// Nothing in particular.
+    pub fn new() -> KeyspaceOptions {
+        KeyspaceOptions::default()
+    }
+
+    /// How [`Keyspace::merge`](crate::Keyspace::merge) changes values (default: not at all). For
+    /// good: a keyspace cannot get another one. Later opens of the database need the operator too:
+    /// [`Options::merge_operator`], unless it is a built-in one.
+    pub fn merge_operator(mut self, operator: impl MergeOperator) -> KeyspaceOptions {
+        let name = operator.name().to_owned();
+        self.config.operator = Some(WantedOperator { name, operator: Some(Arc::new(operator)) });
+        self
+    }
+
+    /// How long the values of later [puts](crate::Keyspace::put) live, to the millisecond (default:
+    /// for ever, which `Duration::MAX` says). May be changed whenever the keyspace is opened;
+    /// [`Keyspace::put_with_ttl`](crate::Keyspace::put_with_ttl) goes before it. Not together with a
+    /// merge operator.
+    ///
+    /// ```
+    /// use esker::{KeyspaceOptions, Ttl};
+    /// use std::time::Duration;
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// # let db = esker::Db::open(dir.path())?;
+    /// let day = Duration::from_secs(24 * 60 * 60);
+    /// let sessions = db.keyspace_with("sessions", KeyspaceOptions::new().default_ttl(day))?;
+    /// sessions.put("1", "Ada")?;
+    /// assert!(matches!(sessions.ttl("1")?, Some(Ttl::For(_))));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn default_ttl(mut self, ttl: Duration) -> KeyspaceOptions {
+        let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(0);
+        self.config.default_ttl_ms = Some(if ttl.is_zero() { 1 } else { ttl_ms });
+        self
+    }
+
+    /// With the merge operator of this name, whether the database knows it or not.
+    pub(crate) fn merge_operator_named(mut self, name: &str) -> KeyspaceOptions {
+        self.config.operator = Some(WantedOperator { name: name.to_owned(), operator: None });
+        self
+    }
+
+    pub(crate) fn into_config(self) -> KeyspaceConfig {
+        self.config
     }
 }

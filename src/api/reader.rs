@@ -3,6 +3,7 @@
 use std::fmt;
 use std::ops::RangeBounds;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::api::cursor::Cursor;
 use crate::api::iter::Iter;
@@ -11,9 +12,19 @@ use crate::api::iter::prefix_bounds;
 use crate::base::error::Result;
 use crate::base::slice::Key;
 use crate::base::slice::Value;
+use crate::base::value::NEVER_MS;
 use crate::engine::Engine;
 use crate::engine::keyspaces::KeyspaceState;
 use crate::engine::snapshots::SnapshotPin;
+
+/// How long a key still lives: see [`Reader::ttl`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ttl {
+    /// It does not expire.
+    Forever,
+    /// For so long; to the millisecond.
+    For(Duration),
+}
 
 /// Reads one keyspace: the newest state through a [`Keyspace`](crate::Keyspace) or a
 /// [`Db`](crate::Db), the state of one instant through a [`Snapshot`](crate::Snapshot).
@@ -67,6 +78,32 @@ impl Reader {
     /// As [`Reader::get`].
     pub fn contains_key(&self, key: impl AsRef<[u8]>) -> Result<bool> {
         self.engine.contains_key(&self.state, self.pin.as_deref(), key.as_ref())
+    }
+
+    /// How long `key` still lives; `None` if it is absent.
+    ///
+    /// ```
+    /// use esker::Ttl;
+    /// use std::time::Duration;
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// # let db = esker::Db::open(dir.path())?;
+    /// db.put("k", "v")?;
+    /// assert_eq!(db.ttl("k")?, Some(Ttl::Forever));
+    /// db.put_with_ttl("k", "v", Duration::from_secs(60))?;
+    /// assert!(matches!(db.ttl("k")?, Some(Ttl::For(left)) if left <= Duration::from_secs(60)));
+    /// assert_eq!(db.ttl("no")?, None);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Reader::get`].
+    pub fn ttl(&self, key: impl AsRef<[u8]>) -> Result<Option<Ttl>> {
+        let found = self.engine.expiry(&self.state, self.pin.as_deref(), key.as_ref())?;
+        Ok(found.map(|(expiry_ms, now_ms)| match expiry_ms {
+            NEVER_MS => Ttl::Forever,
+            _ => Ttl::For(Duration::from_millis(expiry_ms - now_ms)),
+        }))
     }
 
     /// The values of many keys, in the order of the keys, all as of one instant. They are looked

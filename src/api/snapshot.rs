@@ -14,7 +14,8 @@ use crate::engine::snapshots::SnapshotPin;
 /// default keyspace by the methods of [`Reader`], which it has by [`Deref`], and any other through
 /// [`Snapshot::keyspace`].
 ///
-/// While it lives, compaction keeps what it sees: drop it when you are done.
+/// While it lives, compaction keeps what it sees: drop it when you are done. What expires by
+/// [`put_with_ttl`](Keyspace::put_with_ttl) after it was taken is there for it.
 #[derive(Clone)]
 pub struct Snapshot {
     reader: Reader,

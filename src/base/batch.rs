@@ -16,6 +16,7 @@ use crate::base::coding::put_varint;
 use crate::base::ids::KeyspaceId;
 use crate::base::key::KEY_LEN_MAX;
 use crate::base::key::VALUE_LEN_MAX;
+use crate::base::value::EXPIRY_LEN;
 use crate::base::value::ValueKind;
 
 /// Most bytes that one batch may hold; a WAL record's length fits 32 bits.
@@ -102,7 +103,7 @@ impl<'a> Ops<'a> {
     fn decode(&mut self) -> Result<Op<'a>, Malformed> {
         let decoder = &mut self.decoder;
         let kind = ValueKind::from_byte(decoder.u8()?);
-        let Some(kind @ (ValueKind::Put | ValueKind::Delete)) = kind else {
+        let Some(kind) = kind.filter(|kind| *kind <= ValueKind::Expiring) else {
             return Err(Malformed("an operation of a kind that this version does not read"));
         };
         let keyspace = KeyspaceId(decoder.varint32()?);
@@ -113,6 +114,9 @@ impl<'a> Ops<'a> {
         let value = if kind == ValueKind::Delete { &[] } else { decoder.bytes()? };
         if value.len() > VALUE_LEN_MAX {
             return Err(Malformed("a value exceeds the limit"));
+        }
+        if kind == ValueKind::Expiring && value.len() < EXPIRY_LEN {
+            return Err(Malformed("a value that expires does not say when"));
         }
         Ok(Op { kind, keyspace, key, value })
     }
@@ -140,12 +144,16 @@ mod tests {
 
     proptest! {
         #[test]
-        fn batches_round_trip(ops: Vec<(bool, u32, Vec<u8>, Vec<u8>)>) {
+        fn batches_round_trip(ops: Vec<(u8, u32, Vec<u8>, Vec<u8>)>) {
             let mut batch = Batch::default();
             let mut expected = Vec::new();
-            for (put, keyspace, key, value) in &ops {
-                let kind = if *put { ValueKind::Put } else { ValueKind::Delete };
-                let value: &[u8] = if *put { value } else { &[] };
+            for (kind, keyspace, key, value) in &ops {
+                let kind = ValueKind::from_byte(kind % 4).unwrap();
+                let value: &[u8] = match kind {
+                    ValueKind::Delete => &[],
+                    ValueKind::Expiring if value.len() < EXPIRY_LEN => b"12345678",
+                    _ => value,
+                };
                 let op = Op { kind, keyspace: KeyspaceId(*keyspace), key, value };
                 batch.push(op);
                 expected.push(Ok(op));
@@ -163,6 +171,15 @@ mod tests {
                 })?;
             }
             prop_assert_eq!(batch.bytes(), bytes);
+        }
+
+        #[test]
+        fn an_expiry_is_whole_or_refused(value in prop::collection::vec(any::<u8>(), 0..20)) {
+            let (keyspace, kind) = (KeyspaceId(1), ValueKind::Expiring);
+            let mut batch = Batch::default();
+            batch.push(Op { kind, keyspace, key: b"k", value: &value });
+            let is_read = Ops::new(batch.bytes()).all(|op| op.is_ok());
+            prop_assert_eq!(is_read, value.len() >= EXPIRY_LEN);
         }
 
         #[test]

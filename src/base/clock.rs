@@ -3,10 +3,15 @@
 use std::fmt::Debug;
 use std::hash::BuildHasher as _;
 use std::hash::Hasher as _;
+use std::sync::Arc;
 use std::sync::OnceLock;
+use std::sync::atomic::Ordering::AcqRel;
+use std::sync::atomic::Ordering::Acquire;
 use std::time::Duration;
 use std::time::Instant;
 use std::time::SystemTime;
+
+use crate::base::sync::atomic::AtomicU64;
 
 /// Where the engine takes the time and its few random numbers from.
 pub trait Clock: Debug + Send + Sync + 'static {
@@ -16,6 +21,28 @@ pub trait Clock: Debug + Send + Sync + 'static {
     fn wall_ms(&self) -> u64;
     /// A number that is different at each call (identities of databases and files).
     fn unique(&self) -> u64;
+}
+
+/// The time by which values expire: the wall clock's, except that it never goes back in the life of
+/// a database handle. While the wall clock shows an earlier time than before, it stands still.
+#[derive(Debug)]
+pub(crate) struct ExpiryClock {
+    clock: Arc<dyn Clock>,
+    latest_ms: AtomicU64,
+}
+
+impl ExpiryClock {
+    pub(crate) fn new(clock: Arc<dyn Clock>) -> ExpiryClock {
+        ExpiryClock { clock, latest_ms: AtomicU64::new(0) }
+    }
+
+    /// Milliseconds since 1970. Whoever learns of a call's result gets no smaller one.
+    pub(crate) fn now_ms(&self) -> u64 {
+        let wall = self.clock.wall_ms();
+        let latest = self.latest_ms.load(Acquire);
+        // Mostly another thread has just stored the same.
+        if wall > latest { wall.max(self.latest_ms.fetch_max(wall, AcqRel)) } else { latest }
+    }
 }
 
 /// The clock of the operating system.

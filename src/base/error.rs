@@ -81,6 +81,29 @@ pub enum Error {
         /// The name.
         name: String,
     },
+    /// A keyspace's merge operator could not fold what is stored under a key, or panicked. Nothing
+    /// is lost and nothing else is affected: put or delete the key, or open the database with an
+    /// operator of that name that can.
+    #[error("the merge operator {operator:?} of keyspace {keyspace:?} failed: {what}")]
+    Merge {
+        /// The keyspace.
+        keyspace: String,
+        /// The operator's name.
+        operator: String,
+        /// What it said.
+        what: String,
+    },
+    /// A keyspace has another merge operator than the program thinks, or none, or one that the
+    /// database was not opened with. Nothing was changed.
+    #[error("{}", which_operator(keyspace, stored.as_deref(), given.as_deref()))]
+    MergeOperator {
+        /// The keyspace.
+        keyspace: String,
+        /// The name of its operator, if it has one.
+        stored: Option<String>,
+        /// The name of the operator that the program gave, if it gave one.
+        given: Option<String>,
+    },
     /// A key, value, name or range that cannot be stored. Nothing was changed.
     #[error("{what}")]
     InvalidArgument {
@@ -114,6 +137,23 @@ pub enum Error {
         /// What should never have happened.
         what: String,
     },
+}
+
+fn which_operator(keyspace: &str, stored: Option<&str>, given: Option<&str>) -> String {
+    match (stored, given) {
+        (Some(stored), Some(given)) => format!(
+            "keyspace {keyspace:?} has the merge operator {stored:?}, and not {given:?}: \
+             the operator of a keyspace cannot be changed"
+        ),
+        (Some(stored), None) => format!(
+            "keyspace {keyspace:?} has the merge operator {stored:?}, which is not built in: \
+             give it to Options::merge_operator"
+        ),
+        (None, _) => format!(
+            "keyspace {keyspace:?} has no merge operator: \
+             give it one with Db::keyspace_with and KeyspaceOptions::merge_operator"
+        ),
+    }
 }
 
 fn why_read_only(cause: Option<&Error>) -> String {
@@ -161,6 +201,8 @@ impl Error {
             Error::UnsupportedFormat { .. }
             | Error::NotADatabase { .. }
             | Error::NoSuchKeyspace { .. }
+            | Error::Merge { .. }
+            | Error::MergeOperator { .. }
             | Error::InvalidArgument { .. }
             | Error::InvalidOptions { .. }
             | Error::Closed => ErrorKind::Misuse,

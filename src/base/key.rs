@@ -14,6 +14,7 @@
 use std::cmp::Ordering;
 
 use crate::base::seqno::SeqNo;
+use crate::base::value::EXPIRY_LEN;
 use crate::base::value::ValueKind;
 
 /// Longest user key, in bytes.
@@ -48,7 +49,18 @@ impl Trailer {
     /// compactions too: what shadows what is decided by the kind.
     #[inline]
     pub(crate) fn is_readable(self) -> bool {
+        self.kind_byte() <= ValueKind::Expiring as u8
+    }
+
+    /// Is it a put or a tombstone, of which nothing more need be known?
+    #[inline]
+    pub(crate) fn is_plain(self) -> bool {
         self.kind_byte() <= ValueKind::Put as u8
+    }
+
+    /// Can an entry with this trailer have a value of `len` bytes?
+    pub(crate) fn admits(self, len: usize) -> bool {
+        self.kind_byte() != ValueKind::Expiring as u8 || len >= EXPIRY_LEN
     }
 
     /// The kind, or `None` for a seek trailer or a kind that this version does not know.

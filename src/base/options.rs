@@ -1,11 +1,14 @@
 //! Settings as plain data: what the user chose, checked once, and what is derived from it.
 
+use std::sync::Arc;
 use std::sync::OnceLock;
 use std::time::Duration;
 
 use crate::base::compression::Compression;
 use crate::base::error::Error;
 use crate::base::error::Result;
+use crate::base::hooks::MergeOperator;
+use crate::base::hooks::MergeOperators;
 
 /// What an acknowledged write survives.
 ///
@@ -59,6 +62,23 @@ pub(crate) struct Config {
     pub(crate) background_threads: usize,
     pub(crate) tombstone_age: Duration,
     pub(crate) write_deadline: Option<Duration>,
+    pub(crate) merge_operators: MergeOperators,
+    pub(crate) missing_operators: bool,
+}
+
+/// What the program wants of one keyspace.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct KeyspaceConfig {
+    pub(crate) operator: Option<WantedOperator>,
+    /// Milliseconds; 0: none.
+    pub(crate) default_ttl_ms: Option<u64>,
+}
+
+/// A merge operator; by its name alone if that is all that is known.
+#[derive(Clone, Debug)]
+pub(crate) struct WantedOperator {
+    pub(crate) name: String,
+    pub(crate) operator: Option<Arc<dyn MergeOperator>>,
 }
 
 pub(crate) const MIB: usize = 1 << 20;
@@ -90,6 +110,8 @@ impl Default for Config {
             background_threads: cores().clamp(2, 8),
             tombstone_age: Duration::from_secs(24 * 60 * 60),
             write_deadline: None,
+            merge_operators: MergeOperators::default(),
+            missing_operators: false,
         }
     }
 }

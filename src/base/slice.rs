@@ -70,6 +70,14 @@ impl Slice {
         }
     }
 
+    /// The bytes behind the first `len`, if there are so many.
+    pub(crate) fn skip(self, len: usize) -> Slice {
+        match self.0 {
+            Repr::Shared(bytes) if bytes.len() >= len => Slice::from(bytes.slice(len..)),
+            repr => Slice::copy_from(Slice(repr).get(len..).unwrap_or_default()),
+        }
+    }
+
     /// The bytes.
     pub fn as_slice(&self) -> &[u8] {
         match &self.0 {

@@ -1,5 +1,7 @@
 //! What an entry is: a put, a delete, or one of the kinds that later features need.
 
+use crate::base::key::Trailer;
+
 /// Kind of an entry. The numbers are stored on disk; never reuse one.
 ///
 /// When two entries agree in key and sequence number (which only the seek key does) the larger
@@ -11,10 +13,10 @@ pub(crate) enum ValueKind {
     Delete = 0,
     /// The value itself.
     Put = 1,
-    /// An operand for the keyspace's merge operator. Reserved: no released version writes it.
+    /// An operand for the keyspace's merge operator: what it makes of the older versions.
     Merge = 2,
-    /// Eight bytes of absolute expiry (milliseconds since 1970, little-endian), then the value.
-    /// Reserved: no released version writes it.
+    /// Eight bytes of absolute expiry (milliseconds since 1970, little-endian), then the value. From
+    /// that time on it is as good as a tombstone.
     Expiring = 3,
     /// A handle to a value in a blob file. Reserved: no released version writes it.
     BlobRef = 4,
@@ -22,6 +24,51 @@ pub(crate) enum ValueKind {
     ExpiringBlobRef = 5,
     /// A range tombstone: key = first key, value = end. Reserved: no released version writes it.
     DeleteRange = 6,
+}
+
+/// Bytes of the expiry in front of a value that expires.
+pub(crate) const EXPIRY_LEN: usize = 8;
+/// The expiry of a value that never expires.
+pub(crate) const NEVER_MS: u64 = u64::MAX;
+
+/// The bytes of an `Expiring` entry.
+pub(crate) fn with_expiry(expiry_ms: u64, value: &[u8]) -> Vec<u8> {
+    [&expiry_ms.to_le_bytes()[..], value].concat()
+}
+
+/// When the `Expiring` entry with these bytes expires. Requires: that many bytes, as whatever reads
+/// files and logs has checked; else it has expired.
+pub(crate) fn expiry_of(bytes: &[u8]) -> u64 {
+    bytes.first_chunk::<EXPIRY_LEN>().map_or(0, |expiry| u64::from_le_bytes(*expiry))
+}
+
+/// What is needed of `value` even if only the entry's presence was asked for: its expiry, if it has
+/// one.
+#[inline]
+pub(crate) fn head_of(trailer: Trailer, value: &[u8]) -> &[u8] {
+    if trailer.is_plain() {
+        return &[];
+    }
+    value.get(..EXPIRY_LEN).unwrap_or_default()
+}
+
+/// When the entries of a file expire.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Expiry {
+    /// How many expire at all.
+    pub(crate) entries: u64,
+    /// The first of these and the last one; 0 if there are none.
+    pub(crate) min_ms: u64,
+    pub(crate) max_ms: u64,
+}
+
+impl Expiry {
+    /// Counts an entry that expires.
+    pub(crate) fn note(&mut self, expiry_ms: u64) {
+        self.min_ms = if self.entries == 0 { expiry_ms } else { self.min_ms.min(expiry_ms) };
+        self.max_ms = self.max_ms.max(expiry_ms);
+        self.entries += 1;
+    }
 }
 
 impl ValueKind {

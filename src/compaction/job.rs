@@ -19,6 +19,7 @@ use crate::compaction::output::remove_debris;
 use crate::compaction::plan::Plan;
 use crate::compaction::stream::Survivors;
 use crate::iter::Concat;
+use crate::iter::Fold;
 use crate::iter::Merging;
 use crate::manifest::KeyspaceEdit;
 use crate::manifest::SstMeta;
@@ -46,6 +47,10 @@ pub(crate) struct JobContext<'a> {
     pub(crate) spec: OutputSpec,
     /// Live snapshots, ascending.
     pub(crate) snapshots: Vec<SeqNo>,
+    /// Of the keyspace, if it has a merge operator.
+    pub(crate) fold: Option<Arc<Fold>>,
+    /// What expires then or before has expired for every reader.
+    pub(crate) expired_ms: u64,
     /// Set when the database closes.
     pub(crate) cancel: &'a AtomicBool,
 }
@@ -112,7 +117,9 @@ pub(crate) fn write_survivors(
 ) -> Result<Vec<SstMeta>> {
     let mut output = Output::new(context.output, context.spec.clone());
     let is_bottom = |user: &[u8]| beneath.is_free_of(user);
-    let mut survivors = Survivors::new(merged, context.snapshots.clone(), is_bottom, zero_seqnos)?;
+    let (snapshots, fold) = (context.snapshots.clone(), context.fold.clone());
+    let mut survivors =
+        Survivors::new(merged, snapshots, is_bottom, zero_seqnos, fold, context.expired_ms)?;
     let mut until_look = CANCEL_INTERVAL;
     while survivors.valid() {
         let (key, value) = survivors.entry();

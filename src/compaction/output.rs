@@ -201,6 +201,7 @@ fn describe(id: FileId, summary: SstSummary) -> SstMeta {
         tombstones: summary.tombstones,
         raw_bytes: summary.raw_bytes,
         oldest_tombstone_ms: summary.oldest_tombstone_wall_ms,
+        expiry: summary.expiry,
     }
 }
 

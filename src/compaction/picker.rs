@@ -41,6 +41,10 @@ pub(crate) struct PickContext<'a> {
     pub(crate) is_space_scarce: bool,
     /// The oldest live snapshot: at the bottom, tombstones after it cannot be dropped.
     pub(crate) oldest_snapshot: Option<SeqNo>,
+    /// What expires then or before has expired for every reader.
+    pub(crate) expired_ms: u64,
+    /// How long what is deleted or has expired may stay.
+    pub(crate) tombstone_age_ms: u64,
 }
 
 /// Target sizes of the levels of a version.
@@ -90,6 +94,9 @@ pub(crate) fn debt_bytes(version: &Version, base_bytes: u64) -> u64 {
 
 /// The most urgent compaction that can run now.
 pub(crate) fn pick(version: &Arc<Version>, context: &PickContext<'_>) -> Option<Plan> {
+    if let Some(plan) = pick_all_expired(version, context) {
+        return Some(plan);
+    }
     let targets = targets(version, context.base_bytes);
     let mut scores: Vec<(f64, usize)> = Vec::with_capacity(LEVELS);
     let l0_files = version.level(0).files.len();
@@ -109,6 +116,7 @@ pub(crate) fn pick(version: &Arc<Version>, context: &PickContext<'_>) -> Option<
     let plan =
         if context.is_space_scarce { plans.min_by_key(Plan::input_bytes) } else { plans.next() };
     plan.or_else(|| pick_by_tombstone_age(version, &targets, context))
+        .or_else(|| pick_by_expiry(version, &targets, context))
 }
 
 /// A compaction that leaves fewer runs for reads to merge, whatever the sizes of the levels: the
@@ -201,6 +209,73 @@ fn pick_by_overlap(
     }
     let (_, file) = candidates.into_iter().min_by(|a, b| a.0.total_cmp(&b.0))?;
     plan(version, level, vec![file.clone()], output_level, context, reason)
+}
+
+/// Files of one level in which everything has expired, tombstones aside, and beneath which there is
+/// nothing that has not: what they hide is as invisible as they are. So they can go unread.
+fn pick_all_expired(version: &Arc<Version>, context: &PickContext<'_>) -> Option<Plan> {
+    let has_expired = |file: &SstFile| {
+        let (meta, expiry) = (&file.meta, &file.meta.expiry);
+        expiry.entries > 0
+            && expiry.entries + meta.tombstones == meta.entries
+            && expiry.max_ms <= context.expired_ms
+    };
+    let hides_nothing = |level: usize, file: &SstFile| {
+        let (from, to) = (&file.meta.smallest.user[..], &file.meta.largest.user[..]);
+        let older = version.level(0).files.iter().filter(|other| {
+            level == 0 && other.meta.max_seqno < file.meta.min_seqno && other.overlaps(from, to)
+        });
+        let mut beneath = (level + 1..LEVELS).flat_map(|n| version.level(n).overlapping(from, to));
+        older.clone().all(|other| has_expired(other)) && beneath.all(|other| has_expired(other))
+    };
+    (0..LEVELS).rev().find_map(|level| {
+        let files = version.level(level).files.iter();
+        let gone = files.filter(|file| {
+            has_expired(file) && is_idle(file, context) && hides_nothing(level, file)
+        });
+        let upper: Vec<_> = gone.cloned().collect();
+        (!upper.is_empty()).then(|| Plan {
+            reason: Reason::AllExpired,
+            upper,
+            upper_level: level,
+            lower: Vec::new(),
+            output_level: level,
+            version: version.clone(),
+        })
+    })
+}
+
+/// A file with values that have expired is compacted as one with tombstones is: once they did so
+/// longer ago than deleted data may stay; or earlier, once half of the time is over in which they
+/// expire, if most of its entries do: so each rewriting drops about half of what there is.
+fn pick_by_expiry(
+    version: &Arc<Version>,
+    targets: &Targets,
+    context: &PickContext<'_>,
+) -> Option<Plan> {
+    let now = context.expired_ms;
+    let is_due = |file: &&Arc<SstFile>| {
+        let expiry = &file.meta.expiry;
+        let half = expiry.min_ms + (expiry.max_ms - expiry.min_ms) / 2;
+        let mostly = expiry.entries >= file.meta.entries / 2;
+        expiry.entries > 0
+            && expiry.min_ms <= now
+            && (expiry.min_ms.saturating_add(context.tombstone_age_ms) <= now
+                || mostly && half <= now)
+            && is_idle(file, context)
+    };
+    if version.level(0).files.iter().any(|file| is_due(&file)) {
+        let plan = plan_level0(version, targets.base_level, context, Reason::Expired);
+        if plan.is_some() {
+            return plan;
+        }
+    }
+    (targets.base_level..LEVELS).find_map(|level| {
+        let due = version.level(level).files.iter().filter(is_due);
+        let file = due.min_by_key(|file| file.meta.expiry.min_ms)?;
+        let output = (level + 1).min(LEVELS - 1);
+        plan(version, level, vec![file.clone()], output, context, Reason::Expired)
+    })
 }
 
 /// A file whose tombstones are older than the user wants goes one level down, whatever the sizes;

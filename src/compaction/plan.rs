@@ -16,6 +16,10 @@ pub(crate) enum Reason {
     LevelSize,
     /// A file holds tombstones older than `tombstone_age`.
     TombstoneAge,
+    /// Everything in the files has expired: they are removed without being read.
+    AllExpired,
+    /// A file holds values that have expired.
+    Expired,
     /// Reads have paid for it.
     Reads,
     /// The user asked.

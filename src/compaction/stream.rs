@@ -6,11 +6,20 @@
 //! - R1: of the versions of a user key in one stripe, only the newest survives.
 //! - R2: a tombstone in the oldest stripe is dropped if nothing older of its key can lie beneath.
 //!   What it shadows in the same stream is dropped by R1, since it is in the same stripe.
+//! - R4: merge operands of one stripe become one entry: a put, together with the put or tombstone of
+//!   that stripe beneath them, or if nothing older of their key can lie anywhere; else one operand.
+//!   Where the keyspace's operator is unknown, fails or knows no such thing, they stay as they are, and
+//!   shadow nothing.
+//! - R5: an entry that has expired for every reader is a tombstone from then on: it loses its value,
+//!   and R2 applies.
 //! - R3 (compactions only): a put in the oldest stripe beneath which nothing older can lie gets sequence number 0: it
 //!   compresses better, and its order to other versions no longer matters (R1 left one).
 //!
 //! Requires: every entry of the stream was visible when the list of snapshots was taken; so a
 //! snapshot taken later sees the newest version, which R1 keeps.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
 
 use crate::base::error::Result;
 use crate::base::internal_iter::InternalIter;
@@ -19,6 +28,13 @@ use crate::base::key::Trailer;
 use crate::base::planted::Planted;
 use crate::base::seqno::SeqNo;
 use crate::base::value::ValueKind;
+use crate::base::value::expiry_of;
+use crate::iter::Fold;
+use crate::iter::Operands;
+
+/// A chain of operands that are not combined is folded if it has at most so many bytes, so that a
+/// job's memory stays bounded.
+const CHAIN_BYTES_MAX: usize = 16 << 20;
 
 /// The entries of `I` that survive, in order, forwards.
 pub(crate) struct Survivors<I, B> {
@@ -28,7 +44,13 @@ pub(crate) struct Survivors<I, B> {
     /// Can nothing older of this user key lie beneath the output? Asked with ascending keys.
     is_bottom: B,
     zero_seqnos: bool,
-    /// The user key of the last entry seen, and the stripe it was in.
+    fold: Option<Arc<Fold>>,
+    /// What expires then or before has expired for every reader.
+    expired_ms: u64,
+    /// What became of operands, before where `inner` stands.
+    queue: VecDeque<(Trailer, Vec<u8>)>,
+    /// The user key of the last entry seen, and the stripe it was in; no stripe if that was an
+    /// operand, which shadows nothing.
     user: Vec<u8>,
     seen: Option<usize>,
     trailer: Trailer,
@@ -41,6 +63,8 @@ impl<I: InternalIter, B: FnMut(&[u8]) -> bool> Survivors<I, B> {
         snapshots: Vec<SeqNo>,
         is_bottom: B,
         zero_seqnos: bool,
+        fold: Option<Arc<Fold>>,
+        expired_ms: u64,
     ) -> Result<Survivors<I, B>> {
         let snapshots = if Planted::SnapshotIgnored.is_on() { Vec::new() } else { snapshots };
         let mut survivors = Survivors {
@@ -48,6 +72,9 @@ impl<I: InternalIter, B: FnMut(&[u8]) -> bool> Survivors<I, B> {
             snapshots,
             is_bottom,
             zero_seqnos,
+            fold: fold.filter(|fold| fold.is_able()),
+            expired_ms,
+            queue: VecDeque::new(),
             user: Vec::new(),
             seen: None,
             trailer: Trailer::default(),
@@ -57,21 +84,30 @@ impl<I: InternalIter, B: FnMut(&[u8]) -> bool> Survivors<I, B> {
     }
 
     pub(crate) fn valid(&self) -> bool {
-        self.inner.valid()
+        self.inner.valid() || !self.queue.is_empty()
     }
 
     /// The entry, with its sequence number as it should be written.
     pub(crate) fn entry(&self) -> (KeyRef<'_>, &[u8]) {
-        (KeyRef::new(self.inner.key().user, self.trailer), self.inner.value())
+        if let Some((trailer, value)) = self.queue.front() {
+            return (KeyRef::new(&self.user, *trailer), value);
+        }
+        let is_tombstone = self.trailer.kind_byte() == ValueKind::Delete as u8;
+        let value = if is_tombstone { &[] } else { self.inner.value() };
+        (KeyRef::new(self.inner.key().user, self.trailer), value)
     }
 
     /// Do readers have the block of the entry in the cache?
     pub(crate) fn is_hot(&self) -> bool {
-        self.inner.is_hot()
+        self.queue.is_empty() && self.inner.is_hot()
     }
 
     pub(crate) fn next(&mut self) -> Result<()> {
-        self.inner.next()?;
+        if self.queue.pop_front().is_none() {
+            self.inner.next()?;
+        } else if !self.queue.is_empty() {
+            return Ok(());
+        }
         self.settle()
     }
 
@@ -94,12 +130,21 @@ impl<I: InternalIter, B: FnMut(&[u8]) -> bool> Survivors<I, B> {
             self.seen = Some(stripe);
             self.trailer = key.trailer;
             if !shadowed {
-                let kind = key.trailer.kind();
+                let mut kind = key.trailer.kind();
+                if kind == Some(ValueKind::Expiring)
+                    && expiry_of(self.inner.value()) <= self.expired_ms
+                {
+                    kind = Some(ValueKind::Delete);
+                    self.trailer = Trailer::new(key.trailer.seqno(), ValueKind::Delete);
+                }
+                if kind == Some(ValueKind::Merge) {
+                    return self.settle_operands(stripe);
+                }
                 // Asked only where it matters: that a flush need not compare each key with the
                 // bounds of every file.
                 let matters = match kind {
                     Some(ValueKind::Delete) => true,
-                    Some(ValueKind::Put) => self.zero_seqnos,
+                    Some(ValueKind::Put | ValueKind::Expiring) => self.zero_seqnos,
                     _ => false,
                 };
                 let oldest = matters
@@ -107,8 +152,8 @@ impl<I: InternalIter, B: FnMut(&[u8]) -> bool> Survivors<I, B> {
                     && ((self.is_bottom)(&self.user) || Planted::TombstoneDropped.is_on());
                 match kind {
                     Some(ValueKind::Delete) if oldest => {}
-                    Some(ValueKind::Put) if oldest => {
-                        self.trailer = Trailer::new(SeqNo::ZERO, ValueKind::Put);
+                    Some(kind @ (ValueKind::Put | ValueKind::Expiring)) if oldest => {
+                        self.trailer = Trailer::new(SeqNo::ZERO, kind);
                         return Ok(());
                     }
                     _ => return Ok(()),
@@ -117,6 +162,56 @@ impl<I: InternalIter, B: FnMut(&[u8]) -> bool> Survivors<I, B> {
             self.inner.next()?;
         }
         Ok(())
+    }
+
+    /// R4, from the newest operand of a stripe on.
+    fn settle_operands(&mut self, stripe: usize) -> Result<()> {
+        let Some(fold) = self.fold.clone() else {
+            self.seen = None;
+            return Ok(());
+        };
+        let newest = self.trailer.seqno();
+        let (mut operands, mut bytes) = (Operands::default(), 0);
+        while self.is_operand_of(stripe) && bytes <= CHAIN_BYTES_MAX {
+            let operand = self.inner.value();
+            bytes += operand.len();
+            operands.push(&fold, &self.user, self.inner.key().trailer, operand);
+            self.inner.next()?;
+        }
+        let same_key = self.inner.valid() && self.inner.key().user == self.user;
+        let beneath = self.inner.valid().then(|| self.inner.key().trailer).filter(|_| same_key);
+        // What they rest on: known if it is in their stripe, or if there is nothing.
+        let base = match beneath {
+            Some(trailer) if self.stripe(trailer.seqno()) != stripe => None,
+            Some(trailer) => match trailer.kind() {
+                Some(ValueKind::Put) => Some(Some(self.inner.value())),
+                Some(ValueKind::Delete) => Some(None),
+                _ => None,
+            },
+            None => (self.is_bottom)(&self.user).then_some(None),
+        };
+        // A failure is for readers of the key to see.
+        let folded = base.and_then(|base| fold.merge(&self.user, base, &operands).ok());
+        self.seen = None;
+        if let Some(value) = folded {
+            self.seen = Some(stripe);
+            let zero = self.zero_seqnos && stripe == 0 && (self.is_bottom)(&self.user);
+            let seqno = if zero { SeqNo::ZERO } else { newest };
+            self.queue.push_back((Trailer::new(seqno, ValueKind::Put), value));
+        } else {
+            operands.combine(&fold, &self.user);
+            self.queue.extend(operands.into_entries());
+        }
+        Ok(())
+    }
+
+    fn is_operand_of(&self, stripe: usize) -> bool {
+        self.inner.valid() && {
+            let key = self.inner.key();
+            key.trailer.kind() == Some(ValueKind::Merge)
+                && key.user == self.user
+                && self.stripe(key.trailer.seqno()) == stripe
+        }
     }
 }
 

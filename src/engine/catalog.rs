@@ -5,6 +5,8 @@ use std::sync::Arc;
 use crate::base::error::Error;
 use crate::base::error::Result;
 use crate::base::ids::KeyspaceId;
+use crate::base::options::KeyspaceConfig;
+use crate::base::options::WantedOperator;
 use crate::base::seqno::SeqNo;
 use crate::engine::Core;
 use crate::engine::DEFAULT_KEYSPACE;
@@ -16,15 +18,51 @@ use crate::version::Version;
 /// Longest name of a keyspace, in bytes.
 const NAME_LEN_MAX: usize = 255;
 
+/// Is there nothing to change in `state`? Fails if that cannot be changed.
+fn is_as_wanted(state: &KeyspaceState, wanted: &KeyspaceConfig) -> Result<bool> {
+    let same_ttl = wanted.default_ttl_ms.is_none_or(|ttl| ttl == state.default_ttl_ms());
+    let Some(operator) = &wanted.operator else { return Ok(same_ttl) };
+    let stored = state.fold();
+    if stored.as_ref().is_none_or(|stored| stored.name() == operator.name) {
+        return Ok(stored.is_some() && same_ttl);
+    }
+    Err(Error::MergeOperator {
+        keyspace: state.name.clone(),
+        stored: stored.map(|stored| stored.name().to_owned()),
+        given: Some(operator.name.clone()),
+    })
+}
+
+/// A keyspace has a merge operator, or values that expire, or neither.
+fn check_together(wanted: &KeyspaceConfig) -> Result<()> {
+    if wanted.operator.is_some() && wanted.default_ttl_ms.is_some_and(|ttl| ttl > 0) {
+        return Err(Error::argument("values of a keyspace with a merge operator cannot expire"));
+    }
+    Ok(())
+}
+
+/// Adds to an edit what is wanted of its keyspace.
+fn settings_edit(mut edit: KeyspaceEdit, wanted: &KeyspaceConfig) -> KeyspaceEdit {
+    edit.default_ttl_ms = wanted.default_ttl_ms;
+    edit.merge_operator = wanted.operator.as_ref().map(|operator| operator.name.clone());
+    edit
+}
+
 impl Core {
     pub(crate) fn keyspace_names(&self) -> Vec<String> {
         self.keyspaces.names()
     }
 
-    /// The keyspace `name`, created durably if it does not exist.
-    pub(crate) fn open_keyspace(&self, name: &str) -> Result<Arc<KeyspaceState>> {
+    /// The keyspace `name` as `wanted`, created durably if it does not exist.
+    pub(crate) fn open_keyspace(
+        &self,
+        name: &str,
+        wanted: &KeyspaceConfig,
+    ) -> Result<Arc<KeyspaceState>> {
         self.health.check_open()?;
-        if let Some(state) = self.keyspaces.get(name) {
+        if let Some(state) = self.keyspaces.get(name)
+            && is_as_wanted(&state, wanted)?
+        {
             return Ok(state);
         }
         if name.is_empty() || name.len() > NAME_LEN_MAX {
@@ -34,15 +72,30 @@ impl Core {
             )));
         }
         let mut set = self.versions.lock();
+        self.health.check_writable()?;
         if let Some(state) = self.keyspaces.get(name) {
+            if !is_as_wanted(&state, wanted)? {
+                check_together(wanted)?;
+                if wanted.operator.is_some() {
+                    state.claim_merges()?;
+                }
+                if wanted.default_ttl_ms.is_some_and(|ttl| ttl > 0) {
+                    state.claim_expiry()?;
+                }
+                let edit = settings_edit(KeyspaceEdit::new(state.id), wanted);
+                let edit = VersionEdit { keyspaces: vec![edit], ..self.stamp() };
+                self.append_edit(&mut set, &edit)?;
+                self.apply_settings(&state, wanted);
+            }
             return Ok(state);
         }
-        self.health.check_writable()?;
+        check_together(wanted)?;
         let id = KeyspaceId(set.next_keyspace);
         let next = set.next_keyspace.checked_add(1);
         let next = next.ok_or_else(|| Error::argument("there are no keyspace numbers left"))?;
         let mut edit = KeyspaceEdit::new(id);
         edit.name = Some(name.to_owned());
+        let edit = settings_edit(edit, wanted);
         let edit = VersionEdit { next_keyspace: Some(next), keyspaces: vec![edit], ..self.stamp() };
         self.append_edit(&mut set, &edit)?;
         set.next_keyspace = next;
@@ -55,8 +108,24 @@ impl Core {
             SeqNo::ZERO,
             self.default.memtables.clone(),
         ));
+        self.apply_settings(&state, wanted);
         self.keyspaces.insert(state.clone());
         Ok(state)
+    }
+
+    /// Does what the edit says. Requires: it is durable.
+    fn apply_settings(&self, state: &KeyspaceState, wanted: &KeyspaceConfig) {
+        if let Some(ttl) = wanted.default_ttl_ms {
+            state.set_default_ttl(ttl);
+            if ttl > 0 {
+                // Asked before, or new.
+                let _ = state.claim_expiry();
+            }
+        }
+        if let Some(WantedOperator { name, operator }) = &wanted.operator {
+            let known = || self.config.merge_operators.find(name);
+            state.set_operator(name, operator.clone().or_else(known));
+        }
     }
 
     /// Fails for a keyspace of another database: its number means something else here.

@@ -52,6 +52,7 @@ use crate::base::sync::MutexGuard;
 use crate::base::sync::atomic::AtomicU64;
 use crate::base::sync::spin_until;
 use crate::base::value::ValueKind;
+use crate::base::value::expiry_of;
 use crate::engine::Core;
 use crate::engine::keyspaces::KeyspaceState;
 use crate::wal::LogWriter;
@@ -67,6 +68,8 @@ pub(crate) use append::LogSegment;
 pub(crate) struct WriteMode {
     pub(crate) durability: Option<Durability>,
     pub(crate) deadline: Option<Duration>,
+    /// Only if nothing was written since: else it is a conflict.
+    pub(crate) unchanged_since: Option<SeqNo>,
 }
 
 /// The shared state of the write path. For the order of its locks see [`crate::engine`].
@@ -217,7 +220,8 @@ impl Core {
         let durability = mode.durability.unwrap_or(self.config.durability);
         let began = (durability == Durability::Sync).then(|| self.clock.monotonic());
         self.wait_for_room(batch.bytes().len(), mode.deadline.or(self.config.write_deadline))?;
-        let appended = self.append(batch, keyspaces, durability == Durability::Sync)?;
+        let sync_follows = durability == Durability::Sync;
+        let appended = self.append(batch, keyspaces, sync_follows, mode.unchanged_since)?;
         self.apply(batch, keyspaces, &appended)?;
         let mut needs_synced = 0;
         match durability {
@@ -249,6 +253,9 @@ impl Core {
                 let error = Error::internal("a batch names a keyspace that it does not hold");
                 return Err(self.fail(error));
             };
+            if op.kind == ValueKind::Expiring {
+                keyspaces[at].note_expiry(expiry_of(op.value));
+            }
             let view = if at == 0 { &appended.head } else { &appended.rest[at - 1] };
             view.active.insert(op.key, Trailer::new(SeqNo::new(seqno), op.kind), op.value);
         }

@@ -7,7 +7,9 @@ use crate::compaction::flush;
 use crate::compaction::job;
 use crate::compaction::job::JobContext;
 use crate::compaction::output::OutputSpec;
+use crate::compaction::plan::Reason;
 use crate::engine::Core;
+use crate::engine::keyspaces::KeyspaceState;
 use crate::engine::scheduler::CompactionJob;
 use crate::engine::scheduler::FlushJob;
 use crate::engine::scheduler::Lane;
@@ -98,7 +100,7 @@ impl Core {
             grandparents: Vec::new(),
             oldest_tombstone_ms: None,
         };
-        let context = self.job_context(spec);
+        let context = self.job_context(&job.state, spec);
         let added = flush::run(&memtables, &version, &context)?;
         let bytes: u64 = added.iter().map(|meta| meta.bytes).sum();
         let mut edit = KeyspaceEdit::new(job.state.id);
@@ -140,8 +142,12 @@ impl Core {
             grandparents,
             oldest_tombstone_ms: tombstones.map(|file| file.meta.oldest_tombstone_ms).min(),
         };
-        let context = self.job_context(spec);
-        if plan.is_trivial_move() {
+        let context = self.job_context(&job.state, spec);
+        if plan.reason == Reason::AllExpired {
+            let edit = job::edit(plan, &context, Vec::new());
+            self.install(Change { state: job.state.clone(), edit })?;
+            self.metrics.compactions.add(1);
+        } else if plan.is_trivial_move() {
             let edit = job::move_edit(plan, &context);
             self.install(Change { state: job.state.clone(), edit })?;
             self.metrics.moves.add(plan.upper.len() as u64);
@@ -182,9 +188,17 @@ impl Core {
         Ok(())
     }
 
-    fn job_context(&self, spec: OutputSpec) -> JobContext<'_> {
-        let snapshots = self.snapshots.list();
-        JobContext { output: &self.output, spec, snapshots, cancel: &self.cancel }
+    fn job_context(&self, state: &KeyspaceState, spec: OutputSpec) -> JobContext<'_> {
+        // Asked for before the snapshots are listed.
+        let expired_ms = self.expired_ms();
+        JobContext {
+            output: &self.output,
+            spec,
+            snapshots: self.snapshots.list(),
+            fold: state.fold(),
+            expired_ms,
+            cancel: &self.cancel,
+        }
     }
 
     /// How files of `level` are written.

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::atomic::Ordering::AcqRel;
 use std::sync::atomic::Ordering::Acquire;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::Ordering::Release;
@@ -11,16 +13,19 @@ use arc_swap::ArcSwap;
 
 use crate::base::error::Error;
 use crate::base::error::Result;
+use crate::base::hooks::MergeOperator;
 use crate::base::ids::DbId;
 use crate::base::ids::KeyspaceId;
 use crate::base::seqno::SeqNo;
 use crate::base::sync;
 use crate::base::sync::Mutex;
 use crate::base::sync::RwLock;
+use crate::base::sync::atomic::AtomicU32;
 use crate::base::sync::atomic::AtomicU64;
 use crate::engine::read_cost::ReadCost;
 use crate::engine::snapshots::SnapshotPin;
 use crate::engine::snapshots::Snapshots;
+use crate::iter::Fold;
 use crate::memtable::Memtable;
 use crate::memtable::Memtables;
 use crate::version::Version;
@@ -67,7 +72,21 @@ pub(crate) struct KeyspaceState {
     active_first: AtomicU64,
     /// Which drop of a keyspace ended it; 0 if none did.
     dropped: AtomicU64,
+    /// Its merge operator; there before the first operand is written.
+    fold: OnceLock<Arc<Fold>>,
+    /// Whether it has a merge operator or values that expire: [`PLAIN`], [`MERGES`] or [`EXPIRES`].
+    /// Never both: an operand does not know the value that it will meet, so nobody could tell whether
+    /// that had expired before the operand was written.
+    nature: AtomicU32,
+    /// How long values live if a write does not say, in milliseconds; 0: for ever.
+    default_ttl_ms: AtomicU64,
+    /// When the first value in the active memtable expires, or earlier; `u64::MAX` if none does.
+    first_expiry_ms: AtomicU64,
 }
+
+const PLAIN: u32 = 0;
+const MERGES: u32 = 1;
+const EXPIRES: u32 = 2;
 
 #[derive(Debug)]
 struct Inner {
@@ -98,7 +117,87 @@ impl KeyspaceState {
             inner: Mutex::new(Inner { sealed: VecDeque::new(), flushed, next_memtable: 1 }),
             active_first: AtomicU64::new(u64::MAX),
             dropped: AtomicU64::new(0),
+            fold: OnceLock::new(),
+            nature: AtomicU32::new(PLAIN),
+            default_ttl_ms: AtomicU64::new(0),
+            first_expiry_ms: AtomicU64::new(u64::MAX),
         }
+    }
+
+    /// Makes sure that its nature is `wanted`. True if it is.
+    fn claim_nature(&self, wanted: u32) -> bool {
+        let claimed = self.nature.compare_exchange(PLAIN, wanted, AcqRel, Acquire);
+        claimed.is_ok() || claimed == Err(wanted)
+    }
+
+    /// Fails if values of it may expire; then it cannot get a merge operator.
+    pub(crate) fn claim_merges(&self) -> Result<()> {
+        if self.claim_nature(MERGES) {
+            return Ok(());
+        }
+        let name = &self.name;
+        Err(Error::argument(format!(
+            "values of keyspace {name:?} expire, so it cannot have a merge operator"
+        )))
+    }
+
+    /// Notes that values of it may expire. Fails if it has a merge operator. Requires, of a writer:
+    /// nobody can see such a value yet.
+    pub(crate) fn claim_expiry(&self) -> Result<()> {
+        if self.claim_nature(EXPIRES) {
+            return Ok(());
+        }
+        let name = &self.name;
+        Err(Error::argument(format!(
+            "keyspace {name:?} has a merge operator, so its values cannot expire"
+        )))
+    }
+
+    /// May values of it expire? Requires, of a reader: the sequence number that it reads at is known
+    /// already.
+    pub(crate) fn may_expire(&self) -> bool {
+        self.nature.load(Acquire) == EXPIRES
+    }
+
+    pub(crate) fn default_ttl_ms(&self) -> u64 {
+        self.default_ttl_ms.load(Relaxed)
+    }
+
+    pub(crate) fn set_default_ttl(&self, ttl_ms: u64) {
+        self.default_ttl_ms.store(ttl_ms, Relaxed);
+    }
+
+    /// Notes that a value in the active memtable expires at `expiry_ms`.
+    pub(crate) fn note_expiry(&self, expiry_ms: u64) {
+        self.first_expiry_ms.fetch_min(expiry_ms, Relaxed);
+    }
+
+    /// When the first value in the active memtable expires, if any does.
+    pub(crate) fn first_expiry_ms(&self) -> Option<u64> {
+        Some(self.first_expiry_ms.load(Relaxed)).filter(|first| *first != u64::MAX)
+    }
+
+    /// Its merge operator, if it has one. Requires, of a reader: the sequence number that it reads
+    /// at is known already.
+    pub(crate) fn fold(&self) -> Option<Arc<Fold>> {
+        self.fold.get().cloned()
+    }
+
+    /// Gives it the merge operator `name`, for good.
+    pub(crate) fn set_operator(&self, name: &str, operator: Option<Arc<dyn MergeOperator>>) {
+        self.claim_nature(MERGES);
+        let fold = Fold::new(self.name.clone(), name.to_owned(), operator);
+        // A second call is one for the same operator.
+        let _ = self.fold.set(Arc::new(fold));
+    }
+
+    /// Fails for a keyspace without a merge operator.
+    pub(crate) fn check_merges(&self) -> Result<()> {
+        if self.fold.get().is_some() {
+            return Ok(());
+        }
+        let keyspace = self.name.clone();
+        Err(Error::MergeOperator { keyspace, stored: None, given: None })
     }
 
     /// The current view, without touching a shared reference count.
@@ -152,6 +251,7 @@ impl KeyspaceState {
         let memtable = old.active.clone();
         inner.sealed.push_back(Sealed { memtable, first: SeqNo::new(first), last });
         self.active_first.store(u64::MAX, Release);
+        self.first_expiry_ms.store(u64::MAX, Relaxed);
         let active = Arc::new(self.memtables.make(id));
         self.store_view(&inner, active, old.version.clone());
         true

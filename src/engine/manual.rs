@@ -89,7 +89,9 @@ impl Core {
         }
         // Each file of the bottom once: with a snapshot in the way it may stay as it is.
         let is_dirty = |file: &&Arc<SstFile>| {
-            let dirty = file.meta.tombstones > 0 || file.meta.max_seqno > SeqNo::ZERO;
+            let meta = &file.meta;
+            let dirty =
+                meta.tombstones > 0 || meta.expiry.entries > 0 || meta.max_seqno > SeqNo::ZERO;
             dirty && range.holds(file)
         };
         let bottom: Vec<FileId> = {

@@ -25,6 +25,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::base::clock::Clock;
+use crate::base::clock::ExpiryClock;
 use crate::base::ids::DbId;
 use crate::base::options::Config;
 use crate::base::sync::Mutex;
@@ -51,6 +52,7 @@ use crate::wal::GivenUp;
 
 mod catalog;
 pub(crate) mod commit;
+mod expiry;
 mod health;
 mod jobs;
 pub(crate) mod keyspaces;
@@ -79,6 +81,8 @@ pub(crate) struct Core {
     db_id: DbId,
     config: Config,
     clock: Arc<dyn Clock>,
+    /// What expires.
+    expiry: Arc<ExpiryClock>,
     output: OutputContext,
     opener: Arc<SstOpener>,
     cache: Arc<BlockCache>,
@@ -128,7 +132,7 @@ impl Core {
 
     /// Pins what is visible now.
     pub(crate) fn pin_snapshot(&self) -> Arc<SnapshotPin> {
-        self.snapshots.pin(self.commit.visible())
+        self.snapshots.pin(self.commit.visible(), &self.expiry)
     }
 
     /// Are there no threads, so that callers run the jobs?

@@ -6,6 +6,8 @@
 //! the reader then sees nothing. Either way it sees a prefix of all writes. With a snapshot the
 //! number is older than the view, and the snapshot's pin has kept what it needs.
 
+use std::cell::OnceCell;
+use std::ops::Bound;
 use std::sync::Arc;
 
 use crate::base::error::Error;
@@ -18,7 +20,11 @@ use crate::base::range::is_above;
 use crate::base::range::is_below;
 use crate::base::seqno::SeqNo;
 use crate::base::slice::Slice;
+use crate::base::value::EXPIRY_LEN;
+use crate::base::value::NEVER_MS;
 use crate::base::value::ValueKind;
+use crate::base::value::expiry_of;
+use crate::base::value::head_of;
 use crate::engine::Core;
 use crate::engine::Engine;
 use crate::engine::keyspaces::KeyspaceState;
@@ -26,6 +32,7 @@ use crate::engine::keyspaces::ReadView;
 use crate::engine::snapshots::SnapshotPin;
 use crate::iter::Concat;
 use crate::iter::Merging;
+use crate::iter::ReadAt;
 use crate::iter::Visible;
 use crate::version::source::Purpose;
 use crate::version::source::Run;
@@ -42,7 +49,8 @@ impl Core {
         let view = state.view();
         self.check_readable(state, pin)?;
         let seqno = self.read_seqno(pin);
-        live_value(lookup(&view, key, seqno, true)?)
+        let reading = Reading::new(self, state, &view, pin, seqno);
+        live_value(lookup(&view, key, seqno, true)?, |found| reading.special(key, found))
     }
 
     /// Is `key` there?
@@ -55,7 +63,13 @@ impl Core {
         let view = state.view();
         self.check_readable(state, pin)?;
         let seqno = self.read_seqno(pin);
-        Ok(live_value(lookup(&view, key, seqno, false)?)?.is_some())
+        let reading = Reading::new(self, state, &view, pin, seqno);
+        let found = live_value(lookup(&view, key, seqno, false)?, |found| match found.0.kind() {
+            // What operands are folded into is a value, whichever.
+            Some(ValueKind::Merge) => Ok(Some(Slice::default())),
+            _ => reading.special(key, found),
+        });
+        Ok(found?.is_some())
     }
 
     /// The values of `keys`, in their order, all at one instant. They are looked up side by side,
@@ -70,6 +84,7 @@ impl Core {
         let view = state.view();
         self.check_readable(state, pin)?;
         let seqno = self.read_seqno(pin);
+        let reading = Reading::new(self, state, &view, pin, seqno);
         let mut order: Vec<usize> = (0..keys.len()).collect();
         order.sort_unstable_by_key(|index| keys[*index]);
         let mut lookups: Vec<Lookup<'_>> = Vec::with_capacity(keys.len());
@@ -89,11 +104,34 @@ impl Core {
         for index in order {
             values[index] = match last {
                 Some(last) if keys[last] == keys[index] => values[last].clone(),
-                _ => live_value(lookups.next().and_then(|lookup| lookup.found))?,
+                _ => live_value(lookups.next().and_then(|lookup| lookup.found), |found| {
+                    reading.special(keys[index], found)
+                })?,
             };
             last = Some(index);
         }
         Ok(values)
+    }
+
+    /// When the value of `key` expires, [`NEVER_MS`] if it does not, and the time by which that is to
+    /// be judged; `None` if there is no such key.
+    pub(crate) fn expiry(
+        &self,
+        state: &KeyspaceState,
+        pin: Option<&SnapshotPin>,
+        key: &[u8],
+    ) -> Result<Option<(u64, u64)>> {
+        let view = state.view();
+        self.check_readable(state, pin)?;
+        let seqno = self.read_seqno(pin);
+        let Some((trailer, head)) = lookup(&view, key, seqno, false)? else { return Ok(None) };
+        let expiry_ms = match trailer.kind() {
+            Some(ValueKind::Delete) => 0,
+            Some(ValueKind::Expiring) => expiry_of(&head),
+            _ => NEVER_MS,
+        };
+        let now_ms = self.read_ms(pin);
+        Ok((expiry_ms > now_ms).then_some((expiry_ms, now_ms)))
     }
 
     /// Requires: the view that is read is loaded already.
@@ -105,6 +143,12 @@ impl Core {
 
     fn read_seqno(&self, pin: Option<&SnapshotPin>) -> SeqNo {
         pin.map_or_else(|| self.visible(), SnapshotPin::seqno)
+    }
+
+    /// The time by which a reader judges what has expired. Requires: its view is loaded already;
+    /// what compaction has dropped for its age has then expired for this reader too.
+    fn read_ms(&self, pin: Option<&SnapshotPin>) -> u64 {
+        pin.map_or_else(|| self.expiry.now_ms(), SnapshotPin::now_ms)
     }
 }
 
@@ -118,7 +162,10 @@ impl Engine {
         let view = state.view_full();
         self.check_readable(state, pin.map(Arc::as_ref))?;
         let seqno = self.read_seqno(pin.map(Arc::as_ref));
-        Ok(TreeView { engine: self.clone(), view, seqno, _pin: pin.cloned() })
+        // One instant for all that is read through it.
+        let now_ms = if state.may_expire() { self.read_ms(pin.map(Arc::as_ref)) } else { 0 };
+        let at = ReadAt { seqno, now_ms, fold: state.fold() };
+        Ok(TreeView { engine: self.clone(), view, at, _pin: pin.cloned() })
     }
 }
 
@@ -135,7 +182,8 @@ fn lookup(
         let found = if want_value {
             memtable.get_slice(key, hash, seqno)
         } else {
-            memtable.get(key, hash, seqno).map(|(trailer, _)| (trailer, Slice::default()))
+            let found = memtable.get(key, hash, seqno);
+            found.map(|(trailer, value)| (trailer, Slice::copy_from(head_of(trailer, value))))
         };
         if found.is_some() {
             return Ok(found);
@@ -144,14 +192,62 @@ fn lookup(
     view.version.get(key, hash, seqno, want_value)
 }
 
-/// The value, unless the entry is a tombstone.
-fn live_value(found: Option<(Trailer, Slice)>) -> Result<Option<Slice>> {
+/// The value, unless the entry is a tombstone; of any other entry what `special` makes of it.
+#[inline]
+fn live_value(
+    found: Option<(Trailer, Slice)>,
+    special: impl FnOnce((Trailer, Slice)) -> Result<Option<Slice>>,
+) -> Result<Option<Slice>> {
     let Some((trailer, value)) = found else { return Ok(None) };
     match trailer.kind() {
         Some(ValueKind::Put) => Ok(Some(value)),
         Some(ValueKind::Delete) => Ok(None),
-        // What reads files and logs refuses such entries.
-        _ => Err(Error::internal(format!("an entry of kind {}", trailer.kind_byte()))),
+        _ => special((trailer, value)),
+    }
+}
+
+/// Point reads at one instant, as far as they need more than a look.
+struct Reading<'a> {
+    core: &'a Core,
+    state: &'a KeyspaceState,
+    view: &'a ReadView,
+    pin: Option<&'a SnapshotPin>,
+    seqno: SeqNo,
+    now_ms: OnceCell<u64>,
+}
+
+impl<'a> Reading<'a> {
+    fn new(
+        core: &'a Core,
+        state: &'a KeyspaceState,
+        view: &'a ReadView,
+        pin: Option<&'a SnapshotPin>,
+        seqno: SeqNo,
+    ) -> Reading<'a> {
+        Reading { core, state, view, pin, seqno, now_ms: OnceCell::new() }
+    }
+
+    /// The value of `key`, whose newest version is neither a put nor a tombstone.
+    #[cold]
+    fn special(&self, key: &[u8], (trailer, value): (Trailer, Slice)) -> Result<Option<Slice>> {
+        match trailer.kind() {
+            Some(ValueKind::Merge) => self.folded(key),
+            Some(ValueKind::Expiring) => {
+                let now_ms = self.now_ms.get_or_init(|| self.core.read_ms(self.pin));
+                Ok((expiry_of(&value) > *now_ms).then(|| value.skip(EXPIRY_LEN)))
+            }
+            // What reads files and logs refuses such entries.
+            _ => Err(Error::internal(format!("an entry of kind {}", trailer.kind_byte()))),
+        }
+    }
+
+    /// By a cursor over this one key, which folds.
+    fn folded(&self, key: &[u8]) -> Result<Option<Slice>> {
+        let bound = || Bound::Included(key.to_vec());
+        let at = ReadAt { seqno: self.seqno, now_ms: 0, fold: self.state.fold() };
+        let mut tree = open_tree(self.view, at, (bound(), bound()))?;
+        tree.seek(key)?;
+        Ok(tree.valid().then(|| tree.value_slice()))
     }
 }
 
@@ -160,7 +256,7 @@ fn live_value(found: Option<(Trailer, Slice)>) -> Result<Option<Slice>> {
 pub(crate) struct TreeView {
     engine: Arc<Engine>,
     view: Arc<ReadView>,
-    seqno: SeqNo,
+    at: ReadAt,
     _pin: Option<Arc<SnapshotPin>>,
 }
 
@@ -168,44 +264,50 @@ impl TreeView {
     /// A cursor over the entries within `bounds`.
     pub(crate) fn open_iter(&self, bounds: Bounds) -> Result<TreeIter> {
         self.engine.health.check_open()?;
-        let (lower, upper) = bounds;
-        let mut sources = Vec::new();
-        for memtable in std::iter::once(&self.view.active).chain(&self.view.sealed) {
-            if !memtable.is_empty() {
-                sources.push(Source::Memtable(memtable.iter()));
-            }
-        }
-        let version = &self.view.version;
-        let within = |smallest: &[u8], largest: &[u8]| {
-            !is_below(largest, &lower) && !is_above(smallest, &upper)
-        };
-        for file in &version.level(0).files {
-            if within(&file.meta.smallest.user, &file.meta.largest.user) {
-                sources.push(Source::Sst(file.reader()?.iter()));
-            }
-        }
-        for level in &version.levels()[1..] {
-            let files = &level.files;
-            let from = files.partition_point(|f| is_below(&f.meta.largest.user, &lower));
-            let rest = &files[from..];
-            let to = rest.partition_point(|f| !is_above(&f.meta.smallest.user, &upper));
-            match &rest[..to] {
-                [] => {}
-                [file] => sources.push(Source::Sst(file.reader()?.iter())),
-                files => {
-                    let run = Run::new(files.to_vec(), Purpose::Read);
-                    sources.push(Source::Run(Concat::new(run)));
-                }
-            }
-        }
-        let tree = Visible::new(Merging::new(sources), self.seqno, lower, upper);
+        let tree = open_tree(&self.view, self.at.clone(), bounds)?;
         Ok(TreeIter { tree, from: self.clone() })
     }
 }
 
+/// A cursor over the entries of `view` within `bounds`.
+fn open_tree(view: &ReadView, at: ReadAt, bounds: Bounds) -> Result<Tree> {
+    let (lower, upper) = bounds;
+    let mut sources = Vec::new();
+    for memtable in std::iter::once(&view.active).chain(&view.sealed) {
+        if !memtable.is_empty() {
+            sources.push(Source::Memtable(memtable.iter()));
+        }
+    }
+    let version = &view.version;
+    let within =
+        |smallest: &[u8], largest: &[u8]| !is_below(largest, &lower) && !is_above(smallest, &upper);
+    for file in &version.level(0).files {
+        if within(&file.meta.smallest.user, &file.meta.largest.user) {
+            sources.push(Source::Sst(file.reader()?.iter()));
+        }
+    }
+    for level in &version.levels()[1..] {
+        let files = &level.files;
+        let from = files.partition_point(|f| is_below(&f.meta.largest.user, &lower));
+        let rest = &files[from..];
+        let to = rest.partition_point(|f| !is_above(&f.meta.smallest.user, &upper));
+        match &rest[..to] {
+            [] => {}
+            [file] => sources.push(Source::Sst(file.reader()?.iter())),
+            files => {
+                let run = Run::new(files.to_vec(), Purpose::Read);
+                sources.push(Source::Run(Concat::new(run)));
+            }
+        }
+    }
+    Ok(Visible::new(Merging::new(sources), at, lower, upper))
+}
+
+type Tree = Visible<Merging<Source>>;
+
 /// A cursor over what a reader sees of one keyspace.
 pub(crate) struct TreeIter {
-    tree: Visible<Merging<Source>>,
+    tree: Tree,
     from: TreeView,
 }
 

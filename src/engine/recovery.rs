@@ -21,6 +21,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::base::clock::Clock;
+use crate::base::clock::ExpiryClock;
 use crate::base::error::Error;
 use crate::base::error::Result;
 use crate::base::ids::DbId;
@@ -49,6 +50,7 @@ use crate::engine::read_cost::Quiet;
 use crate::engine::recovery::stated::Catalog;
 use crate::engine::recovery::stated::KeyspaceEntry;
 use crate::engine::recovery::stated::check_files;
+use crate::engine::recovery::stated::check_operators;
 use crate::engine::recovery::stated::read_catalog;
 use crate::engine::scheduler::Jobs;
 use crate::engine::stats::Metrics;
@@ -112,6 +114,7 @@ pub(super) fn recover(
         Arc::new(SstOpener { fs: fs.clone(), dir: dir.to_owned(), cache: cache.clone(), mode });
     let site = Site { dir, config, fs: fs.clone(), opener: opener.clone(), listing };
     let catalog = if new { create(&site, clock.as_ref())? } else { read_catalog(&site)? };
+    check_operators(&catalog, config)?;
     check_files(&site, &catalog)?;
     let keyspaces = make_keyspaces(&catalog, config);
     if config.read_only {
@@ -205,6 +208,14 @@ fn make_keyspaces(catalog: &Catalog, config: &Config) -> Keyspaces {
             entry.flushed,
             memtables.clone(),
         );
+        let expires = entry.version.files().any(|file| file.meta.expiry.entries > 0);
+        if expires || entry.default_ttl_ms > 0 {
+            let _ = state.claim_expiry();
+        }
+        state.set_default_ttl(entry.default_ttl_ms);
+        if let Some(name) = &entry.operator {
+            state.set_operator(name, config.merge_operators.find(name));
+        }
         (*id, Arc::new(state))
     };
     catalog.keyspaces.iter().map(make).collect()
@@ -308,6 +319,7 @@ fn assemble(parts: Parts<'_>, catalog: &Catalog) -> Result<Core> {
             next_file: Arc::new(AtomicU64::new(next_file.0)),
             cache: cache.clone(),
         },
+        expiry: Arc::new(ExpiryClock::new(clock.clone())),
         clock,
         opener: site.opener.clone(),
         cache,

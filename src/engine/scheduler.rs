@@ -310,6 +310,7 @@ impl Core {
     /// The next flush, if any memtable waits: of the keyspace whose oldest one began first, since
     /// that holds up the log.
     pub(crate) fn next_flush(&self) -> Option<FlushJob<'_>> {
+        self.seal_expired();
         let mut jobs = self.jobs.state.lock();
         if jobs.closing {
             return None;
@@ -364,6 +365,7 @@ impl Core {
         &self,
         choose: impl FnOnce(&PickContext<'_>) -> Option<(Arc<KeyspaceState>, Plan)>,
     ) -> Option<CompactionJob<'_>> {
+        let expired_ms = self.expired_ms();
         let mut jobs = self.jobs.state.lock();
         if jobs.closing {
             return None;
@@ -375,6 +377,8 @@ impl Core {
             expire_before_ms: self.clock.wall_ms().saturating_sub(age_ms),
             is_space_scarce: jobs.is_space_scarce(Lane::Compaction),
             oldest_snapshot: self.snapshots.oldest(),
+            expired_ms,
+            tombstone_age_ms: age_ms,
         };
         let (state, plan) = choose(&context)?;
         let ids: Vec<FileId> = plan.input_ids().collect();

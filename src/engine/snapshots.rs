@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Acquire;
 use std::sync::atomic::Ordering::Release;
 
+use crate::base::clock::ExpiryClock;
 use crate::base::seqno::SeqNo;
 use crate::base::sync::Mutex;
 use crate::base::sync::atomic::AtomicU64;
@@ -19,6 +20,8 @@ pub(crate) struct Snapshots {
 struct Live {
     /// Their sequence numbers, with how many hold each.
     pinned: BTreeMap<SeqNo, usize>,
+    /// The times that they were taken at, likewise.
+    instants: BTreeMap<u64, usize>,
     /// How many keyspaces were dropped so far. Sequence numbers do not tell whether a snapshot was
     /// taken before or after that: a drop has none.
     drops: u64,
@@ -28,11 +31,20 @@ impl Snapshots {
     /// Pins what is visible now. The number is read under the lock: a compaction that lists the
     /// snapshots before sees none, and keeps the newest version of everything visible then; one
     /// that lists them after sees this one.
-    pub(crate) fn pin(self: &Arc<Self>, visible: &AtomicU64) -> Arc<SnapshotPin> {
+    ///
+    /// So is the time: a compaction that reads it first, and lists the snapshots then, drops nothing
+    /// that has not expired for a snapshot that it does not see.
+    pub(crate) fn pin(
+        self: &Arc<Self>,
+        visible: &AtomicU64,
+        expiry: &ExpiryClock,
+    ) -> Arc<SnapshotPin> {
         let mut live = self.live.lock();
         let seqno = SeqNo::new(visible.load(Acquire));
+        let now_ms = expiry.now_ms();
         *live.pinned.entry(seqno).or_insert(0) += 1;
-        Arc::new(SnapshotPin { seqno, drops: live.drops, snapshots: self.clone() })
+        *live.instants.entry(now_ms).or_insert(0) += 1;
+        Arc::new(SnapshotPin { seqno, now_ms, drops: live.drops, snapshots: self.clone() })
     }
 
     /// Counts the drop of a keyspace, notes it in `dropped`, and returns whether any snapshot may
@@ -54,6 +66,11 @@ impl Snapshots {
         self.live.lock().pinned.keys().next().copied()
     }
 
+    /// When the one was taken that was first, if there is any.
+    pub(crate) fn oldest_ms(&self) -> Option<u64> {
+        self.live.lock().instants.keys().next().copied()
+    }
+
     pub(crate) fn count(&self) -> usize {
         self.live.lock().pinned.values().sum()
     }
@@ -63,6 +80,7 @@ impl Snapshots {
 #[derive(Debug)]
 pub(crate) struct SnapshotPin {
     seqno: SeqNo,
+    now_ms: u64,
     /// Drops of keyspaces before it was taken.
     drops: u64,
     snapshots: Arc<Snapshots>,
@@ -71,6 +89,11 @@ pub(crate) struct SnapshotPin {
 impl SnapshotPin {
     pub(crate) fn seqno(&self) -> SeqNo {
         self.seqno
+    }
+
+    /// When it was taken: what has expired since is there for it.
+    pub(crate) fn now_ms(&self) -> u64 {
+        self.now_ms
     }
 
     /// Was it taken before the `nth` drop of a keyspace?
@@ -82,11 +105,16 @@ impl SnapshotPin {
 impl Drop for SnapshotPin {
     fn drop(&mut self) {
         let mut live = self.snapshots.live.lock();
-        if let Some(count) = live.pinned.get_mut(&self.seqno) {
-            *count -= 1;
-            if *count == 0 {
-                live.pinned.remove(&self.seqno);
-            }
+        release(&mut live.pinned, &self.seqno);
+        release(&mut live.instants, &self.now_ms);
+    }
+}
+
+fn release<K: Ord>(held: &mut BTreeMap<K, usize>, key: &K) {
+    if let Some(count) = held.get_mut(key) {
+        *count -= 1;
+        if *count == 0 {
+            held.remove(key);
         }
     }
 }

@@ -74,7 +74,8 @@ impl Core {
             && check.smallest == meta.smallest
             && check.largest == meta.largest
             && check.min_seqno == meta.min_seqno
-            && check.max_seqno == meta.max_seqno;
+            && check.max_seqno == meta.max_seqno
+            && check.expiry == meta.expiry;
         if !agrees {
             return Err(Error::corruption(&path, 0, "it is not what the manifest says it is"));
         }

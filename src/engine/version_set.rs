@@ -236,6 +236,8 @@ pub(crate) fn snapshot_edit(state: &KeyspaceState, version: &Version) -> Keyspac
     let mut edit = KeyspaceEdit::new(state.id);
     edit.name = Some(state.name.clone());
     edit.flushed_seqno = Some(state.flushed());
+    edit.default_ttl_ms = Some(state.default_ttl_ms()).filter(|ttl| *ttl > 0);
+    edit.merge_operator = state.fold().map(|fold| fold.name().to_owned());
     for (level, files) in version.levels().iter().enumerate() {
         edit.added.extend(files.files.iter().map(|file| (level as u8, file.meta.clone())));
     }

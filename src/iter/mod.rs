@@ -1,7 +1,7 @@
 //! Adapters over cursors: the stack that turns sorted sources into what a reader sees.
 //!
 //! ```text
-//!               Visible          one entry per user key, as of a seqno, within bounds
+//!               Visible          one entry per user key, as of a seqno and a time; operands folded
 //!                  |
 //!               Merging          all entries in order
 //!     .------.-----+-----.---------.
@@ -11,9 +11,11 @@
 //! ```
 //!
 //! Compaction uses the same [`Merging`] and [`Concat`], with the rules of survival on top instead of
-//! [`Visible`]. A point read uses none of this.
+//! [`Visible`]. A point read uses none of this, unless it meets a merge operand. [`Fold`] calls the
+//! merge operator, for both.
 
 mod concat;
+mod fold;
 mod merging;
 #[cfg(test)]
 mod tests;
@@ -21,5 +23,8 @@ mod visible;
 
 pub(crate) use concat::Concat;
 pub(crate) use concat::ConcatSource;
+pub(crate) use fold::Fold;
+pub(crate) use fold::Operands;
 pub(crate) use merging::Merging;
+pub(crate) use visible::ReadAt;
 pub(crate) use visible::Visible;

@@ -4,11 +4,14 @@
 //! - forwards, and backwards if k has no further versions: on the entry that is returned, the newest
 //!   visible version of k; key and value are borrowed from it;
 //! - backwards otherwise: before every entry of k, since the newest version is the last one met on
-//!   the way back; key and value of k are kept in buffers.
+//!   the way back; key and value of k are kept in buffers;
+//! - if the newest visible version is a merge operand, either way: on or behind the last entry that
+//!   went into the value; that and k are kept in buffers.
 //!
 //! Requires: all entries at or before the sequence number were there when the sources were opened.
 
 use std::ops::Bound;
+use std::sync::Arc;
 
 use crate::base::error::Error;
 use crate::base::error::Result;
@@ -20,7 +23,12 @@ use crate::base::range::is_below;
 use crate::base::seqno::SeqNo;
 use crate::base::slice::COPY_LEN_MAX;
 use crate::base::slice::Slice;
+use crate::base::value::EXPIRY_LEN;
 use crate::base::value::ValueKind;
+use crate::base::value::expiry_of;
+use crate::iter::fold::Fold;
+use crate::iter::fold::LONG_CHAIN;
+use crate::iter::fold::Operands;
 
 /// After this many steps over versions of one key, seek past the rest.
 const STEPS_BEFORE_SEEK: u32 = 8;
@@ -32,17 +40,31 @@ enum State {
     On,
     /// The inner cursor stands before all entries of the key, or nowhere.
     Before,
+    /// The inner cursor stands on or behind the last entry that was folded into the value.
+    Folded,
+    /// The inner cursor stands on the entry, whose value lies behind its expiry.
+    OnExpiring,
+}
+
+/// As of when, and by which rules, somebody reads.
+#[derive(Clone, Debug)]
+pub(crate) struct ReadAt {
+    pub(crate) seqno: SeqNo,
+    /// What expires then or before is gone. 0 if nothing can.
+    pub(crate) now_ms: u64,
+    /// Of the keyspace, if it has a merge operator. Requires: asked for after `seqno` was known.
+    pub(crate) fold: Option<Arc<Fold>>,
 }
 
 /// A cursor over what is visible of `I`, within bounds.
 #[derive(Debug)]
 pub(crate) struct Visible<I> {
     inner: I,
-    seqno: SeqNo,
+    at: ReadAt,
     lower: Bound<Vec<u8>>,
     upper: Bound<Vec<u8>>,
     state: State,
-    /// `Before`: the current entry. `On`: scratch for the key to get past.
+    /// `Before`, `Folded`: the current entry. `On`: scratch for the key to get past.
     key: Vec<u8>,
     value: Vec<u8>,
     /// `Before`: the current value if it is large, and pinned rather than copied.
@@ -52,13 +74,13 @@ pub(crate) struct Visible<I> {
 impl<I: InternalIter> Visible<I> {
     pub(crate) fn new(
         inner: I,
-        seqno: SeqNo,
+        at: ReadAt,
         lower: Bound<Vec<u8>>,
         upper: Bound<Vec<u8>>,
     ) -> Visible<I> {
         Visible {
             inner,
-            seqno,
+            at,
             lower,
             upper,
             state: State::Nowhere,
@@ -77,7 +99,7 @@ impl<I: InternalIter> Visible<I> {
     #[inline]
     pub(crate) fn user_key(&self) -> &[u8] {
         match self.state {
-            State::Before => &self.key,
+            State::Before | State::Folded => &self.key,
             _ => self.inner.key().user,
         }
     }
@@ -87,7 +109,8 @@ impl<I: InternalIter> Visible<I> {
     pub(crate) fn value(&self) -> &[u8] {
         match (&self.large, self.state) {
             (Some(large), State::Before) => large,
-            (None, State::Before) => &self.value,
+            (None, State::Before) | (_, State::Folded) => &self.value,
+            (_, State::OnExpiring) => self.inner.value().get(EXPIRY_LEN..).unwrap_or_default(),
             _ => self.inner.value(),
         }
     }
@@ -101,7 +124,8 @@ impl<I: InternalIter> Visible<I> {
     pub(crate) fn value_slice(&self) -> Slice {
         match (&self.large, self.state) {
             (Some(large), State::Before) => large.clone(),
-            (None, State::Before) => Slice::copy_from(&self.value),
+            (None, State::Before) | (_, State::Folded) => Slice::copy_from(&self.value),
+            (_, State::OnExpiring) => self.inner.value_slice().skip(EXPIRY_LEN),
             _ => self.inner.value_slice(),
         }
     }
@@ -112,7 +136,7 @@ impl<I: InternalIter> Visible<I> {
         if is_below(target, &self.lower) {
             return self.seek_to_first();
         }
-        self.inner.seek(KeyRef::seek(target, self.seqno))?;
+        self.inner.seek(KeyRef::seek(target, self.at.seqno))?;
         self.find_forward()
     }
 
@@ -129,7 +153,7 @@ impl<I: InternalIter> Visible<I> {
     pub(crate) fn seek_to_first(&mut self) -> Result<()> {
         self.state = State::Nowhere;
         match &self.lower {
-            Bound::Included(lower) => self.inner.seek(KeyRef::seek(lower, self.seqno))?,
+            Bound::Included(lower) => self.inner.seek(KeyRef::seek(lower, self.at.seqno))?,
             Bound::Excluded(lower) => {
                 self.inner.seek(KeyRef::after_all(lower))?;
                 // The one entry that `after_all` may stand at.
@@ -156,11 +180,13 @@ impl<I: InternalIter> Visible<I> {
     #[inline]
     pub(crate) fn next(&mut self) -> Result<()> {
         let state = std::mem::replace(&mut self.state, State::Nowhere);
-        if state == State::Before {
-            self.inner.seek(KeyRef::after_all(&self.key))?;
-            self.pass_key()?;
-        } else {
-            self.leave_key()?;
+        match state {
+            State::Before => {
+                self.inner.seek(KeyRef::after_all(&self.key))?;
+                self.pass_key()?;
+            }
+            State::Folded => self.pass_key()?,
+            State::On | State::OnExpiring | State::Nowhere => self.leave_key()?,
         }
         self.find_forward()
     }
@@ -169,13 +195,15 @@ impl<I: InternalIter> Visible<I> {
     #[inline]
     pub(crate) fn prev(&mut self) -> Result<()> {
         let state = std::mem::replace(&mut self.state, State::Nowhere);
-        if state == State::On {
+        if matches!(state, State::On | State::OnExpiring) {
             if self.inner.is_sole() {
                 // What is behind it of the same key, on a cursor that came forwards, is too new.
                 self.inner.prev()?;
             } else {
                 self.leave_key_backward()?;
             }
+        } else if state == State::Folded {
+            self.inner.seek_for_prev(KeyRef::before_all(&self.key))?;
         }
         self.find_backward()
     }
@@ -237,23 +265,30 @@ impl<I: InternalIter> Visible<I> {
             if is_above(key.user, &self.upper) {
                 break;
             }
-            if key.trailer.seqno() > self.seqno {
+            if key.trailer.seqno() > self.at.seqno {
                 // Written after this reader's instant.
                 steps += 1;
                 if steps > STEPS_BEFORE_SEEK {
                     self.remember_key();
-                    self.inner.seek(KeyRef::seek(&self.key, self.seqno))?;
+                    self.inner.seek(KeyRef::seek(&self.key, self.at.seqno))?;
                     steps = 0;
                 } else {
                     self.inner.next()?;
                 }
                 continue;
             }
-            if is_live(key.trailer)? {
-                self.state = State::On;
-                return Ok(());
+            match verdict(key.trailer)? {
+                Verdict::Live => {
+                    self.state = State::On;
+                    return Ok(());
+                }
+                Verdict::Operand => return self.fold(),
+                Verdict::Expiring if self.is_alive(self.inner.value()) => {
+                    self.state = State::OnExpiring;
+                    return Ok(());
+                }
+                Verdict::Expiring | Verdict::Gone => self.leave_key()?,
             }
-            self.leave_key()?;
         }
         Ok(())
     }
@@ -267,36 +302,56 @@ impl<I: InternalIter> Visible<I> {
                 break;
             }
             if self.inner.is_sole() {
-                if key.trailer.seqno() <= self.seqno && is_live(key.trailer)? {
-                    self.state = State::On;
-                    return Ok(());
+                if key.trailer.seqno() <= self.at.seqno {
+                    match verdict(key.trailer)? {
+                        Verdict::Live => {
+                            self.state = State::On;
+                            return Ok(());
+                        }
+                        Verdict::Operand => return self.fold(),
+                        Verdict::Expiring if self.is_alive(self.inner.value()) => {
+                            self.state = State::OnExpiring;
+                            return Ok(());
+                        }
+                        Verdict::Expiring | Verdict::Gone => {}
+                    }
                 }
                 self.inner.prev()?;
                 continue;
             }
             self.remember_key();
-            if self.take_newest()? {
-                self.state = State::Before;
-                return Ok(());
+            match self.take_newest()? {
+                Verdict::Live => {
+                    self.state = State::Before;
+                    return Ok(());
+                }
+                Verdict::Operand => {
+                    self.inner.seek(KeyRef::seek(&self.key, self.at.seqno))?;
+                    return self.fold();
+                }
+                Verdict::Expiring if self.keep_behind_expiry() => {
+                    self.state = State::Before;
+                    return Ok(());
+                }
+                Verdict::Expiring | Verdict::Gone => {}
             }
         }
         Ok(())
     }
 
-    /// Backwards over all versions of `self.key`; keeps the newest visible one. True if that is no
-    /// tombstone.
-    fn take_newest(&mut self) -> Result<bool> {
+    /// Backwards over all versions of `self.key`; keeps the newest visible one, and tells what it is.
+    fn take_newest(&mut self) -> Result<Verdict> {
         let mut newest = None;
         let mut steps = 0;
         while self.inner.valid() && self.inner.key().user == self.key {
             if steps == STEPS_BEFORE_SEEK {
                 // A long chain of versions: look at the newest visible one, then get past all.
-                self.inner.seek(KeyRef::seek(&self.key, self.seqno))?;
+                self.inner.seek(KeyRef::seek(&self.key, self.at.seqno))?;
                 newest = Some(self.keep_current());
                 self.inner.seek_for_prev(KeyRef::before_all(&self.key))?;
                 break;
             }
-            if self.inner.key().trailer.seqno() > self.seqno {
+            if self.inner.key().trailer.seqno() > self.at.seqno {
                 // This one and all further ones are too new.
                 self.inner.seek_for_prev(KeyRef::before_all(&self.key))?;
                 break;
@@ -305,7 +360,7 @@ impl<I: InternalIter> Visible<I> {
             self.inner.prev()?;
             steps += 1;
         }
-        newest.map_or(Ok(false), is_live)
+        newest.map_or(Ok(Verdict::Gone), verdict)
     }
 
     /// Keeps the value of the entry that the inner cursor stands on. Returns what the entry is.
@@ -320,14 +375,91 @@ impl<I: InternalIter> Visible<I> {
         }
         self.inner.key().trailer
     }
+
+    #[cold]
+    fn is_alive(&self, bytes: &[u8]) -> bool {
+        expiry_of(bytes) > self.at.now_ms
+    }
+
+    /// Of the kept entry, which expires, keeps the value. False if it has expired.
+    #[cold]
+    fn keep_behind_expiry(&mut self) -> bool {
+        if !self.is_alive(self.large.as_deref().unwrap_or(&self.value)) {
+            return false;
+        }
+        match self.large.take() {
+            Some(large) => self.large = Some(large.skip(EXPIRY_LEN)),
+            None => drop(self.value.drain(..EXPIRY_LEN)),
+        }
+        true
+    }
+
+    /// Folds the operand that the inner cursor stands on with all that it rests on.
+    #[cold]
+    fn fold(&mut self) -> Result<()> {
+        self.remember_key();
+        let newest = self.inner.key().trailer.seqno();
+        let fold = self.at.fold.clone();
+        let fold = fold.ok_or_else(|| Error::internal("an operand without a merge operator"))?;
+        let mut operands = Operands::default();
+        let mut known = None;
+        let mut base = None;
+        while self.inner.valid() && self.inner.key().user == self.key {
+            let trailer = self.inner.key().trailer;
+            if operands.count == LONG_CHAIN {
+                known = fold.recall(&self.key, self.at.seqno);
+            }
+            if let Some(known) = known.as_ref().filter(|known| trailer.seqno() <= known.seqno) {
+                operands.forget_up_to(known.seqno);
+                base = Some(known.value.clone());
+                break;
+            }
+            match verdict(trailer)? {
+                Verdict::Operand => {
+                    operands.push(&fold, &self.key, trailer, self.inner.value());
+                    self.inner.next()?;
+                    continue;
+                }
+                Verdict::Live => base = Some(self.inner.value().to_vec()),
+                Verdict::Gone => {}
+                Verdict::Expiring => return Err(unexpected(trailer)),
+            }
+            break;
+        }
+        self.value = fold.merge(&self.key, base.as_deref(), &operands)?;
+        if operands.count > LONG_CHAIN {
+            fold.remember(&self.key, newest, &self.value);
+        }
+        self.large = None;
+        self.state = State::Folded;
+        Ok(())
+    }
+}
+
+/// What the newest visible version of a key makes of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Live,
+    /// It, and what lies beneath it, must be folded.
+    Operand,
+    /// Live until it expires.
+    Expiring,
+    Gone,
 }
 
 #[inline]
-fn is_live(trailer: Trailer) -> Result<bool> {
+fn verdict(trailer: Trailer) -> Result<Verdict> {
     match trailer.kind() {
-        Some(ValueKind::Put) => Ok(true),
-        Some(ValueKind::Delete) => Ok(false),
-        // What reads files and logs refuses such entries.
-        _ => Err(Error::internal(format!("an entry of kind {}", trailer.kind_byte()))),
+        Some(ValueKind::Put) => Ok(Verdict::Live),
+        Some(ValueKind::Delete) => Ok(Verdict::Gone),
+        Some(ValueKind::Merge) => Ok(Verdict::Operand),
+        Some(ValueKind::Expiring) => Ok(Verdict::Expiring),
+        _ => Err(unexpected(trailer)),
     }
+}
+
+/// What reads files and logs refuses such entries.
+#[cold]
+fn unexpected(trailer: Trailer) -> Error {
+    Error::internal(format!("an entry of kind {}", trailer.kind_byte()))
 }

@@ -8,15 +8,15 @@
 //! 4 log durable       varint    6 flushed seqno    varint     7 uid                u64
 //! 5 next keyspace     varint    7 SST added        fields     9 smallest key       trailer u64, bytes
 //! 7 keyspace          fields    9 SST removed      fields    11 largest key        trailer u64, bytes
-//!                                                            13 seqnos             two varints
-//!                                                            14 entries            varint
+//!                               11 merge operator bytes     13 seqnos             two varints
+//!                               13 default time to live, ms  14 entries            varint
 //!                                                            16 tombstones         varint
 //!                                                            18 raw bytes          varint
 //!                                                            20 oldest tombstone   varint, ms
+//!                                                            22 entries that expire, first
+//!                                                               and last expiry    varints, ms
 //!
-//! reserved for later            keyspace: 11 merge operator, 13 default time to live
-//!                               SST: 15 seqno of all entries (ingested), 17 blob files,
-//!                                    22 expiry times
+//! reserved for later            SST: 15 seqno of all entries (ingested), 17 blob files
 //! ```
 #![deny(clippy::indexing_slicing)]
 
@@ -31,6 +31,7 @@ use crate::base::key::KEY_LEN_MAX;
 use crate::base::key::Trailer;
 use crate::base::options::LEVELS;
 use crate::base::seqno::SeqNo;
+use crate::base::value::Expiry;
 use crate::manifest::edit::KeyspaceEdit;
 use crate::manifest::edit::SstMeta;
 use crate::manifest::edit::VersionEdit;
@@ -98,6 +99,12 @@ fn encode_keyspace(edit: &KeyspaceEdit) -> Vec<u8> {
     if let Some(name) = &edit.name {
         put_field(&mut out, 3, name.as_bytes());
     }
+    if let Some(operator) = &edit.merge_operator {
+        put_field(&mut out, 11, operator.as_bytes());
+    }
+    if let Some(ttl) = edit.default_ttl_ms {
+        put_number(&mut out, 13, ttl);
+    }
     if edit.dropped {
         put_field(&mut out, 5, &[]);
     }
@@ -132,6 +139,13 @@ fn encode_sst(level: u8, meta: &SstMeta) -> Vec<u8> {
     put_number(&mut out, 16, meta.tombstones);
     put_number(&mut out, 18, meta.raw_bytes);
     put_number(&mut out, 20, meta.oldest_tombstone_ms);
+    if meta.expiry.entries > 0 {
+        let mut expiry = Vec::new();
+        put_varint(&mut expiry, meta.expiry.entries);
+        put_varint(&mut expiry, meta.expiry.min_ms);
+        put_varint(&mut expiry, meta.expiry.max_ms);
+        put_field(&mut out, 22, &expiry);
+    }
     out
 }
 
@@ -186,6 +200,15 @@ impl<'a> Field<'a> {
             return Err(BadEdit::Malformed("a key exceeds the limit"));
         }
         Ok(InternalKey::new(user, trailer))
+    }
+
+    fn expiry(mut self) -> Result<Expiry, BadEdit> {
+        let (entries, min_ms) = (self.0.varint()?, self.0.varint()?);
+        let max_ms = self.0.varint()?;
+        if entries == 0 || entries > AMOUNT_MAX || min_ms > max_ms {
+            return Err(BadEdit::Malformed("times of expiry that cannot be"));
+        }
+        self.end(Expiry { entries, min_ms, max_ms })
     }
 
     fn text(self) -> Result<String, BadEdit> {
@@ -253,6 +276,8 @@ fn decode_keyspace(mut fields: Fields<'_>) -> Result<KeyspaceEdit, BadEdit> {
                 let (level, meta) = decode_sst(field.fields())?;
                 edit.removed.push((level, meta.id));
             }
+            11 => edit.merge_operator = Some(field.text()?),
+            13 => edit.default_ttl_ms = Some(field.number()?),
             _ => unknown(tag)?,
         }
     }
@@ -280,6 +305,7 @@ fn decode_sst(mut fields: Fields<'_>) -> Result<(u8, SstMeta), BadEdit> {
             16 => meta.tombstones = field.amount()?,
             18 => meta.raw_bytes = field.amount()?,
             20 => meta.oldest_tombstone_ms = field.number()?,
+            22 => meta.expiry = field.expiry()?,
             _ => unknown(tag)?,
         }
     }

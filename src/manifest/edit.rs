@@ -4,6 +4,7 @@ use crate::base::ids::FileId;
 use crate::base::ids::KeyspaceId;
 use crate::base::key::InternalKey;
 use crate::base::seqno::SeqNo;
+use crate::base::value::Expiry;
 
 /// What the manifest knows of an SST: enough to rule it out for a key without opening it, and to
 /// tell it from any other file.
@@ -24,6 +25,7 @@ pub(crate) struct SstMeta {
     pub(crate) raw_bytes: u64,
     /// When the oldest tombstone was first written to a file; `u64::MAX` if there is none.
     pub(crate) oldest_tombstone_ms: u64,
+    pub(crate) expiry: Expiry,
 }
 
 /// Changes of one keyspace.
@@ -32,6 +34,10 @@ pub(crate) struct KeyspaceEdit {
     pub(crate) id: KeyspaceId,
     /// Creates the keyspace under this name.
     pub(crate) name: Option<String>,
+    /// Gives it the merge operator of this name, for good.
+    pub(crate) merge_operator: Option<String>,
+    /// How long its values live if a write does not say, in milliseconds; 0: for ever.
+    pub(crate) default_ttl_ms: Option<u64>,
     /// Removes the keyspace and all its files.
     pub(crate) dropped: bool,
     /// Everything up to here is in SSTs; the log is not needed for it.

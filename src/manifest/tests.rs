@@ -15,6 +15,7 @@ use crate::base::key::InternalKey;
 use crate::base::key::Trailer;
 use crate::base::seqno::SeqNo;
 use crate::base::sync::Mutex;
+use crate::base::value::Expiry;
 use crate::fs::CrashMode;
 use crate::fs::Fs;
 use crate::fs::MemFs;
@@ -64,6 +65,7 @@ fn meta() -> impl Strategy<Value = SstMeta> {
                 tombstones: n.4,
                 raw_bytes,
                 oldest_tombstone_ms,
+                expiry: Expiry::default(),
             }
         },
     )
@@ -73,10 +75,13 @@ fn keyspace_edit() -> impl Strategy<Value = KeyspaceEdit> {
     let added = prop::collection::vec((0..7u8, meta()), 0..4);
     let removed = prop::collection::vec((0..7u8, file_id()), 0..4);
     let flushed = prop::option::of(seqno());
-    (any::<u32>(), any::<Option<String>>(), any::<bool>(), flushed, added, removed).prop_map(
-        |(id, name, dropped, flushed_seqno, added, removed)| KeyspaceEdit {
+    let texts = any::<(Option<String>, Option<String>)>();
+    (any::<u32>(), texts, any::<bool>(), flushed, added, removed).prop_map(
+        |(id, (name, merge_operator), dropped, flushed_seqno, added, removed)| KeyspaceEdit {
             id: KeyspaceId(id),
             name,
+            merge_operator,
+            default_ttl_ms: Some(7),
             dropped,
             flushed_seqno,
             added,

@@ -7,6 +7,8 @@ use std::collections::VecDeque;
 
 use crate::base::error::Result;
 use crate::base::key::InternalKey;
+use crate::base::key::Trailer;
+use crate::base::value::ValueKind;
 use crate::fs::Fs;
 use crate::fs::ReadMode;
 use crate::repair::inventory::SstSource;
@@ -80,7 +82,26 @@ impl<'a> Entries<'a> {
         run.and_then(|run| run.current.as_ref()).map_or(&[], |(iter, _)| iter.value())
     }
 
-    pub(super) fn next(&mut self, report: &mut RepairReport) {
+    /// Moves the versions of `user` to `versions`, newest first, down to the first that is no merge
+    /// operand; passes over the others.
+    pub(super) fn take_versions(
+        &mut self,
+        user: &[u8],
+        versions: &mut Vec<(Trailer, Vec<u8>)>,
+        report: &mut RepairReport,
+    ) {
+        let mut is_complete = false;
+        while let Some(key) = self.key().filter(|key| key.user == user) {
+            let trailer = key.trailer;
+            if !is_complete {
+                versions.push((trailer, self.value().to_vec()));
+            }
+            is_complete |= trailer.kind() != Some(ValueKind::Merge);
+            self.next(report);
+        }
+    }
+
+    fn next(&mut self, report: &mut RepairReport) {
         if let Some(head) = self.heads.pop() {
             self.advance(head.run, report);
         }

@@ -61,6 +61,8 @@ pub(super) struct Inventory {
     /// And does nothing suggest that there were more edits?
     pub(super) is_proven: bool,
     pub(super) names: BTreeMap<KeyspaceId, String>,
+    /// Names of merge operators.
+    operators: BTreeMap<KeyspaceId, String>,
     dropped: BTreeSet<KeyspaceId>,
     /// No number from here on was used for a keyspace.
     next_keyspace: u32,
@@ -188,6 +190,7 @@ impl Inventory {
                 continue;
             }
             self.names.extend(change.name.map(|name| (id, name)));
+            self.operators.extend(change.merge_operator.map(|name| (id, name)));
             let flushed = self.flushed.entry(id).or_default();
             *flushed = (*flushed).max(change.flushed_seqno.unwrap_or_default());
             for (_, file) in change.removed {
@@ -269,6 +272,14 @@ impl Inventory {
             return;
         }
         self.ssts.entry(home).or_default().push(SstSource { path, bytes, uid: None, keys });
+    }
+
+    /// The name of the merge operator that a home is known to have.
+    pub(super) fn operator_of(&self, home: Home) -> Option<&str> {
+        match home {
+            Home::Keyspace(id) => self.operators.get(&id).map(String::as_str),
+            Home::File(_) => None,
+        }
     }
 
     /// A name for each home that is no other's.

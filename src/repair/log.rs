@@ -1,8 +1,9 @@
-//! The log's part of a repair: every operation that still reads, the newest of each key staying.
+//! The log's part of a repair: every operation that still reads, of each key the newest put or delete
+//! staying, and the merge operands behind it.
 //!
 //! Whether an operation of the log or an entry of an SST is newer is decided when they are merged.
-//! Until then operations lie in keyspaces of the new database, each value with its trailer behind
-//! it: so a log of any length needs no more memory than the database has.
+//! Until then operations lie in keyspaces of the new database, each with its trailer and its length,
+//! those of a key in a row: so a log of any length needs no more memory than the database has.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,7 +11,10 @@ use std::path::Path;
 use crate::api::batch::WriteBatch;
 use crate::api::db::Db;
 use crate::api::keyspace::Keyspace;
+use crate::api::options::KeyspaceOptions;
 use crate::base::batch::Ops;
+use crate::base::coding::Decoder;
+use crate::base::coding::put_bytes;
 use crate::base::error::Error;
 use crate::base::error::Result;
 use crate::base::ids::DbId;
@@ -18,8 +22,10 @@ use crate::base::ids::FileId;
 use crate::base::ids::KeyspaceId;
 use crate::base::key::Trailer;
 use crate::base::key::VALUE_LEN_MAX;
+use crate::base::operators::Append;
 use crate::base::options::Recovery;
 use crate::base::seqno::SeqNo;
+use crate::base::value::ValueKind;
 use crate::fs::DirEntry;
 use crate::fs::names::wal_path;
 use crate::repair::BATCH_BYTES;
@@ -52,11 +58,19 @@ impl Staged {
     }
 }
 
-/// Trailer and value of a staged operation.
-pub(super) fn unpack(staged: &[u8]) -> Result<(Trailer, &[u8])> {
-    let (value, trailer) =
-        staged.split_last_chunk::<8>().ok_or_else(|| Error::internal("a staged value is short"))?;
-    Ok((Trailer(u64::from_le_bytes(*trailer)), value))
+/// What a staged operation takes beside its value, at most.
+const STAGED_ROOM: usize = 18;
+
+/// Trailers and values of the staged operations of a key, in the order of the log.
+pub(super) fn unpack(staged: &[u8]) -> Result<Vec<(Trailer, Vec<u8>)>> {
+    let mut decoder = Decoder::new(staged);
+    let mut operations = Vec::new();
+    while !decoder.is_empty() {
+        let operation = decoder.u64().and_then(|trailer| Ok((trailer, decoder.bytes()?)));
+        let (trailer, value) = operation.map_err(|bad| Error::internal(bad.0))?;
+        operations.push((Trailer(trailer), value.to_vec()));
+    }
+    Ok(operations)
 }
 
 impl Repair<'_> {
@@ -202,16 +216,20 @@ impl Repair<'_> {
                 if !self.inventory.wants(op.keyspace, seqno) {
                     continue;
                 }
-                if op.value.len() > VALUE_LEN_MAX - 8 {
+                if op.value.len() > VALUE_LEN_MAX - STAGED_ROOM {
                     let what = "a value of the greatest length there is cannot be taken".to_owned();
                     self.report.lose(Loss { what, ..Loss::default() });
                     continue;
                 }
                 let keyspace = self.staging(op.keyspace, staged)?;
-                let mut value = Vec::with_capacity(op.value.len() + 8);
-                value.extend_from_slice(op.value);
-                value.extend_from_slice(&Trailer::new(seqno, op.kind).0.to_le_bytes());
-                batch.put(&keyspace, op.key, &value);
+                let mut staged = Vec::with_capacity(op.value.len() + STAGED_ROOM);
+                staged.extend_from_slice(&Trailer::new(seqno, op.kind).0.to_le_bytes());
+                put_bytes(&mut staged, op.value);
+                if op.kind == ValueKind::Merge {
+                    batch.merge(&keyspace, op.key, &staged);
+                } else {
+                    batch.put(&keyspace, op.key, &staged);
+                }
             }
             if batch.bytes() >= BATCH_BYTES {
                 self.db.write(std::mem::take(&mut batch))?;
@@ -226,7 +244,8 @@ impl Repair<'_> {
             return Ok(keyspace.clone());
         }
         let name = self.inventory.free_name(format!("esker.repair.{}", id.0));
-        let keyspace = self.db.keyspace(&name)?;
+        let in_a_row = KeyspaceOptions::new().merge_operator(Append::new(""));
+        let keyspace = self.db.keyspace_with(&name, in_a_row)?;
         staged.keyspaces.insert(id, keyspace.clone());
         Ok(keyspace)
     }

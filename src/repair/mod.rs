@@ -2,14 +2,16 @@
 //!
 //! 1. [`inventory`]: what manifest there is says which keyspaces, SSTs and log segments count.
 //! 2. The log ([`log`]): each operation that still reads goes into a keyspace of the new database
-//!    that exists for this only, the newest of each key staying.
+//!    that exists for this only, of each key what counts staying.
 //! 3. Each keyspace: the SSTs' entries ([`entries`]), as far as their blocks verify, are merged with
-//!    what the log gave; of each key the version with the highest sequence number is written.
+//!    what the log gave; of each key the version with the highest sequence number is written, and
+//!    if that is a merge operand, the others down to a put as well.
 //!
 //! It stands above the public interface, whose writes fill the new database. The old one is only
 //! read. Memory holds a block of each run of SSTs and a segment of the log, beside the new
 //! database's own budget.
 
+use std::cmp::Reverse;
 use std::io;
 use std::path::Path;
 use std::path::PathBuf;
@@ -18,14 +20,17 @@ use std::sync::Arc;
 use crate::api::batch::WriteBatch;
 use crate::api::db::Db;
 use crate::api::keyspace::Keyspace;
+use crate::api::options::KeyspaceOptions;
 use crate::api::options::Options;
 use crate::base::error::Error;
 use crate::base::error::Result;
 use crate::base::ids::KeyspaceId;
-use crate::base::key::KeyRef;
+use crate::base::key::Trailer;
 use crate::base::options::Durability;
 use crate::base::options::Recovery;
+use crate::base::value::EXPIRY_LEN;
 use crate::base::value::ValueKind;
+use crate::base::value::expiry_of;
 use crate::fs::DirEntry;
 use crate::fs::Fs;
 use crate::fs::LockMode;
@@ -49,6 +54,9 @@ const BATCH_BYTES: usize = 1 << 20;
 
 const OLDER: &str = "where blocks or files with entries were lost, older values of keys may be \
                      back, deleted keys too, and batches may be there in part";
+
+const UNKNOWN_OPERATOR: &str = "merge operands of keyspaces whose merge operator is not known are \
+                                left out";
 
 const UNKNOWN_KIND: &str = "entries of a kind that this version does not read are left out";
 
@@ -188,7 +196,11 @@ impl Repair<'_> {
         homes.dedup();
         for home in homes {
             let files = ssts.remove(&home).unwrap_or_default();
-            let keyspace = self.db.keyspace(&self.inventory.name_of(home))?;
+            let options = match self.inventory.operator_of(home) {
+                Some(name) => KeyspaceOptions::new().merge_operator_named(name),
+                None => KeyspaceOptions::new(),
+            };
+            let keyspace = self.db.keyspace_with(&self.inventory.name_of(home), options)?;
             let log = match home {
                 Home::Keyspace(id) => staged.keyspace(id),
                 Home::File(_) => None,
@@ -208,7 +220,8 @@ impl Repair<'_> {
         self.db.clone().close()
     }
 
-    /// Writes the newest version of each key of SSTs and log; returns how many are no tombstones.
+    /// Writes the newest version of each key of SSTs and log, with the operands on top of it;
+    /// returns for how many keys.
     fn merge(
         &mut self,
         keyspace: &Keyspace,
@@ -221,38 +234,20 @@ impl Repair<'_> {
         let mut next_logged = logged.as_mut().and_then(Iterator::next).transpose()?;
         let mut out = Output { db: &self.db, keyspace, batch: WriteBatch::new(), entries: 0 };
         let base = self.done;
-        let mut last: Option<Vec<u8>> = None;
         loop {
-            // Of the versions in the SSTs the first one counts, unless the log had a newer one.
-            while let Some(key) = ssts.key()
-                && last.as_ref() == Some(&key.user)
-            {
-                ssts.next(&mut self.report);
-            }
-            let staged = match &next_logged {
-                Some((user, value)) => Some((user, log::unpack(value)?)),
-                None => None,
-            };
-            let (user, trailer, value) = match (ssts.key(), staged) {
-                (None, None) => break,
-                (Some(key), None) => (key.user.as_slice(), key.trailer, ssts.value()),
-                (Some(key), Some((user, (trailer, _))))
-                    if key.as_ref() <= KeyRef::new(user, trailer) =>
-                {
-                    (key.user.as_slice(), key.trailer, ssts.value())
-                }
-                (_, Some((user, (trailer, value)))) => (&user[..], trailer, value),
-            };
-            match trailer.kind() {
-                Some(ValueKind::Put) => out.put(user, value)?,
-                Some(ValueKind::Delete) => {}
-                _ => self.report.remark(UNKNOWN_KIND),
-            }
-            let user = user.to_vec();
-            if next_logged.as_ref().is_some_and(|(logged, _)| logged == &user[..]) {
+            let heads =
+                [ssts.key().map(|key| &key.user[..]), next_logged.as_ref().map(|l| &l.0[..])];
+            let Some(user) = heads.into_iter().flatten().min().map(<[u8]>::to_vec) else { break };
+            let mut versions = Vec::new();
+            if let Some((_, staged)) = next_logged.take_if(|(logged, _)| logged == &user[..]) {
+                versions = log::unpack(&staged)?;
                 next_logged = logged.as_mut().and_then(Iterator::next).transpose()?;
             }
-            last = Some(user);
+            ssts.take_versions(&user, &mut versions, &mut self.report);
+            if let Some(remark) = out.add(&user, versions) {
+                self.report.remark(remark);
+            }
+            out.write_if_full()?;
             self.done = base + ssts.done;
             if out.is_fresh() {
                 (self.progress)(self.done.min(self.total), self.total);
@@ -271,9 +266,44 @@ struct Output<'a> {
 }
 
 impl Output<'_> {
-    fn put(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
-        self.batch.put(self.keyspace, key, value);
-        self.entries += 1;
+    /// Adds what `versions` of a key come to. Returns what must be remarked.
+    fn add(&mut self, key: &[u8], mut versions: Vec<(Trailer, Vec<u8>)>) -> Option<&'static str> {
+        let is_operand = |trailer: Trailer| trailer.kind() == Some(ValueKind::Merge);
+        // Newest first; of an operand, and what it was folded into, the latter.
+        versions.sort_by_key(|(trailer, _)| Reverse((trailer.seqno(), !is_operand(*trailer))));
+        versions.dedup_by_key(|(trailer, _)| trailer.seqno());
+        let operands = versions.iter().position(|(trailer, _)| !is_operand(*trailer));
+        let operands = operands.unwrap_or(versions.len());
+        let mut remark = None;
+        let mut is_there = false;
+        if let Some((trailer, value)) = versions.get(operands) {
+            match trailer.kind() {
+                Some(ValueKind::Put) => {
+                    self.batch.put(self.keyspace, key, value);
+                    is_there = true;
+                }
+                Some(ValueKind::Expiring) if self.keyspace.state().claim_expiry().is_ok() => {
+                    let rest = value.get(EXPIRY_LEN..).unwrap_or_default();
+                    self.batch.put_until(self.keyspace, key, rest, expiry_of(value));
+                    is_there = true;
+                }
+                Some(ValueKind::Delete) => {}
+                _ => remark = Some(UNKNOWN_KIND),
+            }
+        }
+        if operands > 0 && self.keyspace.merge_operator().is_none() {
+            remark = Some(UNKNOWN_OPERATOR);
+        } else if operands > 0 {
+            versions.iter().take(operands).rev().for_each(|(_, operand)| {
+                self.batch.merge(self.keyspace, key, operand);
+            });
+            is_there = true;
+        }
+        self.entries += u64::from(is_there);
+        remark
+    }
+
+    fn write_if_full(&mut self) -> Result<()> {
         if self.batch.bytes() >= BATCH_BYTES { self.write() } else { Ok(()) }
     }
 

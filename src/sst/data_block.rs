@@ -114,8 +114,13 @@ impl EntryTable {
         if value_at > end {
             return Err(BAD_ENTRY);
         }
-        if !trailer.is_readable() {
-            return Err(UNKNOWN_KIND);
+        if !trailer.is_plain() {
+            if !trailer.is_readable() {
+                return Err(UNKNOWN_KIND);
+            }
+            if !trailer.admits(end - value_at) {
+                return Err(BAD_ENTRY);
+            }
         }
         Ok(EntrySpan { key_at, key_end, value_at, end, trailer })
     }

@@ -9,8 +9,8 @@
 //! | 2 | entries | 20 | keyspace |
 //! | 4 | tombstones | 22 | created, wall ms |
 //! | 6 | distinct user keys | 24 | oldest tombstone, wall ms; 2⁶⁴-1 if none |
-//! | 8 | bytes of user keys | 26 | smallest expiry, reserved |
-//! | 10 | bytes of values | 28 | largest expiry, reserved |
+//! | 8 | bytes of user keys | 26 | smallest expiry, wall ms; 0 if nothing expires |
+//! | 10 | bytes of values | 28 | largest expiry, likewise |
 //! | 12 | smallest key: u64 trailer, user key | 30 | data blocks |
 //! | 14 | largest key, likewise | 32 | bytes of data blocks, as stored |
 //! | 16 | smallest seqno | 34 | bytes of index partitions, as stored |
@@ -44,9 +44,8 @@ pub(crate) struct Properties {
     pub(crate) created_wall_ms: u64,
     /// When the oldest tombstone in the file was written; `u64::MAX` if there is none.
     pub(crate) oldest_tombstone_wall_ms: u64,
-    /// Reserved for entries that expire: 0.
+    /// Of the entries that expire, the first and the last time; 0 if there are none.
     pub(crate) min_expiry_ms: u64,
-    /// Reserved: 0.
     pub(crate) max_expiry_ms: u64,
     pub(crate) data_blocks: u64,
     pub(crate) data_bytes: u64,

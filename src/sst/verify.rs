@@ -10,7 +10,9 @@ use crate::base::key::InternalKey;
 use crate::base::key::KeyHash;
 use crate::base::key::KeyRef;
 use crate::base::seqno::SeqNo;
+use crate::base::value::Expiry;
 use crate::base::value::ValueKind;
+use crate::base::value::expiry_of;
 use crate::cache::Block;
 use crate::fs::ReadableFile;
 use crate::sst::block::BlockHandle;
@@ -37,6 +39,7 @@ pub(crate) struct SstCheck {
     pub(crate) largest: InternalKey,
     pub(crate) min_seqno: SeqNo,
     pub(crate) max_seqno: SeqNo,
+    pub(crate) expiry: Expiry,
 }
 
 impl SstReader {
@@ -61,7 +64,9 @@ impl SstReader {
             seen.min_seqno = SeqNo::ZERO;
         }
         let said = said_by(self.properties());
-        let agrees = SstCheck { partitions: seen.partitions, ..said } == seen;
+        // Properties do not count what expires.
+        let expiry = Expiry { entries: seen.expiry.entries, ..said.expiry };
+        let agrees = SstCheck { partitions: seen.partitions, expiry, ..said } == seen;
         let answer = if agrees {
             Ok(seen)
         } else {
@@ -85,6 +90,11 @@ fn said_by(properties: &Properties) -> SstCheck {
         largest: properties.largest.clone(),
         min_seqno: properties.min_seqno,
         max_seqno: properties.max_seqno,
+        expiry: Expiry {
+            entries: 0,
+            min_ms: properties.min_expiry_ms,
+            max_ms: properties.max_expiry_ms,
+        },
     }
 }
 
@@ -212,12 +222,13 @@ impl Pass<'_> {
                     "a filter does not know a key of its partition",
                 )?;
             }
-            self.entry(key, span.end - span.value_at)?;
+            let value = payload.get(span.value_range()).unwrap_or_default();
+            self.entry(key, value)?;
         }
         Ok(())
     }
 
-    fn entry(&mut self, key: KeyRef<'_>, value_len: usize) -> Result<(), Malformed> {
+    fn entry(&mut self, key: KeyRef<'_>, value: &[u8]) -> Result<(), Malformed> {
         let seen = &mut self.seen;
         let first = seen.entries == 0;
         ensure(first || seen.largest.as_ref() < key, "entries are out of order")?;
@@ -230,7 +241,10 @@ impl Pass<'_> {
         seen.entries += 1;
         seen.tombstones += u64::from(kind == ValueKind::Delete);
         seen.key_bytes += key.user.len() as u64;
-        seen.value_bytes += value_len as u64;
+        seen.value_bytes += value.len() as u64;
+        if kind == ValueKind::Expiring {
+            seen.expiry.note(expiry_of(value));
+        }
         seen.min_seqno = seen.min_seqno.min(key.trailer.seqno());
         seen.max_seqno = seen.max_seqno.max(key.trailer.seqno());
         seen.largest.trailer = key.trailer;

@@ -17,7 +17,9 @@ use crate::base::key::Trailer;
 use crate::base::options::SstOptions;
 use crate::base::planted::Planted;
 use crate::base::seqno::SeqNo;
+use crate::base::value::Expiry;
 use crate::base::value::ValueKind;
+use crate::base::value::expiry_of;
 use crate::cache::Block;
 use crate::cache::BlockCache;
 use crate::cache::FileBlocks;
@@ -64,6 +66,7 @@ pub(crate) struct SstSummary {
     pub(crate) raw_bytes: u64,
     /// `u64::MAX` if there are no tombstones.
     pub(crate) oldest_tombstone_wall_ms: u64,
+    pub(crate) expiry: Expiry,
 }
 
 /// A partition that is complete but not written: those of a file follow its data blocks.
@@ -101,6 +104,7 @@ pub(crate) struct SstWriter {
     last_trailer: Trailer,
     last_hash: KeyHash,
     properties: Properties,
+    expiry: Expiry,
     partition_blocks_max: usize,
     /// Where blocks go whose entries were read from the cache, and how many of the entries of the
     /// block being filled were.
@@ -143,6 +147,7 @@ impl SstWriter {
                 compression: options.compression as u8,
                 ..Properties::default()
             },
+            expiry: Expiry::default(),
             partition_blocks_max: PARTITION_BLOCKS_MAX,
             hot_blocks: None,
             hot_entries: 0,
@@ -219,6 +224,9 @@ impl SstWriter {
         }
         properties.entries += 1;
         properties.tombstones += u64::from(key.trailer.kind_byte() == ValueKind::Delete as u8);
+        if key.trailer.kind_byte() == ValueKind::Expiring as u8 {
+            self.expiry.note(expiry_of(value));
+        }
         properties.key_bytes += key.user.len() as u64;
         properties.value_bytes += value.len() as u64;
         properties.min_seqno = properties.min_seqno.min(seqno);
@@ -395,11 +403,14 @@ impl SstWriter {
             distinct_keys: properties.distinct_keys,
             raw_bytes: properties.key_bytes + properties.value_bytes,
             oldest_tombstone_wall_ms: properties.oldest_tombstone_wall_ms,
+            expiry: self.expiry,
         })
     }
 
     fn complete_properties(&mut self) {
         let properties = &mut self.properties;
+        properties.min_expiry_ms = self.expiry.min_ms;
+        properties.max_expiry_ms = self.expiry.max_ms;
         if properties.entries == 0 {
             properties.min_seqno = SeqNo::ZERO;
         } else {

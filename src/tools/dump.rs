@@ -11,7 +11,9 @@ use crate::base::error::Error;
 use crate::base::error::Result;
 use crate::base::ids::FileId;
 use crate::base::internal_iter::InternalIter as _;
+use crate::base::value::EXPIRY_LEN;
 use crate::base::value::ValueKind;
+use crate::base::value::expiry_of;
 use crate::cache::BlockCache;
 use crate::fs::Fs;
 use crate::fs::OsFs;
@@ -142,7 +144,7 @@ impl Dump<'_> {
     fn batch(&mut self, seqno: u64, payload: &[u8]) -> Result<()> {
         for (seqno, op) in (seqno..).zip(Ops::new(payload)) {
             let op = op.map_err(|bad| Error::corruption(&self.path, 0, bad.0))?;
-            let (key, value) = (shown(op.key), shown(op.value));
+            let (key, value) = (shown(op.key), shown_value(Some(op.kind), op.value));
             let text = match op.kind {
                 ValueKind::Delete => format!("delete {key}"),
                 kind => format!("{kind:?} {key} = {value}").to_lowercase(),
@@ -165,12 +167,22 @@ impl Dump<'_> {
                 Some(kind) => format!("{kind:?}"),
                 None => format!("kind {}", key.trailer.kind_byte()),
             };
-            let (user, value) = (shown(key.user), shown(entries.value()));
+            let (user, value) = (shown(key.user), shown_value(key.trailer.kind(), entries.value()));
             let text = format!("{} {} {user} = {value}", key.trailer.seqno(), kind.to_lowercase());
             self.line(&text)?;
             entries.next()?;
         }
         Ok(())
+    }
+}
+
+/// A value, and when it expires if it does.
+fn shown_value(kind: Option<ValueKind>, value: &[u8]) -> String {
+    match (kind, value.get(EXPIRY_LEN..)) {
+        (Some(ValueKind::Expiring), Some(rest)) => {
+            format!("{} until {} ms", shown(rest), expiry_of(value))
+        }
+        _ => shown(value),
     }
 }
 

@@ -22,6 +22,7 @@ use crate::base::lookup::Lookup;
 pub(crate) use crate::base::options::LEVELS;
 use crate::base::seqno::SeqNo;
 use crate::base::slice::Slice;
+use crate::base::value::head_of;
 use crate::version::sst_file::SstFile;
 
 pub(crate) mod builder;
@@ -82,7 +83,8 @@ fn get_from(
     want_value: bool,
 ) -> Result<Option<(Trailer, Slice)>> {
     file.reader()?.get(key, hash, seqno, |trailer, value| {
-        (trailer, if want_value { value.to_slice() } else { Slice::default() })
+        let head = || Slice::copy_from(head_of(trailer, &value));
+        (trailer, if want_value { value.to_slice() } else { head() })
     })
 }
 

@@ -80,9 +80,12 @@ impl TestClock {
         TestClock(AtomicU64::new(mix(seed) >> 24))
     }
 
-    /// Lets an hour pass.
+    /// Milliseconds by the wall clock that [`TestClock::wait`] lets pass.
+    pub(crate) const WAIT_MS: u64 = 3_600_000_000;
+
+    /// Lets an hour pass, or by the wall clock some weeks.
     pub(crate) fn wait(&self) {
-        self.0.fetch_add(3_600_000_000, Relaxed);
+        self.0.fetch_add(TestClock::WAIT_MS, Relaxed);
     }
 }
 

@@ -12,6 +12,10 @@ use crate::harness::choices::Choices;
 
 /// Keyspaces: the default one and two others.
 pub(crate) const KEYSPACES: usize = 3;
+/// The keyspace whose operator appends operands with commas.
+pub(crate) const MERGING: usize = 1;
+/// The keyspace with values that expire.
+pub(crate) const EXPIRING: usize = 2;
 /// Snapshots, iterators and cursors that are held at once, of each.
 pub(crate) const SLOTS: usize = 3;
 
@@ -80,6 +84,8 @@ pub(crate) struct Write {
     pub(crate) keyspace: usize,
     pub(crate) key: Key,
     pub(crate) value: Option<Value>,
+    /// An operand rather than a value, in the keyspace that merges.
+    pub(crate) merge: bool,
 }
 
 /// Who reads what.
@@ -106,6 +112,11 @@ pub(crate) type KeyRange = (Bound<Key>, Bound<Key>);
 pub(crate) enum Op {
     Put(usize, Key, Value),
     Delete(usize, Key),
+    /// In the keyspace that merges.
+    Merge(Key, Value),
+    /// In the keyspace with values that expire: one that does after so many waits.
+    PutFor(Key, Value, u8),
+    Wait,
     /// Puts this many keys in a row, one by one.
     Fill(usize, Key, u8, Value),
     /// With `Durability::Os` if `unsynced`.
@@ -239,7 +250,8 @@ impl Write {
         let keyspace = choices.index(KEYSPACES);
         let key = Key::draw(choices);
         let value = (choices.below(3) < 2).then(|| Value::draw(choices));
-        Write { keyspace, key, value }
+        let merge = value.is_some_and(|value| value.seed % 4 > 1);
+        Write { keyspace, key, value, merge }
     }
 }
 
@@ -288,7 +300,9 @@ fn draw_ends(choices: &mut Choices) -> Vec<bool> {
 impl Op {
     pub(crate) fn draw(choices: &mut Choices) -> Op {
         match choices.below(128) {
-            0..32 => Op::Put(choices.index(KEYSPACES), Key::draw(choices), Value::draw(choices)),
+            0..20 => Op::Put(choices.index(KEYSPACES), Key::draw(choices), Value::draw(choices)),
+            20..24 => Op::PutFor(Key::draw(choices), Value::draw(choices), choices.below(4) as u8),
+            24..32 => Op::Merge(Key::draw(choices), Value::draw(choices)),
             32..42 => Op::Delete(choices.index(KEYSPACES), Key::draw(choices)),
             42..48 => {
                 let (keyspace, first) = (choices.index(KEYSPACES), Key::draw(choices));
@@ -301,7 +315,8 @@ impl Op {
             }
             60..92 => Op::draw_read(choices),
             92..98 => Op::draw_held(choices),
-            98..100 => Op::Sync,
+            98 => Op::Sync,
+            99 => Op::Wait,
             100..103 => Op::Flush,
             103..105 => Op::CompactRange(choices.index(KEYSPACES), draw_range(choices)),
             105..113 => Op::RunOneJob,

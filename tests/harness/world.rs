@@ -6,16 +6,20 @@ use std::ops::Bound;
 use std::ops::RangeBounds;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
+use esker::Append;
 use esker::Cursor;
 use esker::Db;
 use esker::Durability;
 use esker::Error;
 use esker::Iter;
 use esker::Keyspace;
+use esker::KeyspaceOptions;
 use esker::Options;
 use esker::Reader;
 use esker::Snapshot;
+use esker::Ttl;
 use esker::WriteBatch;
 use esker::fs::CrashMode;
 use esker::fs::MemFs;
@@ -23,10 +27,12 @@ use parking_lot::Mutex;
 
 use crate::harness::choices::Choices;
 use crate::harness::choices::TestClock;
+use crate::harness::ops::EXPIRING;
 use crate::harness::ops::From;
 use crate::harness::ops::KEYSPACES;
 use crate::harness::ops::Key;
 use crate::harness::ops::KeyRange;
+use crate::harness::ops::MERGING;
 use crate::harness::ops::Move;
 use crate::harness::ops::Op;
 use crate::harness::ops::SLOTS;
@@ -79,10 +85,15 @@ pub(crate) struct World {
     /// Earlier states that a crash of the system may fall back to, oldest first.
     older: Vec<State>,
     armed: Option<(CrashMode, Wreck)>,
+    clock: Arc<TestClock>,
+    /// How often it was waited.
+    waits: u32,
 }
 
 impl World {
     pub(crate) fn new(options: Options) -> World {
+        let clock = Arc::new(TestClock::new(7));
+        let options = options.clock(clock.clone());
         let fs = MemFs::new();
         let db = options.clone().fs(Arc::new(fs.clone())).open(DIR).unwrap();
         World {
@@ -93,6 +104,8 @@ impl World {
             state: State::default(),
             older: Vec::new(),
             armed: None,
+            clock,
+            waits: 0,
         }
     }
 
@@ -105,6 +118,10 @@ impl World {
         if self.held.keyspaces[index].is_none() {
             let keyspace = match index {
                 0 => Keyspace::clone(self.db()),
+                MERGING => {
+                    let options = KeyspaceOptions::new().merge_operator(Append::new(","));
+                    self.db().keyspace_with(NAMES[index], options).unwrap()
+                }
                 _ => self.db().keyspace(NAMES[index]).unwrap(),
             };
             self.held.keyspaces[index] = Some(keyspace);
@@ -144,6 +161,9 @@ impl World {
                 self.state[*keyspace].remove(&key.bytes());
                 self.older.clear();
             }
+            Op::PutFor(key, value, waits) => self.put_for(*key, *value, *waits),
+            Op::Wait => self.wait(),
+            Op::Merge(key, value) => self.merge(*key, *value),
             Op::Batch { writes, unsynced } => self.batch(writes, *unsynced),
             Op::Sync => {
                 self.db().sync().unwrap();
@@ -197,6 +217,9 @@ impl World {
                 let (found, expected) = (reader.get(key.bytes()).unwrap(), map.get(&key.bytes()));
                 assert_eq!(found.as_deref(), expected.map(|value| value.as_slice()));
                 assert_eq!(reader.contains_key(key.bytes()).unwrap(), expected.is_some());
+                let expires = expected.map(|value| until_of(value).is_some());
+                let ttl = reader.ttl(key.bytes()).unwrap();
+                assert_eq!(ttl.map(|ttl| ttl != Ttl::Forever), expires);
             }
             Op::MultiGet(from, keys) => {
                 let (reader, map) = self.reader(*from);
@@ -254,13 +277,43 @@ impl World {
         self.older.clear();
     }
 
+    fn put_for(&mut self, key: Key, value: Value, waits: u8) {
+        let until = self.waits + u32::from(waits);
+        let bytes = [format!("until {until:06};").as_bytes(), &value.bytes()].concat();
+        // The clock moves a little with each look at it.
+        let ms = (u64::from(waits) * TestClock::WAIT_MS).saturating_sub(TestClock::WAIT_MS / 2);
+        let ttl = Duration::from_millis(ms);
+        self.keyspace(EXPIRING).put_with_ttl(key.bytes(), &bytes, ttl).unwrap();
+        self.state[EXPIRING].insert(key.bytes(), Rc::new(bytes));
+        expire(&mut self.state, self.waits);
+        self.older.clear();
+    }
+
+    fn wait(&mut self) {
+        self.clock.wait();
+        self.waits += 1;
+        for state in self.older.iter_mut().chain([&mut self.state]) {
+            expire(state, self.waits);
+        }
+    }
+
+    fn merge(&mut self, key: Key, operand: Value) {
+        let (key, operand) = (key.bytes(), operand.bytes());
+        self.keyspace(MERGING).merge(&key, &operand).unwrap();
+        append(&mut self.state[MERGING], key, &operand);
+        self.older.clear();
+    }
+
     fn batch(&mut self, writes: &[Write], unsynced: bool) {
         let before = self.state.clone();
         let mut batch = WriteBatch::new();
         for write in writes {
             let keyspace = self.keyspace(write.keyspace);
             let key = write.key.bytes();
-            if let Some(value) = write.value {
+            if let Some(value) = write.value.filter(|_| write.merge && write.keyspace == MERGING) {
+                batch.merge(&keyspace, &key, value.bytes());
+                append(&mut self.state[MERGING], key, &value.bytes());
+            } else if let Some(value) = write.value {
                 batch.put(&keyspace, &key, value.bytes());
                 self.state[write.keyspace].insert(key, Rc::new(value.bytes()));
             } else {
@@ -348,13 +401,15 @@ impl World {
 
     /// The machine comes up with `fs`, whose content must be one of `allowed`.
     fn go_on_from(&mut self, fs: MemFs, allowed: &[State]) {
+        let mut allowed = allowed.to_vec();
+        allowed.iter_mut().for_each(|state| expire(state, self.waits));
         self.armed = None;
         self.fs.on_event(None);
         self.held = Held::default();
         self.db = None;
         self.fs = fs;
         self.open();
-        self.state = self.check_state(allowed);
+        self.state = self.check_state(&allowed);
         // What an open database shows is durable.
         self.older.clear();
     }
@@ -398,6 +453,23 @@ impl World {
         self.reopen();
         self.db().verify(&mut |_, _| {}).unwrap();
     }
+}
+
+/// After how many waits a value expires, if it does: it says so itself.
+fn until_of(value: &[u8]) -> Option<u32> {
+    let until = value.strip_prefix(b"until ")?.get(..6)?;
+    std::str::from_utf8(until).ok()?.parse().ok()
+}
+
+/// Removes what has expired after so many waits.
+fn expire(state: &mut State, waits: u32) {
+    state[EXPIRING].retain(|_, value| until_of(value).is_none_or(|until| until > waits));
+}
+
+/// What the merging keyspace's operator does.
+fn append(map: &mut Map, key: Vec<u8>, operand: &[u8]) {
+    let old = map.get(&key).map(|value| [value, &b","[..]].concat()).unwrap_or_default();
+    map.insert(key, Rc::new([&old[..], operand].concat()));
 }
 
 fn keys_of(entries: &[(Vec<u8>, Rc<Vec<u8>>)]) -> Vec<&[u8]> {
@@ -483,8 +555,7 @@ fn move_cursor(held: &mut HeldCursor, moves: &[Move]) {
 /// Operations on a database and on its model, each answer compared.
 pub(crate) fn ops_model(data: &[u8]) {
     let mut choices = Choices::bytes(data);
-    let clock = Arc::new(TestClock::new(choices.below(256)));
-    let mut world = World::new(Settings::draw(&mut choices).options().clock(clock));
+    let mut world = World::new(Settings::draw(&mut choices).options());
     while !choices.over() {
         world.run(&Op::draw(&mut choices));
     }

@@ -34,8 +34,8 @@ fn value() -> impl Strategy<Value = Value> {
 }
 
 fn write() -> impl Strategy<Value = Write> {
-    (0..KEYSPACES, key(), prop::option::weighted(0.7, value()))
-        .prop_map(|(keyspace, key, value)| Write { keyspace, key, value })
+    (0..KEYSPACES, key(), prop::option::weighted(0.7, value()), any::<bool>())
+        .prop_map(|(keyspace, key, value, merge)| Write { keyspace, key, value, merge })
 }
 
 fn from() -> impl Strategy<Value = From> {
@@ -94,6 +94,9 @@ fn reads() -> impl Strategy<Value = Op> {
 fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         24 => (0..KEYSPACES, key(), value()).prop_map(|(ks, key, value)| Op::Put(ks, key, value)),
+        8 => (key(), value(), 0..4_u8).prop_map(|(key, value, n)| Op::PutFor(key, value, n)),
+        2 => Just(Op::Wait),
+        8 => (key(), value()).prop_map(|(key, value)| Op::Merge(key, value)),
         8 => (0..KEYSPACES, key()).prop_map(|(ks, key)| Op::Delete(ks, key)),
         4 => (0..KEYSPACES, key(), 8..64_u8, value())
             .prop_map(|(ks, key, n, value)| Op::Fill(ks, key, n, value)),

@@ -97,6 +97,8 @@ fn context(busy: &HashSet<FileId>, expire_before_ms: u64) -> PickContext<'_> {
         expire_before_ms,
         is_space_scarce: false,
         oldest_snapshot: None,
+        expired_ms: 0,
+        tombstone_age_ms: 1000,
     }
 }
 

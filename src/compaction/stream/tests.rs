@@ -3,17 +3,23 @@
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 
 use crate::base::error::Result;
+use crate::base::hooks::MergeOperator;
+use crate::base::hooks::MergeResult;
 use crate::base::internal_iter::InternalIter;
 use crate::base::key::InternalKey;
 use crate::base::key::KeyRef;
 use crate::base::key::Trailer;
 use crate::base::seqno::SeqNo;
 use crate::base::value::ValueKind;
+use crate::base::value::expiry_of;
+use crate::base::value::with_expiry;
 use crate::compaction::stream::Survivors;
+use crate::iter::Fold;
 
 type Entry = (InternalKey, Vec<u8>);
 
@@ -60,20 +66,75 @@ struct Case {
     beneath: BTreeSet<Vec<u8>>,
     snapshots: Vec<SeqNo>,
     zero_seqnos: bool,
+    /// Whether operands can be folded, and combined.
+    operator: Able,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Able {
+    Fold,
+    Combine,
+    /// Fails whenever an operand of this sequence number is among those given.
+    Fail(u64),
+    Unknown,
+}
+
+/// Appends with commas, as far as it is able to.
+struct Operator(Able);
+
+impl MergeOperator for Operator {
+    fn name(&self) -> &'static str {
+        "test"
+    }
+
+    fn merge(&self, _: &[u8], value: Option<&[u8]>, operands: &[&[u8]]) -> MergeResult<Vec<u8>> {
+        if let Able::Fail(seqno) = self.0
+            && operands.contains(&seqno.to_string().as_bytes())
+        {
+            return Err("it is that one".into());
+        }
+        Ok(value.into_iter().chain(operands.iter().copied()).collect::<Vec<_>>().join(&b","[..]))
+    }
+
+    fn combine(&self, key: &[u8], operands: &[&[u8]]) -> MergeResult<Option<Vec<u8>>> {
+        if self.0 == Able::Fold { Ok(None) } else { self.merge(key, None, operands).map(Some) }
+    }
+}
+
+fn fold(able: Able) -> Arc<Fold> {
+    let operator: Arc<dyn MergeOperator> = Arc::new(Operator(able));
+    let operator = Some(operator).filter(|_| able != Able::Unknown);
+    Arc::new(Fold::new("test".to_owned(), "test".to_owned(), operator))
 }
 
 const NEWEST: u64 = 100;
+const EXPIRED_MS: u64 = 1000;
 
 fn cases() -> impl Strategy<Value = Case> {
     // A sequence number is that of one entry.
-    let writes = prop::collection::btree_map(1..NEWEST, (0..5_u8, any::<bool>()), 0..40);
+    let writes = prop::collection::btree_map(1..NEWEST, (0..5_u8, 0..6_u8), 0..40);
+    // Operands and values that expire are never in one keyspace.
+    let kinds = prop_oneof![Just([0, 1, 1, 2, 2, 2]), Just([0, 1, 3, 3, 4, 4])];
     let beneath = prop::collection::btree_set(0..5_u8, 0..5);
     let snapshots = prop::collection::btree_set(0..=NEWEST, 0..6);
-    (writes, beneath, snapshots, any::<bool>()).prop_map(
-        |(writes, beneath, snapshots, zero_seqnos)| {
-            let entry = |(seqno, (user, is_put)): (u64, (u8, bool))| {
-                let kind = if is_put { ValueKind::Put } else { ValueKind::Delete };
-                let value = if is_put { seqno.to_string().into_bytes() } else { Vec::new() };
+    let operator = prop_oneof![
+        2 => Just(Able::Fold),
+        3 => Just(Able::Combine),
+        1 => (1..NEWEST).prop_map(Able::Fail),
+        1 => Just(Able::Unknown),
+    ];
+    let rules = (any::<bool>(), operator, kinds);
+    (writes, beneath, snapshots, rules).prop_map(
+        |(writes, beneath, snapshots, (zero_seqnos, operator, kinds))| {
+            let entry = |(seqno, (user, kind)): (u64, (u8, u8))| {
+                let kind = kinds[usize::from(kind)];
+                let value = seqno.to_string().into_bytes();
+                let (kind, value) = match kind {
+                    0 => (ValueKind::Delete, Vec::new()),
+                    3 => (ValueKind::Expiring, with_expiry(EXPIRED_MS - seqno % 2, &value)),
+                    4 => (ValueKind::Expiring, with_expiry(EXPIRED_MS + 1, &value)),
+                    kind => (ValueKind::from_byte(kind).unwrap(), value),
+                };
                 (InternalKey::new([user], Trailer::new(SeqNo::new(seqno), kind)), value)
             };
             let mut entries: Vec<Entry> = writes.into_iter().map(entry).collect();
@@ -83,6 +144,7 @@ fn cases() -> impl Strategy<Value = Case> {
                 beneath: beneath.into_iter().map(|user| vec![user]).collect(),
                 snapshots: snapshots.into_iter().map(SeqNo::new).collect(),
                 zero_seqnos,
+                operator,
             }
         },
     )
@@ -96,8 +158,9 @@ fn survivors(case: &Case, entries: Vec<Entry>) -> Vec<Entry> {
         !case.beneath.contains(user)
     };
     let inner = Forward(entries, 0);
+    let (snapshots, fold) = (case.snapshots.clone(), Some(fold(case.operator)));
     let mut stream =
-        Survivors::new(inner, case.snapshots.clone(), is_bottom, case.zero_seqnos).unwrap();
+        Survivors::new(inner, snapshots, is_bottom, case.zero_seqnos, fold, EXPIRED_MS).unwrap();
     let mut out = Vec::new();
     while stream.valid() {
         let (key, value) = stream.entry();
@@ -115,6 +178,14 @@ fn seen(case: &Case, entries: &[Entry], seqno: SeqNo) -> BTreeMap<Vec<u8>, Vec<u
     for (key, value) in entries.iter().rev().filter(|(key, _)| key.trailer.seqno() <= seqno) {
         match key.trailer.kind() {
             Some(ValueKind::Put) => map.insert(key.user.clone(), value.clone()),
+            Some(ValueKind::Merge) => {
+                let base = map.get(&key.user).map(|base| [base, &b","[..]].concat());
+                let merged = [base.as_deref().unwrap_or_default(), value].concat();
+                map.insert(key.user.clone(), merged)
+            }
+            Some(ValueKind::Expiring) if expiry_of(value) > EXPIRED_MS => {
+                map.insert(key.user.clone(), value.clone())
+            }
             _ => map.remove(&key.user),
         };
     }
@@ -145,11 +216,19 @@ proptest! {
         }
         let oldest = case.snapshots.first().copied().unwrap_or(SeqNo::MAX);
         for (key, value) in &out {
-            let zeroed = key.trailer == Trailer::new(SeqNo::ZERO, ValueKind::Put);
+            let zeroed = key.trailer.seqno() == SeqNo::ZERO;
             let original = case.entries.iter().find(|(other, content)| {
+                // What was folded ends with the newest operand.
+                let folded = other.trailer.kind() == Some(ValueKind::Merge)
+                    && value.ends_with(content)
+                    && other.trailer.seqno() == key.trailer.seqno();
+                let expired = other.trailer.kind() == Some(ValueKind::Expiring)
+                    && expiry_of(content) <= EXPIRED_MS
+                    && key.trailer == Trailer::new(other.trailer.seqno(), ValueKind::Delete);
                 other.user == key.user
-                    && content == value
-                    && (other.trailer == key.trailer || zeroed && other.trailer.seqno() <= oldest)
+                    && (expired || value.ends_with(content) && zeroed && other.trailer.seqno() <= oldest
+                        || *content == *value && other.trailer == key.trailer
+                        || folded)
             });
             prop_assert!(original.is_some(), "{:?} comes from nowhere", key);
             if zeroed {
@@ -164,18 +243,40 @@ proptest! {
         let stripe = |key: &InternalKey| {
             case.snapshots.iter().filter(|snapshot| **snapshot < key.trailer.seqno()).count()
         };
-        let mut taken = BTreeSet::new();
-        for (key, _) in &out {
+        let is_operand = |key: &InternalKey| key.trailer.kind() == Some(ValueKind::Merge);
+        let mut complete = BTreeSet::new();
+        let mut operands = BTreeSet::new();
+        for (key, value) in &out {
+            let has_expired = key.trailer.kind() == Some(ValueKind::Expiring)
+                && expiry_of(value) <= EXPIRED_MS;
+            prop_assert!(!has_expired, "what has expired is kept");
             let at = (key.user.clone(), stripe(key));
-            prop_assert!(taken.insert(at), "two versions of {:?} in one stripe", key.user);
-            let in_oldest_stripe = stripe(key) == 0;
+            prop_assert!(!complete.contains(&at), "something beneath a put in its stripe");
             let free = !case.beneath.contains(&key.user);
+            let mut others = case.entries.iter().filter(|(other, _)| other.user == key.user);
+            let is_last = others.all(|(other, _)| stripe(other) >= stripe(key));
+            if is_operand(key) {
+                let alone = operands.insert(at);
+                prop_assert!(alone || case.operator != Able::Combine, "operands left apart");
+                let able = matches!(case.operator, Able::Fold | Able::Combine);
+                prop_assert!(!(able && is_last && free), "an operand of nothing is left");
+                continue;
+            }
+            let operands_on_top = operands.contains(&at);
+            complete.insert(at);
+            let able = matches!(case.operator, Able::Fold | Able::Combine);
+            prop_assert!(!(able && operands_on_top), "operands beside what they rest on");
+            let in_oldest_stripe = stripe(key) == 0;
             if in_oldest_stripe && free {
-                prop_assert_eq!(key.trailer.kind(), Some(ValueKind::Put), "a useless tombstone");
+                prop_assert!(key.trailer.kind() != Some(ValueKind::Delete), "a useless tombstone");
                 prop_assert!(!case.zero_seqnos || key.trailer.seqno() == SeqNo::ZERO);
             }
         }
-        // Once more changes nothing.
-        prop_assert_eq!(survivors(&case, out.clone()), out);
+        // Once more changes nothing, but for operands above a tombstone that is gone now.
+        let again = survivors(&case, out.clone());
+        if !case.entries.iter().any(|(key, _)| is_operand(key)) {
+            prop_assert_eq!(&again, &out);
+        }
+        prop_assert_eq!(survivors(&case, again.clone()), again);
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arc_swap::Guard;
 
 use crate::base::batch::Batch;
+use crate::base::error::Error;
 use crate::base::error::Result;
 use crate::base::ids::FileId;
 use crate::base::seqno::SeqNo;
@@ -168,6 +169,7 @@ impl Core {
         batch: &mut Batch,
         keyspaces: &[Arc<KeyspaceState>],
         sync_follows: bool,
+        unchanged_since: Option<SeqNo>,
     ) -> Result<Appended> {
         let mut append = self.commit.append.lock();
         loop {
@@ -175,6 +177,9 @@ impl Core {
             self.health.check_writable()?;
             for state in keyspaces {
                 state.check_exists()?;
+            }
+            if unchanged_since.is_some_and(|seqno| seqno.get() != append.last) {
+                return Err(Error::Conflict);
             }
             if append.log.room_for(batch.bytes().len()) {
                 break;

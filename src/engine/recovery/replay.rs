@@ -11,6 +11,8 @@ use crate::base::key::Trailer;
 use crate::base::options::cores;
 use crate::base::planted::Planted;
 use crate::base::seqno::SeqNo;
+use crate::base::value::ValueKind;
+use crate::base::value::expiry_of;
 use crate::engine::Core;
 use crate::engine::keyspaces::KeyspaceState;
 use crate::engine::recovery::Keyspaces;
@@ -123,11 +125,15 @@ fn apply_records(
                     .get(&op.keyspace)
                     .map(|state| (state, state.view_full().active.clone(), state.flushed()));
             }
-            let Some((_, memtable, flushed)) = &cached else {
+            let Some((state, memtable, flushed)) = &cached else {
                 check_keyspace(site, catalog, op.keyspace)?;
                 continue; // It was dropped.
             };
             if seqno > *flushed {
+                if op.kind == ValueKind::Expiring {
+                    let _ = state.claim_expiry();
+                    state.note_expiry(expiry_of(op.value));
+                }
                 memtable.insert(op.key, Trailer::new(seqno, op.kind), op.value);
             }
         }

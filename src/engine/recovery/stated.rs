@@ -9,6 +9,7 @@ use crate::base::error::Result;
 use crate::base::ids::DbId;
 use crate::base::ids::FileId;
 use crate::base::ids::KeyspaceId;
+use crate::base::options::Config;
 use crate::base::seqno::SeqNo;
 use crate::engine::DEFAULT_KEYSPACE;
 use crate::engine::recovery::Site;
@@ -40,6 +41,8 @@ pub(super) struct Catalog {
 pub(super) struct KeyspaceEntry {
     pub(super) name: String,
     pub(super) flushed: SeqNo,
+    pub(super) operator: Option<String>,
+    pub(super) default_ttl_ms: u64,
     pub(super) version: Version,
 }
 
@@ -116,8 +119,29 @@ fn apply_edit(
         let Some(entry) = catalog.keyspaces.get_mut(&change.id) else {
             return Err(format!("an edit names keyspace {}, which is not there", change.id.0));
         };
+        if change.merge_operator.is_some() {
+            entry.operator.clone_from(&change.merge_operator);
+        }
+        entry.default_ttl_ms = change.default_ttl_ms.unwrap_or(entry.default_ttl_ms);
         entry.flushed = entry.flushed.max(change.flushed_seqno.unwrap_or_default());
         entry.version = builder::apply(&entry.version, &change, opener).map_err(|bad| bad.0)?;
+    }
+    Ok(())
+}
+
+/// A keyspace's operands mean nothing without its merge operator.
+pub(super) fn check_operators(catalog: &Catalog, config: &Config) -> Result<()> {
+    for entry in catalog.keyspaces.values() {
+        let missing = entry.operator.as_ref().filter(|name| {
+            !config.missing_operators && config.merge_operators.find(name).is_none()
+        });
+        if let Some(name) = missing {
+            return Err(Error::MergeOperator {
+                keyspace: entry.name.clone(),
+                stored: Some(name.clone()),
+                given: None,
+            });
+        }
     }
     Ok(())
 }

@@ -2,30 +2,47 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 
 use crate::base::error::Result;
-use crate::base::key::Trailer;
+use crate::base::hooks::MergeOperator;
+use crate::base::operators::Append;
 use crate::base::seqno::SeqNo;
 use crate::base::slice::COPY_LEN_MAX;
 use crate::base::value::ValueKind;
+use crate::base::value::expiry_of;
+use crate::base::value::with_expiry;
+use crate::iter::Fold;
 use crate::iter::Merging;
+use crate::iter::ReadAt;
 use crate::iter::Visible;
 use crate::iter::tests::sources::*;
+
+const NOW_MS: u64 = 500;
 
 type Model = Vec<(Vec<u8>, Vec<u8>)>;
 
 fn model(entries: &[Entry], seqno: u64, lower: &Bound<Vec<u8>>, upper: &Bound<Vec<u8>>) -> Model {
-    let mut newest: BTreeMap<Vec<u8>, (Trailer, Vec<u8>)> = BTreeMap::new();
-    for (key, value) in entries {
-        let better = newest.get(&key.user).is_none_or(|old| old.0 < key.trailer);
-        if key.trailer.seqno().get() <= seqno && better {
-            newest.insert(key.user.clone(), (key.trailer, value.clone()));
+    let mut sorted: Vec<&Entry> =
+        entries.iter().filter(|(key, _)| key.trailer.seqno().get() <= seqno).collect();
+    sorted.sort_by_key(|(key, _)| key.trailer);
+    let mut map: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
+    for (key, value) in sorted {
+        match key.trailer.kind() {
+            Some(ValueKind::Put) => drop(map.insert(key.user.clone(), value.clone())),
+            Some(ValueKind::Expiring) if expiry_of(value) > NOW_MS => {
+                drop(map.insert(key.user.clone(), value[8..].to_vec()));
+            }
+            Some(ValueKind::Merge) => match map.get_mut(&key.user) {
+                Some(old) => old.extend([b",", &value[..]].concat()),
+                None => drop(map.insert(key.user.clone(), value.clone())),
+            },
+            _ => drop(map.remove(&key.user)),
         }
     }
-    newest
-        .into_iter()
+    map.into_iter()
         .filter(|(key, _)| match lower {
             Bound::Included(lower) => key >= lower,
             Bound::Excluded(lower) => key > lower,
@@ -36,9 +53,17 @@ fn model(entries: &[Entry], seqno: u64, lower: &Bound<Vec<u8>>, upper: &Bound<Ve
             Bound::Excluded(upper) => key < upper,
             Bound::Unbounded => true,
         })
-        .filter(|(_, (trailer, _))| trailer.kind() == Some(ValueKind::Put))
-        .map(|(key, (_, value))| (key, value))
         .collect()
+}
+
+/// Folds as the model does.
+fn fold() -> Arc<Fold> {
+    let operator: Arc<dyn MergeOperator> = Arc::new(Append::new(","));
+    Arc::new(Fold::new("test".to_owned(), operator.name().to_owned(), Some(operator)))
+}
+
+fn read_at(seqno: u64) -> ReadAt {
+    ReadAt { seqno: SeqNo::new(seqno), now_ms: NOW_MS, fold: Some(fold()) }
 }
 
 fn bound() -> impl Strategy<Value = Bound<Vec<u8>>> {
@@ -52,18 +77,23 @@ fn bound() -> impl Strategy<Value = Bound<Vec<u8>>> {
 /// Versions of few keys with sequence numbers of their own: short and long histories.
 fn history() -> impl Strategy<Value = Vec<Entry>> {
     let write = (user_key(), 1..30_usize, any::<u8>());
-    prop::collection::vec(write, 0..40).prop_map(|writes| {
+    (prop::collection::vec(write, 0..40), any::<bool>()).prop_map(|(writes, merges)| {
         let mut entries = Vec::new();
         for (key, versions, byte) in writes {
             // Mostly one version, sometimes more than are stepped over.
             for _ in 0..if versions > 25 { versions } else { 1 } {
                 let seqno = entries.len() as u64;
-                let delete = (u64::from(byte) + seqno).is_multiple_of(3);
                 let len = usize::from(byte) * 5 + entries.len() % 2 * COPY_LEN_MAX;
-                entries.push(if delete {
-                    entry(&key, seqno, ValueKind::Delete, b"")
-                } else {
-                    entry(&key, seqno, ValueKind::Put, &vec![seqno as u8; len])
+                entries.push(match (u64::from(byte) + seqno) % 5 {
+                    0 => entry(&key, seqno, ValueKind::Delete, b""),
+                    1 | 2 if merges => entry(&key, seqno, ValueKind::Merge, &[seqno as u8, byte]),
+                    n @ (1 | 2) => {
+                        let expiring = with_expiry(NOW_MS - 1 + n, &vec![seqno as u8; len]);
+                        entry(&key, seqno, ValueKind::Expiring, &expiring)
+                    }
+                    // Now and then a row of operands that is a chain.
+                    3 if merges && versions > 25 => entry(&key, seqno, ValueKind::Merge, b"chain"),
+                    _ => entry(&key, seqno, ValueKind::Put, &vec![seqno as u8; len]),
                 });
             }
         }
@@ -133,7 +163,7 @@ proptest! {
         let fuse = Fuse::never();
         let inner = merge(&entries, &fuse);
         fuse.set(fail_after);
-        let mut iter = Visible::new(inner, SeqNo::new(seqno), lower, upper);
+        let mut iter = Visible::new(inner, read_at(seqno), lower, upper);
         let mut at = None;
         for step in steps {
             at = take(&mut iter, &step, &model, at).unwrap_or(None);
@@ -152,15 +182,14 @@ proptest! {
 #[test]
 fn reserved_kinds_are_errors_only_where_they_count() {
     let entries = [
-        entry(b"a", 1, ValueKind::Merge, b"operand"),
+        entry(b"a", 1, ValueKind::BlobRef, b"handle"),
         entry(b"a", 2, ValueKind::Put, b"value"),
         entry(b"b", 3, ValueKind::Put, b"value"),
-        entry(b"c", 4, ValueKind::Expiring, b"value"),
+        entry(b"c", 4, ValueKind::ExpiringBlobRef, b"handle"),
     ];
-    let unbounded = || (Bound::Unbounded, Bound::Unbounded);
     let at = |seqno| {
-        let (lower, upper) = unbounded();
-        Visible::new(merge(&entries, &Fuse::never()), SeqNo::new(seqno), lower, upper)
+        let inner = merge(&entries, &Fuse::never());
+        Visible::new(inner, read_at(seqno), Bound::Unbounded, Bound::Unbounded)
     };
     let mut iter = at(3);
     iter.seek_to_first().unwrap();
@@ -174,6 +203,49 @@ fn reserved_kinds_are_errors_only_where_they_count() {
     {
         assert!(result.is_err());
     }
+}
+
+/// Thousands of operands, read at every instant, forwards and backwards, by readers that remember
+/// for each other.
+#[test]
+fn long_chains_read_the_same_at_every_instant() {
+    let mut entries = vec![entry(b"a", 1, ValueKind::Put, b"x")];
+    for seqno in 2..=1000_u64 {
+        entries.push(entry(b"a", seqno, ValueKind::Merge, b"y"));
+    }
+    sort(&mut entries);
+    let fold = fold();
+    for seqno in [1000, 31, 34, 500, 999, 1, 40, 1000, 700] {
+        let at = ReadAt { fold: Some(fold.clone()), ..read_at(seqno) };
+        let inner = VecIter::new(entries.clone(), Fuse::never());
+        let mut iter = Visible::new(inner, at, Bound::Unbounded, Bound::Unbounded);
+        let expected = 2 * seqno as usize - 1;
+        iter.seek_to_first().unwrap();
+        assert_eq!(iter.value().len(), expected, "at {seqno}");
+        iter.seek_to_last().unwrap();
+        assert_eq!(iter.value().len(), expected, "backwards at {seqno}");
+        iter.prev().unwrap();
+        assert!(!iter.valid());
+    }
+}
+
+/// The second reader of a long chain steps over the newest operands only.
+#[test]
+fn a_long_chain_is_folded_once() {
+    let entries: Vec<Entry> =
+        (0..2000).rev().map(|seqno| entry(b"a", seqno, ValueKind::Merge, b"y")).collect();
+    let fold = fold();
+    let fuse = Fuse::never();
+    let read = |steps| {
+        let at = ReadAt { fold: Some(fold.clone()), ..read_at(SeqNo::MAX.get()) };
+        let inner = VecIter::new(entries.clone(), fuse.clone());
+        fuse.set(steps);
+        let mut iter = Visible::new(inner, at, Bound::Unbounded, Bound::Unbounded);
+        iter.seek_to_first().map(|()| iter.value().len())
+    };
+    assert!(read(100).is_err(), "the first reader walks over all of them");
+    assert_eq!(read(u64::MAX).unwrap(), 3999);
+    assert_eq!(read(100).unwrap(), 3999);
 }
 
 #[test]
@@ -190,7 +262,7 @@ fn long_histories_and_tombstones_cost_few_steps() {
     }
     let fuse = Fuse::never();
     let inner = VecIter::new(entries, fuse.clone());
-    let mut iter = Visible::new(inner, SeqNo::new(500), Bound::Unbounded, Bound::Unbounded);
+    let mut iter = Visible::new(inner, read_at(500), Bound::Unbounded, Bound::Unbounded);
     fuse.set(1100);
     iter.seek_to_first().unwrap();
     assert_eq!((iter.user_key(), iter.value()), (&b"a"[..], &500_u64.to_be_bytes()[..]));

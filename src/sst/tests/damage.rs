@@ -130,7 +130,7 @@ fn every_flipped_byte_is_an_error_or_harmless() {
 /// them shadow others, or be shadowed, would lose data.
 #[test]
 fn an_entry_of_a_reserved_kind_is_an_error_that_names_the_file() {
-    for kind in [ValueKind::Merge, ValueKind::DeleteRange] {
+    for kind in [ValueKind::BlobRef, ValueKind::DeleteRange] {
         for alone in [true, false] {
             let mut entries = example();
             let trailers = entries.iter_mut().skip(if alone { 0 } else { 3 });
@@ -153,6 +153,25 @@ fn an_entry_of_a_reserved_kind_is_an_error_that_names_the_file() {
                 assert!(error.to_string().contains("kind that this version"), "{error}");
             }
         }
+    }
+}
+
+/// Nobody may take half of an expiry for one, or panic.
+#[test]
+fn a_value_that_expires_and_does_not_say_when_is_an_error() {
+    let mut entries = example();
+    entries[3].1 = Trailer::new(entries[3].1.seqno(), ValueKind::Expiring);
+    entries[3].2.truncate(7);
+    let (bytes, _) = write(&entries, SMALL);
+    let reader = open(&bytes, SMALL);
+    let errors = [
+        get(&reader, &entries[3].0, SeqNo::new(100)).map(drop),
+        reader.iter().seek(key_of(&entries[3])),
+        reader.scan_iter(MemFile::new(&bytes, false)).seek(key_of(&entries[3])),
+        reader.verify(&*MemFile::new(&bytes, false)).map(drop),
+    ];
+    for error in errors {
+        assert!(matches!(error, Err(Error::Corruption { .. })));
     }
 }
 

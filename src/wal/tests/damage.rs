@@ -287,7 +287,7 @@ fn a_valid_record_that_is_not_the_next_batch_is_corruption() {
     let live = recover_all(&fs).unwrap().0.segments[1];
     let context = crate::record::Context::new(DB, live.id);
     // The last is a put, but for its kind, which is reserved.
-    let reserved: &[u8] = b"\x02\x00\x01k\x01v";
+    let reserved: &[u8] = b"\x04\x00\x01k\x01v";
     let (late, early) = (batch(1, 1, 9), batch(1, 1, 9));
     for (seqno, payload) in [(15, late.bytes()), (13, early.bytes()), (14, b"x"), (14, reserved)] {
         let mut bytes = read(&fs, live.id.0);
