@@ -147,6 +147,33 @@ pub(crate) enum Command {
         #[command(flatten)]
         durability: DurabilityArg,
     },
+    /// Set the value of a key if it is what is expected; else print what it is, and fail
+    Cas(CasArgs),
+    /// Run a script from standard input as one transaction
+    ///
+    /// One operation per line, its parts separated by tabs:
+    ///
+    ///   get KEY            print the value
+    ///   scan PREFIX        print the entries whose keys begin so
+    ///   put KEY VALUE      set the value
+    ///   delete KEY         remove the key
+    ///   expect KEY VALUE   give up unless this is the value
+    ///   expect KEY         give up unless the key is absent
+    ///   use KEYSPACE       go on in that keyspace
+    ///   savepoint NAME     remember this place
+    ///   rollback NAME      forget what was written since
+    ///
+    /// Empty lines and lines that begin with # are skipped. Whatever is wrong, nothing is written.
+    #[command(verbatim_doc_comment)]
+    Txn {
+        /// The directory of the database; created if missing
+        db: PathBuf,
+        /// What is checked at the end
+        #[arg(long, value_name = "LEVEL", value_enum, default_value = "serializable")]
+        isolation: IsolationLevel,
+        #[command(flatten)]
+        durability: DurabilityArg,
+    },
     /// Print entries in order
     Scan(ScanArgs),
     /// Count entries
@@ -202,6 +229,32 @@ pub(crate) enum Command {
     },
     /// Measure throughput and latencies
     Bench(BenchArgs),
+}
+
+/// What a transaction is protected from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum IsolationLevel {
+    /// From all that was read and has changed
+    Serializable,
+    /// From others that wrote the same keys
+    Snapshot,
+    /// From nothing: a batch that reads its own writes
+    ReadCommitted,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CasArgs {
+    /// The directory of the database; created if missing
+    pub(crate) db: PathBuf,
+    /// The key
+    #[arg(value_parser = bytes_parser())]
+    pub(crate) key: Bytes,
+    /// The new value; if missing, the key is removed
+    #[arg(value_parser = bytes_parser())]
+    pub(crate) value: Option<Bytes>,
+    /// What the value must be; if missing, the key must be absent
+    #[arg(long, value_name = "VALUE", value_parser = bytes_parser())]
+    pub(crate) expect: Option<Bytes>,
 }
 
 #[derive(Debug, Args)]

@@ -21,6 +21,7 @@ mod records;
 mod scan;
 mod text;
 mod tour;
+mod txn;
 
 use std::process::ExitCode;
 
@@ -55,6 +56,10 @@ fn run(cli: Cli) -> Result<()> {
         }
         Command::Delete { db, key, durability } => {
             point::delete(global, &db, &key.0, durability.mode)
+        }
+        Command::Cas(args) => point::cas(global, &args),
+        Command::Txn { db, isolation, durability } => {
+            txn::run(global, &db, isolation, durability.mode)
         }
         Command::Scan(args) => scan::scan(global, &args),
         Command::Count { db, range } => scan::count(global, &db, &range, &progress),

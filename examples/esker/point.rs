@@ -1,4 +1,4 @@
-//! `get`, `put` and `delete`: commands on one key.
+//! `get`, `put`, `delete` and `cas`: commands on one key.
 
 use std::io;
 use std::io::Read as _;
@@ -6,8 +6,10 @@ use std::io::Write as _;
 use std::path::Path;
 
 use esker::Durability;
+use esker::Swap;
 use esker::WriteBatch;
 
+use crate::cli::CasArgs;
 use crate::cli::Global;
 use crate::failure::Failure;
 use crate::failure::Result;
@@ -85,6 +87,30 @@ pub(crate) fn delete(
     db.write(batch)?;
     db.close()?;
     done(global)
+}
+
+pub(crate) fn cas(global: &Global, args: &CasArgs) -> Result<()> {
+    let (db, keyspace) = global.create_keyspace(&args.db)?;
+    let expected = args.expect.as_ref().map(|value| &value.0[..]);
+    let new = args.value.as_ref().map(|value| &value.0[..]);
+    let swap = keyspace.compare_and_swap(&args.key.0, expected, new)?;
+    db.close()?;
+    let Swap::Differs(current) = swap else { return done(global) };
+    if global.json {
+        let mut object = serde_json::Map::new();
+        object.insert("ok".to_owned(), false.into());
+        match &current {
+            Some(value) => text::put_json(&mut object, "value", value),
+            None => drop(object.insert("value".to_owned(), serde_json::Value::Null)),
+        }
+        let mut out = io::stdout().lock();
+        serde_json::to_writer(&mut out, &object)?;
+        writeln!(out)?;
+    }
+    Err(Failure::new(match current {
+        Some(value) => format!("the value is {}", text::quote(&value)),
+        None => format!("there is no key {}", text::quote(&args.key.0)),
+    }))
 }
 
 fn done(global: &Global) -> Result<()> {

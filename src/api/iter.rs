@@ -35,7 +35,10 @@ enum Source {
 
 impl Iter {
     pub(crate) fn new(reader: &Reader, bounds: Bounds) -> Iter {
-        let view = reader.engine.view(&reader.state, reader.pin());
+        Iter::over(reader.engine.view(&reader.state, reader.pin()), bounds)
+    }
+
+    pub(crate) fn over(view: Result<TreeView>, bounds: Bounds) -> Iter {
         let source = match view {
             Ok(view) => Source::Tree(view),
             Err(error) => Source::Failed(Some(error)),

@@ -46,6 +46,8 @@ pub(crate) struct JobContext<'a> {
     pub(crate) spec: OutputSpec,
     /// Live snapshots, ascending.
     pub(crate) snapshots: Vec<SeqNo>,
+    /// May sequence numbers be replaced by 0 where order does not need them (R3)?
+    pub(crate) zero_seqnos: bool,
     /// Set when the database closes.
     pub(crate) cancel: &'a AtomicBool,
 }
@@ -112,6 +114,7 @@ pub(crate) fn write_survivors(
 ) -> Result<Vec<SstMeta>> {
     let mut output = Output::new(context.output, context.spec.clone());
     let is_bottom = |user: &[u8]| beneath.is_free_of(user);
+    let zero_seqnos = zero_seqnos && context.zero_seqnos;
     let mut survivors = Survivors::new(merged, context.snapshots.clone(), is_bottom, zero_seqnos)?;
     let mut until_look = CANCEL_INTERVAL;
     while survivors.valid() {

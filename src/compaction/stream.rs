@@ -7,7 +7,8 @@
 //! - R2: a tombstone in the oldest stripe is dropped if nothing older of its key can lie beneath.
 //!   What it shadows in the same stream is dropped by R1, since it is in the same stripe.
 //! - R3 (compactions only): a put in the oldest stripe beneath which nothing older can lie gets sequence number 0: it
-//!   compresses better, and its order to other versions no longer matters (R1 left one).
+//!   compresses better, and its order to other versions no longer matters (R1 left one). Not where
+//!   somebody asks for versions of entries.
 //!
 //! Requires: every entry of the stream was visible when the list of snapshots was taken; so a
 //! snapshot taken later sees the newest version, which R1 keeps.

@@ -184,7 +184,9 @@ impl Core {
 
     fn job_context(&self, spec: OutputSpec) -> JobContext<'_> {
         let snapshots = self.snapshots.list();
-        JobContext { output: &self.output, spec, snapshots, cancel: &self.cancel }
+        // All inputs are visible.
+        let zero_seqnos = self.entry_versions.may_replace(self.visible());
+        JobContext { output: &self.output, spec, snapshots, zero_seqnos, cancel: &self.cancel }
     }
 
     /// How files of `level` are written.

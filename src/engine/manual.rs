@@ -88,8 +88,10 @@ impl Core {
             })?;
         }
         // Each file of the bottom once: with a snapshot in the way it may stay as it is.
+        let zeroes = !self.entry_versions.are_kept();
         let is_dirty = |file: &&Arc<SstFile>| {
-            let dirty = file.meta.tombstones > 0 || file.meta.max_seqno > SeqNo::ZERO;
+            let numbered = zeroes && file.meta.max_seqno > SeqNo::ZERO;
+            let dirty = file.meta.tombstones > 0 || numbered;
             dirty && range.holds(file)
         };
         let bottom: Vec<FileId> = {

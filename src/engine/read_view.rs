@@ -25,8 +25,10 @@ use crate::engine::keyspaces::KeyspaceState;
 use crate::engine::keyspaces::ReadView;
 use crate::engine::snapshots::SnapshotPin;
 use crate::iter::Concat;
+use crate::iter::Flat;
 use crate::iter::Merging;
 use crate::iter::Visible;
+use crate::memtable::Memtable;
 use crate::version::source::Purpose;
 use crate::version::source::Run;
 use crate::version::source::Source;
@@ -43,6 +45,20 @@ impl Core {
         self.check_readable(state, pin)?;
         let seqno = self.read_seqno(pin);
         live_value(lookup(&view, key, seqno, true)?)
+    }
+
+    /// As [`Core::get`], with the sequence number that the entry is stored with.
+    pub(crate) fn get_with_seqno(
+        &self,
+        state: &KeyspaceState,
+        pin: Option<&SnapshotPin>,
+        key: &[u8],
+    ) -> Result<Option<(Slice, SeqNo)>> {
+        let view = state.view();
+        self.check_readable(state, pin)?;
+        let found = lookup(&view, key, self.read_seqno(pin), true)?;
+        let stored = found.as_ref().map_or(SeqNo::ZERO, |(trailer, _)| trailer.seqno());
+        Ok(live_value(found)?.map(|value| (value, stored)))
     }
 
     /// Is `key` there?
@@ -118,7 +134,7 @@ impl Engine {
         let view = state.view_full();
         self.check_readable(state, pin.map(Arc::as_ref))?;
         let seqno = self.read_seqno(pin.map(Arc::as_ref));
-        Ok(TreeView { engine: self.clone(), view, seqno, _pin: pin.cloned() })
+        Ok(TreeView { engine: self.clone(), view, seqno, own: None, _pin: pin.cloned() })
     }
 }
 
@@ -145,7 +161,7 @@ fn lookup(
 }
 
 /// The value, unless the entry is a tombstone.
-fn live_value(found: Option<(Trailer, Slice)>) -> Result<Option<Slice>> {
+pub(crate) fn live_value(found: Option<(Trailer, Slice)>) -> Result<Option<Slice>> {
     let Some((trailer, value)) = found else { return Ok(None) };
     match trailer.kind() {
         Some(ValueKind::Put) => Ok(Some(value)),
@@ -161,10 +177,16 @@ pub(crate) struct TreeView {
     engine: Arc<Engine>,
     view: Arc<ReadView>,
     seqno: SeqNo,
+    own: Option<(Arc<Memtable>, SeqNo)>,
     _pin: Option<Arc<SnapshotPin>>,
 }
 
 impl TreeView {
+    /// This beneath what a transaction wrote to `own` up to the sequence number `upto`.
+    pub(crate) fn beneath(self, own: Arc<Memtable>, upto: SeqNo) -> TreeView {
+        TreeView { own: Some((own, upto)), ..self }
+    }
+
     /// A cursor over the entries within `bounds`.
     pub(crate) fn open_iter(&self, bounds: Bounds) -> Result<TreeIter> {
         self.engine.health.check_open()?;
@@ -198,7 +220,13 @@ impl TreeView {
                 }
             }
         }
-        let tree = Visible::new(Merging::new(sources), self.seqno, lower, upper);
+        let mut seqno = self.seqno;
+        if let Some((own, upto)) = &self.own {
+            let tree = Visible::new(Merging::new(sources), seqno, lower.clone(), upper.clone());
+            sources = vec![Source::Memtable(own.iter()), Source::Tree(Box::new(Flat::new(tree)))];
+            seqno = *upto;
+        }
+        let tree = Visible::new(Merging::new(sources), seqno, lower, upper);
         Ok(TreeIter { tree, from: self.clone() })
     }
 }

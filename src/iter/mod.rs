@@ -11,9 +11,11 @@
 //! ```
 //!
 //! Compaction uses the same [`Merging`] and [`Concat`], with the rules of survival on top instead of
-//! [`Visible`]. A point read uses none of this.
+//! [`Visible`]. A point read uses none of this. In a transaction the whole stack, as [`Flat`], is the
+//! source beneath its own writes.
 
 mod concat;
+mod flat;
 mod merging;
 #[cfg(test)]
 mod tests;
@@ -21,5 +23,6 @@ mod visible;
 
 pub(crate) use concat::Concat;
 pub(crate) use concat::ConcatSource;
+pub(crate) use flat::Flat;
 pub(crate) use merging::Merging;
 pub(crate) use visible::Visible;

@@ -5,10 +5,13 @@
     reason = "a test fails by panicking, and names its own files"
 )]
 
+mod anomalies;
+mod bank;
 mod basics;
 mod batches;
 mod compaction;
 mod concurrency;
+mod conditional;
 mod keyspaces;
 mod log;
 mod options;
@@ -18,3 +21,5 @@ mod recovery;
 mod regressions;
 mod snapshots;
 mod support;
+mod transaction_model;
+mod transactions;

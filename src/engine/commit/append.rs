@@ -11,6 +11,7 @@ use crate::base::ids::FileId;
 use crate::base::seqno::SeqNo;
 use crate::engine::Core;
 use crate::engine::commit::CommitState;
+use crate::engine::commit::checked::Recent;
 use crate::engine::keyspaces::KeyspaceState;
 use crate::engine::keyspaces::ReadView;
 use crate::wal::LogWriter;
@@ -36,6 +37,7 @@ pub(crate) struct Append {
     /// Bytes that memtables have grown by, about, since somebody looked at their sum.
     grown_bytes: usize,
     written: Written,
+    pub(super) recent: Recent,
     /// Every segment that recovery would read, oldest first; the last one is active.
     segments: VecDeque<LogSegment>,
 }
@@ -67,6 +69,7 @@ impl Append {
             spare_coming: false,
             grown_bytes: 0,
             written: Written::default(),
+            recent: Recent::default(),
             segments,
         }
     }
@@ -162,13 +165,16 @@ impl Append {
 }
 
 impl Core {
-    /// Step 2. Sequence numbers, and the views whose active memtables take the batch.
+    /// Step 2. Sequence numbers, and the views whose active memtables take the batch; `None`, and
+    /// nothing is done, if `may_follow` says no to what is in the log.
+    #[inline]
     pub(super) fn append(
         &self,
         batch: &mut Batch,
         keyspaces: &[Arc<KeyspaceState>],
         sync_follows: bool,
-    ) -> Result<Appended> {
+        may_follow: impl FnOnce(&mut Append) -> Result<bool>,
+    ) -> Result<Option<Appended>> {
         let mut append = self.commit.append.lock();
         loop {
             // Under the lock: what failed before us must not be followed by our record (C3).
@@ -185,6 +191,9 @@ impl Core {
                 continue;
             }
             self.start_segment(&mut append, batch.bytes().len())?;
+        }
+        if !may_follow(&mut append)? {
+            return Ok(None);
         }
         let mut sealed = false;
         let (head, rest) = views(keyspaces, |state| {
@@ -204,6 +213,9 @@ impl Core {
         }
         append.last += batch.len();
         let last = append.last;
+        if append.recent.is_watched() {
+            append.recent.note(batch, last);
+        }
         for state in keyspaces {
             state.note_append(SeqNo::new(first));
         }
@@ -226,7 +238,7 @@ impl Core {
         if look {
             self.look_at_memory();
         }
-        Ok(Appended { first, last, head, rest })
+        Ok(Some(Appended { first, last, head, rest }))
     }
 
     /// Begins a new log segment with room for a record of `payload` bytes (C4). Usually one is
