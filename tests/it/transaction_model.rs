@@ -18,6 +18,8 @@ const KEYSPACES: usize = 2;
 const KEYS: u8 = 12;
 
 type State = BTreeMap<(usize, u8), u32>;
+/// What a transaction has written: `None` is a delete.
+type Writes = BTreeMap<(usize, u8), Option<u32>>;
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -98,9 +100,9 @@ struct Run {
     began: State,
     /// How many writes were committed before it.
     since: usize,
-    own: BTreeMap<(usize, u8), Option<u32>>,
+    own: Writes,
     seen: Vec<(Seen, State)>,
-    savepoints: Vec<(Savepoint, BTreeMap<(usize, u8), Option<u32>>)>,
+    savepoints: Vec<(Savepoint, Writes)>,
 }
 
 struct World {
@@ -121,7 +123,7 @@ impl World {
         World { db, keyspaces, now, written, commits: 0, values: 0 }
     }
 
-    fn apply(&mut self, own: &BTreeMap<(usize, u8), Option<u32>>) {
+    fn apply(&mut self, own: &Writes) {
         self.commits += 1;
         for (place, value) in own {
             self.written.insert(*place, self.commits);
@@ -312,8 +314,8 @@ impl Run {
     }
 }
 
-fn take_step(world: &mut World, runs: &mut [Option<Run>; TXNS], who: usize, step: Step) {
-    match step {
+fn take_step(world: &mut World, runs: &mut [Option<Run>; TXNS], who: usize, step: &Step) {
+    match *step {
         Step::Outside(keyspace, key) => {
             let value = world.next_value();
             return world.outside((keyspace, key), Some(value));
@@ -328,12 +330,12 @@ fn take_step(world: &mut World, runs: &mut [Option<Run>; TXNS], who: usize, step
         _ => {}
     }
     let Some(mut run) = runs[who].take() else {
-        if let Step::Begin(level) = step {
+        if let Step::Begin(level) = *step {
             runs[who] = Some(world.begin(level));
         }
         return;
     };
-    match step {
+    match *step {
         Step::Put(keyspace, key) => {
             let value = world.next_value();
             run.txn.put(&world.keyspaces[keyspace], name(key), value.to_be_bytes()).unwrap();
@@ -376,7 +378,7 @@ proptest! {
         let mut world = World::new();
         let mut runs: [Option<Run>; TXNS] = [const { None }; TXNS];
         for (who, step) in steps {
-            take_step(&mut world, &mut runs, who, step);
+            take_step(&mut world, &mut runs, who, &step);
         }
         for run in runs.into_iter().flatten() {
             world.commit(run);

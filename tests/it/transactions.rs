@@ -114,62 +114,64 @@ fn an_iterator_shows_the_writes_that_were_there_when_it_was_made() {
     assert_eq!(db.iter().count(), 3);
 }
 
+/// What is read, which writes of "aceg" and others are conflicts, and which are none.
+type ReadCase = (&'static str, fn(&Db, &Transaction), &'static str, &'static str);
+
+const READS: [ReadCase; 12] = [
+    ("get", |db, txn| drop(txn.get(db, "c").unwrap()), "c", "bd"),
+    ("absent", |db, txn| drop(txn.get(db, "d").unwrap()), "d", "ce"),
+    ("contains", |db, txn| assert!(txn.contains_key(db, "c").unwrap()), "c", "bd"),
+    ("range", |db, txn| assert_eq!(txn.range(db, "b".."e").count(), 1), "bcd", "ae"),
+    ("empty", |db, txn| assert_eq!(txn.range(db, "f".."g").count(), 0), "f", "eg"),
+    (
+        "excluded",
+        |db, txn| {
+            use std::ops::Bound;
+            let bounds = (Bound::Excluded("a"), Bound::Included("c"));
+            assert_eq!(txn.range::<&str, _>(db, bounds).count(), 1);
+        },
+        "bc",
+        "ad",
+    ),
+    ("part", |db, txn| drop(txn.range(db, "b"..).next()), "bc", "adeg"),
+    ("part from behind", |db, txn| drop(txn.range(db, ..="f").next_back()), "ef", "acg"),
+    (
+        "both ends",
+        |db, txn| {
+            let mut iter = txn.iter(db);
+            iter.next().unwrap().unwrap();
+            iter.next_back().unwrap().unwrap();
+        },
+        "aghz",
+        "bcdef",
+    ),
+    ("first", |db, txn| drop(txn.first_key_value(db).unwrap()), "a", "bc"),
+    (
+        "cursor",
+        |db, txn| {
+            let mut cursor = txn.cursor(db);
+            cursor.seek("b").unwrap();
+            cursor.next().unwrap();
+            cursor.seek_for_prev("h").unwrap();
+        },
+        "bcdegh",
+        "afz",
+    ),
+    (
+        "cursor back",
+        |db, txn| {
+            let mut cursor = txn.cursor(db);
+            cursor.seek_to_last().unwrap();
+            cursor.prev().unwrap();
+        },
+        "efgz",
+        "abcd",
+    ),
+];
+
 #[test]
 fn what_was_read_must_not_have_changed() {
-    type Read = fn(&Db, &Transaction);
-    // What is read, which writes are conflicts, and which are none.
-    let cases: [(&str, Read, &str, &str); 12] = [
-        ("get", |db, txn| drop(txn.get(db, "c").unwrap()), "c", "bd"),
-        ("absent", |db, txn| drop(txn.get(db, "d").unwrap()), "d", "ce"),
-        ("contains", |db, txn| assert!(txn.contains_key(db, "c").unwrap()), "c", "bd"),
-        ("range", |db, txn| assert_eq!(txn.range(db, "b".."e").count(), 1), "bcd", "ae"),
-        ("empty", |db, txn| assert_eq!(txn.range(db, "f".."g").count(), 0), "f", "eg"),
-        (
-            "excluded",
-            |db, txn| {
-                use std::ops::Bound;
-                let bounds = (Bound::Excluded("a"), Bound::Included("c"));
-                assert_eq!(txn.range::<&str, _>(db, bounds).count(), 1);
-            },
-            "bc",
-            "ad",
-        ),
-        ("part", |db, txn| drop(txn.range(db, "b"..).next()), "bc", "adeg"),
-        ("part from behind", |db, txn| drop(txn.range(db, ..="f").next_back()), "ef", "acg"),
-        (
-            "both ends",
-            |db, txn| {
-                let mut iter = txn.iter(db);
-                iter.next().unwrap().unwrap();
-                iter.next_back().unwrap().unwrap();
-            },
-            "aghz",
-            "bcdef",
-        ),
-        ("first", |db, txn| drop(txn.first_key_value(db).unwrap()), "a", "bc"),
-        (
-            "cursor",
-            |db, txn| {
-                let mut cursor = txn.cursor(db);
-                cursor.seek("b").unwrap();
-                cursor.next().unwrap();
-                cursor.seek_for_prev("h").unwrap();
-            },
-            "bcdegh",
-            "afz",
-        ),
-        (
-            "cursor back",
-            |db, txn| {
-                let mut cursor = txn.cursor(db);
-                cursor.seek_to_last().unwrap();
-                cursor.prev().unwrap();
-            },
-            "efgz",
-            "abcd",
-        ),
-    ];
-    for (what, read, conflicting, harmless) in cases {
+    for (what, read, conflicting, harmless) in READS {
         for written in conflicting.chars().chain(harmless.chars()) {
             for (delete, settle) in [(false, false), (true, false), (false, true)] {
                 let db = TestDb::new();
