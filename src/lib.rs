@@ -25,6 +25,7 @@
 //! | write | [`Keyspace::put`], [`Keyspace::delete`], [`WriteBatch`] and [`Db::write`] |
 //! | read one key, or many | [`Reader::get`], [`Reader::contains_key`], [`Reader::multi_get`] |
 //! | walk through keys | [`Reader::range`], [`Reader::prefix`], [`Reader::iter`], [`Reader::cursor`] |
+//! | hand out a range in pieces | [`Iter::page`], [`Reader::next_page`] |
 //! | keep maps apart | [`Db::keyspace`], [`Db::drop_keyspace`] |
 //! | read a state that stands still | [`Db::snapshot`] |
 //! | read and write as if alone | [`Db::transact`], [`Transaction`] |
@@ -216,6 +217,9 @@ pub use api::db::Verified;
 pub use api::iter::Iter;
 pub use api::keyspace::Keyspace;
 pub use api::options::Options;
+pub use api::page::Page;
+pub use api::page::PageLimit;
+pub use api::page::PageToken;
 pub use api::reader::Reader;
 pub use api::snapshot::Snapshot;
 pub use api::transaction::Savepoint;

@@ -117,6 +117,24 @@ fn succeeded(args: &[&str], output: Output) -> Vec<u8> {
 }
 
 #[test]
+fn scan_prints_a_page_and_goes_on_with_a_token() {
+    let shell = Shell::new();
+    shell.write("in.tsv", b"a\t1\nb\t2\nc\t3\nd\t4\n");
+    shell.ok(&["load", "db", "in.tsv"]);
+    let output = shell.run(&["scan", "db", "--page", "3", "--reverse"]);
+    assert_eq!(output.stdout, b"d\t4\nc\t3\nb\t2\n");
+    let told = String::from_utf8(output.stderr).unwrap();
+    let token = told.trim().strip_prefix("next: --token ").unwrap();
+    let printed = shell.text(&["scan", "db", "--page", "3", "--token", token, "--json"]);
+    let lines: Vec<Value> =
+        printed.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((&lines[0]["key"], &lines[1]["next"]), (&Value::from("a"), &Value::Null));
+    let args = ["scan", "db", "--page", "9", "--page-bytes", "5", "--keys-only"];
+    assert_eq!(shell.text(&args), "a\nb\n");
+    assert!(shell.fails(&["scan", "db", "--page", "3", "--token", "00"]).contains("page token"));
+}
+
+#[test]
 fn cas_swaps_only_what_is_expected() {
     let shell = Shell::new();
     shell.ok(&["cas", "db", "k", "1"]);

@@ -338,6 +338,17 @@ pub(crate) struct ScanArgs {
     /// Print no values
     #[arg(long)]
     pub(crate) keys_only: bool,
+    /// Print a page of at most N entries, and a token for the next one at its end: on standard
+    /// error, or as the last object (--json)
+    #[arg(long, value_name = "N", conflicts_with = "limit")]
+    pub(crate) page: Option<usize>,
+    /// Go on where the page with this token ended, in the same direction and range
+    #[arg(long, requires = "page",
+          conflicts_with_all = ["from", "to", "prefix", "reverse"])]
+    pub(crate) token: Option<String>,
+    /// A page holds at most so many bytes of keys and values, as in 64K
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, requires = "page")]
+    pub(crate) page_bytes: Option<u64>,
 }
 
 #[derive(Clone, Debug, Default, Args)]

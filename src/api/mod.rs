@@ -14,6 +14,7 @@ pub(crate) mod db;
 pub(crate) mod iter;
 pub(crate) mod keyspace;
 pub(crate) mod options;
+pub(crate) mod page;
 pub(crate) mod reader;
 pub(crate) mod snapshot;
 pub(crate) mod transaction;

@@ -130,6 +130,10 @@ impl Core {
         self.default.clone()
     }
 
+    pub(crate) fn db_id(&self) -> DbId {
+        self.db_id
+    }
+
     /// Where the database is.
     pub(crate) fn directory(&self) -> &Path {
         &self.output.dir

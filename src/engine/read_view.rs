@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use crate::base::error::Error;
 use crate::base::error::Result;
+use crate::base::ids::DbId;
 use crate::base::key::KeyHash;
 use crate::base::key::Trailer;
 use crate::base::lookup::Lookup;
@@ -182,6 +183,11 @@ pub(crate) struct TreeView {
 }
 
 impl TreeView {
+    /// The database that it is of.
+    pub(crate) fn db_id(&self) -> DbId {
+        self.engine.db_id()
+    }
+
     /// This beneath what a transaction wrote to `own` up to the sequence number `upto`.
     pub(crate) fn beneath(self, own: Arc<Memtable>, upto: SeqNo) -> TreeView {
         TreeView { own: Some((own, upto)), ..self }

@@ -15,6 +15,7 @@ mod conditional;
 mod keyspaces;
 mod log;
 mod options;
+mod pages;
 mod ranges;
 mod read_only;
 mod recovery;
