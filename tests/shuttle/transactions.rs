@@ -101,12 +101,8 @@ pub(crate) fn phantoms() {
             txn.durability(durability);
             let found = if by_cursor {
                 let mut cursor = txn.cursor(&db);
-                if backward {
-                    cursor.seek_for_prev("m").unwrap()
-                } else {
-                    cursor.seek("k").unwrap()
-                }
-                &&cursor.key().is_some_and(|key| key.starts_with(b"key"))
+                let sought = if backward { cursor.seek_for_prev("m") } else { cursor.seek("k") };
+                sought.unwrap() && cursor.key().is_some_and(|key| key.starts_with(b"key"))
             } else if backward {
                 txn.prefix(&db, "key").next_back().is_some()
             } else {

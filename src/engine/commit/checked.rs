@@ -31,6 +31,7 @@
 //! A conflict is told when what it conflicts with is visible: so who tries again reads it.
 
 use std::cell::Cell;
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::base::batch::Batch;
@@ -52,7 +53,7 @@ use crate::engine::keyspaces::KeyspaceState;
 
 /// The keys of a batch with more bytes than this are not kept: whoever watches looks again.
 const KEPT_BATCH_BYTES_MAX: usize = 16 << 10;
-/// More bytes than this are not kept at a time.
+/// More bytes of keys than this are not kept at a time.
 const KEPT_BYTES_MAX: usize = 1 << 20;
 /// So often a check begins anew before it counts as a conflict.
 const ROUNDS_MAX: usize = 8;
@@ -112,58 +113,62 @@ impl Claim<'_> {
 /// The keys of the batches that were appended while somebody watched.
 #[derive(Debug, Default)]
 pub(super) struct Recent {
-    watches: usize,
-    /// Operations without their values.
-    keys: Batch,
-    /// For each batch its last sequence number, and where its operations end.
-    batches: Vec<(u64, usize)>,
+    /// The last sequence number when each watch began, ascending.
+    watches: Vec<u64>,
+    /// For each batch its last sequence number, ascending, and its operations without values.
+    batches: VecDeque<(u64, Batch)>,
+    bytes: usize,
     /// The last sequence number of a batch whose keys were not kept.
     lost: u64,
 }
 
 impl Recent {
     pub(super) fn is_watched(&self) -> bool {
-        self.watches > 0
+        !self.watches.is_empty()
     }
 
     /// Notes a batch that was appended, up to the sequence number `last`.
     #[inline(never)]
     pub(super) fn note(&mut self, batch: &Batch, last: u64) {
         let is_small = batch.bytes().len() <= KEPT_BATCH_BYTES_MAX;
-        if !is_small || self.keys.bytes().len() > KEPT_BYTES_MAX {
+        if !is_small || self.bytes > KEPT_BYTES_MAX {
             self.lost = last;
             return;
         }
+        let mut keys = Batch::default();
         for op in Ops::new(batch.bytes()).flatten() {
-            self.keys.push(Op { kind: ValueKind::Delete, value: &[], ..op });
+            keys.push(Op { kind: ValueKind::Delete, value: &[], ..op });
         }
-        self.batches.push((last, self.keys.bytes().len()));
+        self.bytes += keys.bytes().len();
+        self.batches.push_back((last, keys));
     }
 
-    fn begin(&mut self) {
-        self.watches += 1;
+    fn begin(&mut self, from: u64) {
+        self.watches.push(from);
     }
 
-    fn end(&mut self) {
-        self.watches -= 1;
-        if self.watches == 0 {
-            self.keys.clear();
-            self.batches.clear();
+    /// Ends a watch that began at `from`, and forgets what no other one needs.
+    fn end(&mut self, from: u64) {
+        if let Ok(at) = self.watches.binary_search(&from) {
+            self.watches.remove(at);
+        }
+        let oldest = self.watches.first().copied().unwrap_or(u64::MAX);
+        while let Some((last, keys)) = self.batches.front()
+            && *last <= oldest
+        {
+            self.bytes -= keys.bytes().len();
+            self.batches.pop_front();
         }
     }
 
-    /// The last sequence number of a batch behind `from` that wrote a key of `claim`.
-    fn find(&self, from: u64, claim: &Claim<'_>) -> Option<u64> {
+    /// The last sequence number of a batch behind `from` that wrote a key that is claimed.
+    fn find(&self, from: u64, is_claimed: impl Fn(KeyspaceId, &[u8]) -> bool) -> Option<u64> {
         let known = self.batches.partition_point(|(last, _)| *last <= from);
-        let mut begin = known.checked_sub(1).map_or(0, |before| self.batches[before].1);
-        for (last, end) in &self.batches[known..] {
-            let mut ops = Ops::new(&self.keys.bytes()[begin..*end]).flatten();
-            if ops.any(|op| claim.covers(op.keyspace, op.key)) {
-                return Some(*last);
-            }
-            begin = *end;
-        }
-        None
+        let claimed = self.batches.range(known..).find(|(_, keys)| {
+            let mut ops = Ops::new(keys.bytes()).flatten();
+            ops.any(|op| is_claimed(op.keyspace, op.key))
+        });
+        claimed.map(|(last, _)| *last)
     }
 }
 
@@ -177,8 +182,9 @@ struct Watch<'a> {
 impl<'a> Watch<'a> {
     fn new(commit: &'a CommitState) -> Watch<'a> {
         let mut append = commit.append.lock();
-        append.recent.begin();
-        Watch { commit, from: append.last, ended: false }
+        let from = append.last;
+        append.recent.begin(from);
+        Watch { commit, from, ended: false }
     }
 
     /// Step 4: may a commit with `claim` follow what is in the log? No means: look again.
@@ -186,9 +192,11 @@ impl<'a> Watch<'a> {
         let checked = if append.recent.lost > self.from {
             Checked::Unknown
         } else {
-            append.recent.find(self.from, claim).map_or(Checked::Unchanged, Checked::Changed)
+            let changed =
+                append.recent.find(self.from, |keyspace, key| claim.covers(keyspace, key));
+            changed.map_or(Checked::Unchanged, Checked::Changed)
         };
-        append.recent.end();
+        append.recent.end(self.from);
         self.ended = true;
         checked
     }
@@ -197,7 +205,7 @@ impl<'a> Watch<'a> {
 impl Drop for Watch<'_> {
     fn drop(&mut self) {
         if !self.ended {
-            self.commit.append.lock().recent.end();
+            self.commit.append.lock().recent.end(self.from);
         }
     }
 }
@@ -270,5 +278,59 @@ impl Core {
         with_batch_of(op, |batch| {
             self.commit_checked(batch, std::slice::from_ref(state), WriteMode::default(), claim)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn batch_of(keys: &[&str]) -> Batch {
+        let mut batch = Batch::default();
+        for key in keys {
+            let (kind, keyspace) = (ValueKind::Put, KeyspaceId(1));
+            batch.push(Op { kind, keyspace, key: key.as_bytes(), value: b"value" });
+        }
+        batch
+    }
+
+    #[test]
+    fn recent_keys_are_kept_as_long_as_somebody_watches() {
+        let mut recent = Recent::default();
+        let find = |recent: &Recent, from: u64, key: &str| {
+            recent.find(from, |keyspace, k| keyspace == KeyspaceId(1) && k == key.as_bytes())
+        };
+        assert!(!recent.is_watched());
+        recent.begin(10);
+        recent.note(&batch_of(&["a", "b"]), 12);
+        recent.begin(12);
+        recent.note(&batch_of(&["c"]), 13);
+        recent.begin(13);
+        assert_eq!((find(&recent, 10, "b"), find(&recent, 10, "c")), (Some(12), Some(13)));
+        assert_eq!((find(&recent, 12, "b"), find(&recent, 12, "c")), (None, Some(13)));
+        assert_eq!(find(&recent, 13, "c"), None);
+        // The second watch ends first; then what only the first one needs goes with it.
+        recent.end(12);
+        assert_eq!(find(&recent, 10, "a"), Some(12));
+        recent.end(10);
+        assert!(recent.is_watched() && recent.batches.is_empty() && recent.bytes == 0);
+        recent.note(&batch_of(&["d"]), 14);
+        recent.note(&batch_of(&["e"; KEPT_BATCH_BYTES_MAX / 8]), 20_000);
+        assert_eq!((find(&recent, 13, "d"), recent.lost), (Some(14), 20_000));
+        recent.end(13);
+        assert!(!recent.is_watched() && recent.batches.is_empty());
+    }
+
+    #[test]
+    fn watches_that_never_all_end_do_not_let_recent_keys_pile_up() {
+        let mut recent = Recent::default();
+        recent.begin(0);
+        let long = "k".repeat(1000);
+        for last in 1..10_000 {
+            recent.note(&batch_of(&[&long]), last);
+            recent.begin(last);
+            recent.end(last - 1);
+            assert!(recent.bytes < 2000 && recent.lost == 0);
+        }
     }
 }
