@@ -315,7 +315,7 @@ mod tests {
         recent.end(10);
         assert!(recent.is_watched() && recent.batches.is_empty() && recent.bytes == 0);
         recent.note(&batch_of(&["d"]), 14);
-        recent.note(&batch_of(&["e"; KEPT_BATCH_BYTES_MAX / 8]), 20_000);
+        recent.note(&batch_of(&vec!["e"; KEPT_BATCH_BYTES_MAX / 8]), 20_000);
         assert_eq!((find(&recent, 13, "d"), recent.lost), (Some(14), 20_000));
         recent.end(13);
         assert!(!recent.is_watched() && recent.batches.is_empty());
