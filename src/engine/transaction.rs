@@ -414,21 +414,25 @@ impl Txn {
         }
     }
 
-    /// The walk has come up to `key`, which was read.
+    /// The walk has come up to `key`, which was read. A cursor that turns has read what it comes
+    /// back over already: a span only grows.
     pub(crate) fn walk_up_to(&self, id: Option<WalkId>, key: &[u8]) {
         self.change_walk(id, |walk| {
-            let to = walk.to.get_or_insert_default();
-            to.clear();
-            to.extend_from_slice(key);
-            to.push(0);
+            if let Some(to) = walk.to.as_mut().filter(|to| to.as_slice() <= key) {
+                to.clear();
+                to.extend_from_slice(key);
+                to.push(0);
+            }
         });
     }
 
-    /// The walk has come down to `key`, which was read.
+    /// The walk has come down to `key`, which was read; see [`Txn::walk_up_to`].
     pub(crate) fn walk_down_to(&self, id: Option<WalkId>, key: &[u8]) {
         self.change_walk(id, |walk| {
-            walk.from.clear();
-            walk.from.extend_from_slice(key);
+            if key < walk.from.as_slice() {
+                walk.from.clear();
+                walk.from.extend_from_slice(key);
+            }
         });
     }
 

@@ -117,7 +117,27 @@ fn an_iterator_shows_the_writes_that_were_there_when_it_was_made() {
 /// What is read, which writes of "aceg" and others are conflicts, and which are none.
 type ReadCase = (&'static str, fn(&Db, &Transaction), &'static str, &'static str);
 
-const READS: [ReadCase; 12] = [
+const READS: [ReadCase; 14] = [
+    (
+        "cursor up and back",
+        |db, txn| {
+            let mut cursor = txn.cursor(db);
+            cursor.seek("b").unwrap();
+            assert!(cursor.next().unwrap() && cursor.next().unwrap() && cursor.prev().unwrap());
+        },
+        "bcdefg",
+        "ahz",
+    ),
+    (
+        "cursor down and up",
+        |db, txn| {
+            let mut cursor = txn.cursor(db);
+            cursor.seek_to_last().unwrap();
+            assert!(cursor.prev().unwrap() && cursor.prev().unwrap() && cursor.next().unwrap());
+        },
+        "cdefghz",
+        "ab",
+    ),
     ("get", |db, txn| drop(txn.get(db, "c").unwrap()), "c", "bd"),
     ("absent", |db, txn| drop(txn.get(db, "d").unwrap()), "d", "ce"),
     ("contains", |db, txn| assert!(txn.contains_key(db, "c").unwrap()), "c", "bd"),
