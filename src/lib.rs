@@ -27,8 +27,11 @@
 //! | count, and change without reading | [`Keyspace::merge`], [`KeyspaceOptions::merge_operator`] |
 //! | read one key, or many | [`Reader::get`], [`Reader::contains_key`], [`Reader::multi_get`] |
 //! | walk through keys | [`Reader::range`], [`Reader::prefix`], [`Reader::iter`], [`Reader::cursor`] |
+//! | hand out a range in pieces | [`Iter::page`], [`Reader::next_page`] |
 //! | keep maps apart | [`Db::keyspace`], [`Db::drop_keyspace`] |
 //! | read a state that stands still | [`Db::snapshot`] |
+//! | read and write as if alone | [`Db::transact`], [`Transaction`] |
+//! | write only if nothing has changed | [`Keyspace::compare_and_swap`], [`Keyspace::put_if_version`] |
 //! | choose what a write survives | [`Durability`], [`Db::sync`] |
 //! | look inside | [`Db::stats`], [`Db::verify`] |
 //! | reclaim space now | [`Keyspace::compact_range`], [`Db::flush`] |
@@ -101,6 +104,26 @@
 //! db.put("k", "new")?;
 //! assert_eq!(snapshot.get("k")?.unwrap(), "old");
 //! assert_eq!(db.get("k")?.unwrap(), "new");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! *A transaction* reads and writes as if it were alone. If another one came between, it fails with a
+//! conflict and has changed nothing; [`Db::transact`] then runs it again.
+//!
+//! ```
+//! # let dir = tempfile::tempdir()?;
+//! # let db = esker::Db::open(dir.path())?;
+//! let balance = |txn: &esker::Transaction, who: &str| -> esker::Result<u64> {
+//!     let value = txn.get(&db, who)?;
+//!     Ok(value.map_or(0, |value| u64::from_be_bytes(value[..].try_into().unwrap())))
+//! };
+//! db.put("ada", 100_u64.to_be_bytes())?;
+//! db.transact(|txn| {
+//!     let (ada, bob) = (balance(txn, "ada")?, balance(txn, "bob")?);
+//!     txn.put(&db, "ada", (ada - 30).to_be_bytes())?;
+//!     txn.put(&db, "bob", (bob + 30).to_be_bytes())
+//! })?;
+//! assert_eq!(db.get("bob")?.unwrap(), 30_u64.to_be_bytes());
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
@@ -188,6 +211,8 @@ mod version;
 mod wal;
 
 pub use api::batch::WriteBatch;
+pub use api::conditional::Swap;
+pub use api::conditional::Update;
 pub use api::cursor::Cursor;
 pub use api::db::Db;
 pub use api::db::Verified;
@@ -195,9 +220,16 @@ pub use api::iter::Iter;
 pub use api::keyspace::Keyspace;
 pub use api::options::KeyspaceOptions;
 pub use api::options::Options;
+pub use api::page::Page;
+pub use api::page::PageLimit;
+pub use api::page::PageToken;
 pub use api::reader::Reader;
 pub use api::reader::Ttl;
 pub use api::snapshot::Snapshot;
+pub use api::transaction::Savepoint;
+pub use api::transaction::Transaction;
+pub use api::transaction::TransactionCursor;
+pub use api::transaction::TransactionIter;
 pub use base::clock::Clock;
 pub use base::clock::SystemClock;
 pub use base::compression::Compression;
@@ -212,6 +244,7 @@ pub use base::operators::Max;
 pub use base::operators::Min;
 pub use base::operators::SetUnion;
 pub use base::options::Durability;
+pub use base::options::Isolation;
 pub use base::options::Recovery;
 pub use base::seqno::SeqNo;
 pub use base::slice::Key;
@@ -226,6 +259,7 @@ pub use engine::stats::MemoryStats;
 pub use engine::stats::Stall;
 pub use engine::stats::StallStats;
 pub use engine::stats::Stats;
+pub use engine::stats::TransactionStats;
 pub use engine::stats::WalStats;
 pub use engine::stats::WriteStats;
 pub use repair::Loss;

@@ -116,6 +116,71 @@ fn succeeded(args: &[&str], output: Output) -> Vec<u8> {
     output.stdout
 }
 
+#[test]
+fn scan_prints_a_page_and_goes_on_with_a_token() {
+    let shell = Shell::new();
+    shell.write("in.tsv", b"a\t1\nb\t2\nc\t3\nd\t4\n");
+    shell.ok(&["load", "db", "in.tsv"]);
+    let output = shell.run(&["scan", "db", "--page", "3", "--reverse"]);
+    assert_eq!(output.stdout, b"d\t4\nc\t3\nb\t2\n");
+    let told = String::from_utf8(output.stderr).unwrap();
+    let token = told.trim().strip_prefix("next: --token ").unwrap();
+    let printed = shell.text(&["scan", "db", "--page", "3", "--token", token, "--json"]);
+    let lines: Vec<Value> =
+        printed.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((&lines[0]["key"], &lines[1]["next"]), (&Value::from("a"), &Value::Null));
+    let args = ["scan", "db", "--page", "9", "--page-bytes", "5", "--keys-only"];
+    assert_eq!(shell.text(&args), "a\nb\n");
+    assert!(shell.fails(&["scan", "db", "--page", "3", "--token", "00"]).contains("page token"));
+}
+
+#[test]
+fn cas_swaps_only_what_is_expected() {
+    let shell = Shell::new();
+    shell.ok(&["cas", "db", "k", "1"]);
+    assert_eq!(shell.fails(&["cas", "db", "k", "2"]), "error: the value is \"1\"\n");
+    assert_eq!(shell.json(&["cas", "db", "k", "2", "--expect", "1", "--json"])["ok"], true);
+    let refused = shell.run(&["cas", "db", "k", "3", "--expect", "1", "--json"]);
+    assert_eq!(refused.status.code(), Some(1));
+    let told: Value = serde_json::from_slice(&refused.stdout).unwrap();
+    assert_eq!((&told["ok"], &told["value"]), (&Value::Bool(false), &Value::from("2")));
+    shell.ok(&["cas", "db", "k", "--expect", "2"]);
+    assert!(shell.fails(&["cas", "db", "k", "3", "--expect", "2"]).contains("there is no key"));
+}
+
+#[test]
+fn txn_runs_a_script_whole_or_not_at_all() {
+    let shell = Shell::new();
+    let args = ["txn", "db"];
+    let script = "# money\nput\tada\t70\nput\tbob\t30\nsavepoint\ts\ndelete\tada\n\
+                  rollback\ts\nuse\tlog\nput\t1\ttransfer\\n\nget\t1\nget\tnone\n\
+                  use\tdefault\nscan\t\n";
+    let printed = succeeded(&args, shell.feed(&args, script.as_bytes()));
+    assert_eq!(printed, b"1\ttransfer\\n\nada\t70\nbob\t30\n");
+    assert_eq!(shell.text(&["get", "db", "1", "-k", "log"]), "transfer\\n\n");
+    for (bad, why) in [
+        ("put\tada\t0\nexpect\tbob\t31\n", "line 2: the value of \"bob\" is \"30\""),
+        ("put\tada\t0\nexpect\tada\n", "line 2: the value of \"ada\" is \"0\""),
+        ("put\tada\t0\nexpect\tcy\t1\n", "line 2: there is no key \"cy\""),
+        ("put\tada\t0\nrollback\tx\n", "line 2: there is no savepoint"),
+        ("put\tada\t0\nput\tada\n", "is no operation"),
+        ("put\tada\t0\nput\t\\q\t1\n", "is no escape"),
+    ] {
+        let output = shell.feed(&args, bad.as_bytes());
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success() && output.stdout.is_empty(), "{bad}");
+        assert!(told.contains(why) && told.contains("nothing was written"), "{told}");
+    }
+    assert_eq!(shell.text(&["get", "db", "ada"]), "70\n");
+    let args = ["txn", "db", "--json", "--isolation", "snapshot", "--durability", "os"];
+    let printed = succeeded(&args, shell.feed(&args, b"get\tada\nget\tcy\nput\tcy\t1\n"));
+    let lines: Vec<Value> =
+        printed.split(|b| *b == b'\n').filter_map(|l| serde_json::from_slice(l).ok()).collect();
+    assert_eq!(lines[0]["value"], "70");
+    assert!(lines[1]["value"].is_null());
+    assert_eq!((&lines[2]["ok"], &lines[2]["written"]), (&Value::Bool(true), &Value::from(1)));
+}
+
 /// Every byte in keys and values, in the order of the keys, as tab-separated text.
 fn nasty() -> String {
     let escape = |byte: u8| match byte {

@@ -1,7 +1,5 @@
 //! The command line: its commands and options, and what each means.
 
-use std::io::Write as _;
-use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -11,15 +9,9 @@ use clap::Subcommand;
 use clap::ValueEnum;
 use clap::builder::OsStringValueParser;
 use clap::builder::TypedValueParser;
-use esker::Db;
 use esker::Durability;
-use esker::Keyspace;
-use esker::Options;
-use esker::Recovery;
 
 use crate::bench::Workload;
-use crate::failure::Failure;
-use crate::failure::Result;
 use crate::input::Format;
 use crate::text;
 
@@ -177,6 +169,33 @@ pub(crate) enum Command {
         #[command(flatten)]
         durability: DurabilityArg,
     },
+    /// Set the value of a key if it is what is expected; else print what it is, and fail
+    Cas(CasArgs),
+    /// Run a script from standard input as one transaction
+    ///
+    /// One operation per line, its parts separated by tabs:
+    ///
+    ///   get KEY            print the value
+    ///   scan PREFIX        print the entries whose keys begin so
+    ///   put KEY VALUE      set the value
+    ///   delete KEY         remove the key
+    ///   expect KEY VALUE   give up unless this is the value
+    ///   expect KEY         give up unless the key is absent
+    ///   use KEYSPACE       go on in that keyspace
+    ///   savepoint NAME     remember this place
+    ///   rollback NAME      forget what was written since
+    ///
+    /// Empty lines and lines that begin with # are skipped. Whatever is wrong, nothing is written.
+    #[command(verbatim_doc_comment)]
+    Txn {
+        /// The directory of the database; created if missing
+        db: PathBuf,
+        /// What is checked at the end
+        #[arg(long, value_name = "LEVEL", value_enum, default_value = "serializable")]
+        isolation: IsolationLevel,
+        #[command(flatten)]
+        durability: DurabilityArg,
+    },
     /// Print entries in order
     Scan(ScanArgs),
     /// Count entries
@@ -232,6 +251,32 @@ pub(crate) enum Command {
     },
     /// Measure throughput and latencies
     Bench(BenchArgs),
+}
+
+/// What a transaction is protected from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum IsolationLevel {
+    /// From all that was read and has changed
+    Serializable,
+    /// From others that wrote the same keys
+    Snapshot,
+    /// From nothing: a batch that reads its own writes
+    ReadCommitted,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CasArgs {
+    /// The directory of the database; created if missing
+    pub(crate) db: PathBuf,
+    /// The key
+    #[arg(value_parser = bytes_parser())]
+    pub(crate) key: Bytes,
+    /// The new value; if missing, the key is removed
+    #[arg(value_parser = bytes_parser())]
+    pub(crate) value: Option<Bytes>,
+    /// What the value must be; if missing, the key must be absent
+    #[arg(long, value_name = "VALUE", value_parser = bytes_parser())]
+    pub(crate) expect: Option<Bytes>,
 }
 
 #[derive(Debug, Args)]
@@ -315,6 +360,17 @@ pub(crate) struct ScanArgs {
     /// Print no values
     #[arg(long)]
     pub(crate) keys_only: bool,
+    /// Print a page of at most N entries, and a token for the next one at its end: on standard
+    /// error, or as the last object (--json)
+    #[arg(long, value_name = "N", conflicts_with = "limit")]
+    pub(crate) page: Option<usize>,
+    /// Go on where the page with this token ended, in the same direction and range
+    #[arg(long, requires = "page",
+          conflicts_with_all = ["from", "to", "prefix", "reverse"])]
+    pub(crate) token: Option<String>,
+    /// A page holds at most so many bytes of keys and values, as in 64K
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, requires = "page")]
+    pub(crate) page_bytes: Option<u64>,
 }
 
 #[derive(Clone, Debug, Default, Args)]
@@ -478,92 +534,6 @@ fn after_prefix(prefix: &[u8]) -> Option<Vec<u8>> {
     let mut end = prefix[..=last].to_vec();
     end[last] += 1;
     Some(end)
-}
-
-impl Global {
-    /// The options that open a database.
-    pub(crate) fn options(&self) -> Options {
-        let mut options =
-            Options::new().mmap(self.read_mode == ReadMode::Mmap).recovery(match self.recovery {
-                RecoveryMode::Strict => Recovery::Strict,
-                RecoveryMode::ToLastConsistentPoint => Recovery::ToLastConsistentPoint,
-            });
-        // Those of other programs are not known here.
-        options = options.missing_merge_operators(true);
-        let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
-        if let Some(budget) = self.memory_budget {
-            options = options.memory_budget(size(budget));
-            // The default memtable would not fit into a small budget.
-            options = options.memtable_bytes(size(budget / 8).clamp(1024, 32 << 20));
-        }
-        if let Some(memtable) = self.memtable {
-            options = options.memtable_bytes(size(memtable));
-            if self.memory_budget.is_none() {
-                options = options.memory_budget(size(memtable).saturating_mul(4).max(256 << 20));
-            }
-        }
-        options
-    }
-
-    /// Opens a database that must exist.
-    pub(crate) fn open(&self, path: &Path) -> Result<Db> {
-        self.open_with(self.options(), path)
-    }
-
-    /// Opens a database for reading, beside others who read it. Nothing in it is changed.
-    pub(crate) fn open_to_read(&self, path: &Path) -> Result<Db> {
-        self.open_with(self.options().read_only(true), path)
-    }
-
-    fn open_with(&self, options: Options, path: &Path) -> Result<Db> {
-        match std::fs::metadata(path) {
-            Err(error) => Err(Failure::io("open", path.display(), &error)),
-            Ok(meta) if !meta.is_dir() => {
-                Err(Failure::new(format!("cannot open {}: it is no directory", path.display())))
-            }
-            Ok(_) => {
-                let db = options.create_if_missing(false).open(path)?;
-                self.tell_given_up(&db);
-                Ok(db)
-            }
-        }
-    }
-
-    /// What recovery gave up is told whatever the command prints.
-    fn tell_given_up(&self, db: &Db) {
-        if let Some(given_up) = db.stats().given_up.filter(|_| !self.quiet) {
-            // A remark that cannot be shown is no reason to fail.
-            let _ = writeln!(std::io::stderr(), "warning: {given_up}");
-        }
-    }
-
-    /// Opens a database and the keyspace to work on, both of which must exist.
-    pub(crate) fn open_keyspace(&self, path: &Path) -> Result<(Db, Keyspace)> {
-        self.keyspace_of(self.open(path)?)
-    }
-
-    /// The same for reading.
-    pub(crate) fn open_keyspace_to_read(&self, path: &Path) -> Result<(Db, Keyspace)> {
-        self.keyspace_of(self.open_to_read(path)?)
-    }
-
-    fn keyspace_of(&self, db: Db) -> Result<(Db, Keyspace)> {
-        let names = db.keyspaces();
-        if !names.contains(&self.keyspace) {
-            let (name, known) = (&self.keyspace, names.join(", "));
-            return Err(Failure::new(format!("there is no keyspace {name:?}; there is {known}")));
-        }
-        let keyspace = db.keyspace(&self.keyspace)?;
-        Ok((db, keyspace))
-    }
-
-    /// Opens a database and the keyspace to work on, and creates what is missing.
-    pub(crate) fn create_keyspace(&self, path: &Path) -> Result<(Db, Keyspace)> {
-        let db = self.options().open(path)?;
-        self.tell_given_up(&db);
-        let keyspace = db.keyspace(&self.keyspace)?;
-        Ok((db, keyspace))
-    }
 }
 
 #[cfg(test)]

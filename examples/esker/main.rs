@@ -12,6 +12,7 @@ mod failure;
 mod input;
 mod latency;
 mod load;
+mod open;
 mod output;
 mod picture;
 mod point;
@@ -21,6 +22,7 @@ mod records;
 mod scan;
 mod text;
 mod tour;
+mod txn;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -63,6 +65,10 @@ fn run(cli: Cli) -> Result<()> {
         }
         Command::Incr { db, key, by, durability } => {
             point::incr(global, &db, &key.0, by, durability.mode)
+        }
+        Command::Cas(args) => point::cas(global, &args),
+        Command::Txn { db, isolation, durability } => {
+            txn::run(global, &db, isolation, durability.mode)
         }
         Command::Scan(args) => scan::scan(global, &args),
         Command::Count { db, range } => scan::count(global, &db, &range, &progress),

@@ -1,4 +1,4 @@
-//! `get`, `put`, `delete`, `ttl` and `incr`: commands on one key.
+//! `get`, `put`, `delete`, `ttl`, `incr` and `cas`: commands on one key.
 
 use std::io;
 use std::io::Read as _;
@@ -10,10 +10,12 @@ use esker::Add;
 use esker::Clock as _;
 use esker::Durability;
 use esker::KeyspaceOptions;
+use esker::Swap;
 use esker::SystemClock;
 use esker::Ttl;
 use esker::WriteBatch;
 
+use crate::cli::CasArgs;
 use crate::cli::Global;
 use crate::failure::Failure;
 use crate::failure::Result;
@@ -158,6 +160,30 @@ pub(crate) fn incr(
         writeln!(out, "{value}")?;
     }
     Ok(())
+}
+
+pub(crate) fn cas(global: &Global, args: &CasArgs) -> Result<()> {
+    let (db, keyspace) = global.create_keyspace(&args.db)?;
+    let expected = args.expect.as_ref().map(|value| &value.0[..]);
+    let new = args.value.as_ref().map(|value| &value.0[..]);
+    let swap = keyspace.compare_and_swap(&args.key.0, expected, new)?;
+    db.close()?;
+    let Swap::Differs(current) = swap else { return done(global) };
+    if global.json {
+        let mut object = serde_json::Map::new();
+        object.insert("ok".to_owned(), false.into());
+        match &current {
+            Some(value) => text::put_json(&mut object, "value", value),
+            None => drop(object.insert("value".to_owned(), serde_json::Value::Null)),
+        }
+        let mut out = io::stdout().lock();
+        serde_json::to_writer(&mut out, &object)?;
+        writeln!(out)?;
+    }
+    Err(Failure::new(match current {
+        Some(value) => format!("the value is {}", text::quote(&value)),
+        None => format!("there is no key {}", text::quote(&args.key.0)),
+    }))
 }
 
 fn done(global: &Global) -> Result<()> {

@@ -8,6 +8,8 @@ use std::path::Path;
 use std::path::PathBuf;
 
 use esker::Db;
+use esker::PageLimit;
+use esker::PageToken;
 use esker::Reader;
 
 use crate::cli::ExportArgs;
@@ -26,6 +28,12 @@ pub(crate) fn scan(global: &Global, args: &ScanArgs) -> Result<()> {
     let format = if global.json { Format::Jsonl } else { Format::Tsv };
     let out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
     let mut writer = RecordWriter::new(out, format);
+    if let Some(items) = args.page {
+        let next = write_page(&keyspace, args, items, &mut writer)?;
+        tell_next(global, next, writer.finish()?)?;
+        db.close()?;
+        return Ok(());
+    }
     let mut entries = args.range.iter(&keyspace);
     let mut left = args.limit.unwrap_or(u64::MAX);
     while left > 0 {
@@ -42,6 +50,41 @@ pub(crate) fn scan(global: &Global, args: &ScanArgs) -> Result<()> {
     writer.finish()?;
     drop(entries);
     db.close()?;
+    Ok(())
+}
+
+/// Writes one page; the token of the next one.
+fn write_page(
+    reader: &Reader,
+    args: &ScanArgs,
+    items: usize,
+    writer: &mut RecordWriter<impl Write>,
+) -> Result<Option<PageToken>> {
+    let limit = PageLimit::items(items);
+    let limit = args.page_bytes.map_or(limit, |bytes| limit.bytes(bytes as usize));
+    let page = match &args.token {
+        Some(token) => reader.next_page(&token.parse()?, limit)?,
+        None if args.reverse => args.range.iter(reader).page_back(limit)?,
+        None => args.range.iter(reader).page(limit)?,
+    };
+    for (key, value) in &page.entries {
+        if args.keys_only {
+            writer.write_key(key)?;
+        } else {
+            writer.write(key, value)?;
+        }
+    }
+    Ok(page.next)
+}
+
+fn tell_next(global: &Global, next: Option<PageToken>, mut out: impl Write) -> Result<()> {
+    let next = next.map(|token| token.to_string());
+    if global.json {
+        writeln!(out, "{}", serde_json::json!({ "next": next }))?;
+        out.flush()?;
+    } else if let Some(token) = next {
+        writeln!(io::stderr(), "next: --token {token}")?;
+    }
     Ok(())
 }
 

@@ -46,7 +46,10 @@ pub struct Cursor {
 
 impl Cursor {
     pub(crate) fn new(reader: &Reader) -> Cursor {
-        let view = reader.engine.view(&reader.state, reader.pin());
+        Cursor::over(reader.engine.view(&reader.state, reader.pin()))
+    }
+
+    pub(crate) fn over(view: Result<TreeView>) -> Cursor {
         Cursor { failed: view.as_ref().err().cloned(), view, tree: None }
     }
 
@@ -127,6 +130,11 @@ impl Cursor {
     /// As [`Cursor::seek`].
     pub fn prev(&mut self) -> Result<bool> {
         self.step(TreeIter::prev)
+    }
+
+    /// Leaves it nowhere, because of `error`.
+    pub(crate) fn fail(&mut self, error: Error) {
+        self.failed = Some(error);
     }
 
     fn current(&self) -> Option<&TreeIter> {

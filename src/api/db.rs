@@ -10,9 +10,11 @@ use crate::api::keyspace::Keyspace;
 use crate::api::options::KeyspaceOptions;
 use crate::api::options::Options;
 use crate::api::snapshot::Snapshot;
+use crate::api::transaction::Transaction;
 use crate::base::clock::Clock;
 use crate::base::error::Result;
 use crate::base::options::Config;
+use crate::base::options::Isolation;
 use crate::base::seqno::SeqNo;
 use crate::engine::DEFAULT_KEYSPACE;
 use crate::engine::Engine;
@@ -181,6 +183,90 @@ impl Db {
     /// ```
     pub fn snapshot(&self) -> Snapshot {
         Snapshot::new(&self.engine)
+    }
+
+    /// Begins a serializable transaction: [`Isolation::Serializable`]. See [`Transaction`].
+    pub fn transaction(&self) -> Transaction {
+        self.transaction_with(Isolation::Serializable)
+    }
+
+    /// Begins a transaction on the given level.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let db = esker::Db::open(dir.path())?;
+    /// let [one, other] = [(); 2].map(|()| db.transaction_with(esker::Isolation::Snapshot));
+    /// one.put(&db, "k", "1")?;
+    /// other.put(&db, "k", "2")?;
+    /// one.commit()?;
+    /// let error = other.commit().unwrap_err();
+    /// assert_eq!(error.kind(), esker::ErrorKind::Conflict);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn transaction_with(&self, isolation: Isolation) -> Transaction {
+        Transaction::begin(&self.engine, isolation)
+    }
+
+    /// A batch that reads its own writes over the newest state, and checks nothing when it is
+    /// committed: a transaction of the level [`Isolation::ReadCommitted`].
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let db = esker::Db::open(dir.path())?;
+    /// let batch = db.indexed_batch();
+    /// batch.put(&db, "k", "v")?;
+    /// assert_eq!(batch.get(&db, "k")?.unwrap(), "v");
+    /// assert_eq!(db.get("k")?, None);
+    /// batch.commit()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[doc(alias = "write batch with index")]
+    pub fn indexed_batch(&self) -> Transaction {
+        self.transaction_with(Isolation::ReadCommitted)
+    }
+
+    /// Runs `body` in a serializable transaction and commits it. After a conflict it is run again in
+    /// a new one, up to 100 times in all, and from the third time on after a pause of up to some
+    /// milliseconds.
+    ///
+    /// An error of `body` rolls the transaction back and is returned, unless it is a conflict
+    /// itself.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let db = esker::Db::open(dir.path())?;
+    /// let free = db.transact(|txn| {
+    ///     let free = txn.get(&db, "seat/12")?.is_none();
+    ///     if free {
+    ///         txn.put(&db, "seat/12", "Ada")?;
+    ///     }
+    ///     Ok(free)
+    /// })?;
+    /// assert!(free);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Those of `body`; those of [`Transaction::commit`], a conflict if the last attempt had one.
+    pub fn transact<T>(&self, body: impl FnMut(&Transaction) -> Result<T>) -> Result<T> {
+        self.transact_with(Isolation::Serializable, body)
+    }
+
+    /// As [`Db::transact`], on the given level.
+    ///
+    /// # Errors
+    /// As [`Db::transact`].
+    pub fn transact_with<T>(
+        &self,
+        isolation: Isolation,
+        mut body: impl FnMut(&Transaction) -> Result<T>,
+    ) -> Result<T> {
+        self.engine.retry(|| {
+            let txn = self.transaction_with(isolation);
+            let result = body(&txn)?;
+            txn.commit()?;
+            Ok(result)
+        })
     }
 
     /// The sequence number of the newest visible write.

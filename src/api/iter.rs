@@ -8,6 +8,7 @@ use std::ops::RangeBounds;
 use crate::api::reader::Reader;
 use crate::base::error::Error;
 use crate::base::error::Result;
+use crate::base::ids::DbId;
 use crate::base::range::Bounds;
 use crate::base::slice::Key;
 use crate::base::slice::Value;
@@ -35,7 +36,10 @@ enum Source {
 
 impl Iter {
     pub(crate) fn new(reader: &Reader, bounds: Bounds) -> Iter {
-        let view = reader.engine.view(&reader.state, reader.pin());
+        Iter::over(reader.engine.view(&reader.state, reader.pin()), bounds)
+    }
+
+    pub(crate) fn over(view: Result<TreeView>, bounds: Bounds) -> Iter {
         let source = match view {
             Ok(view) => Source::Tree(view),
             Err(error) => Source::Failed(Some(error)),
@@ -87,6 +91,28 @@ impl Iter {
             return Ok(None);
         }
         Ok(Some((back.key_slice(), back.value_slice())))
+    }
+
+    /// The database that it reads.
+    pub(crate) fn db(&self) -> DbId {
+        match &self.source {
+            Source::Tree(view) => view.db_id(),
+            // Its first step fails.
+            Source::Failed(_) => DbId::default(),
+        }
+    }
+
+    /// What is left to be read behind `last`, or before it.
+    pub(crate) fn rest(&self, last: Vec<u8>, backward: bool) -> Bounds {
+        let beyond = |end: &Option<TreeIter>, bound: &Bound<Vec<u8>>| match end {
+            Some(end) if end.valid() => Bound::Excluded(end.key().to_vec()),
+            _ => bound.clone(),
+        };
+        if backward {
+            (beyond(&self.front, &self.bounds.0), Bound::Excluded(last))
+        } else {
+            (Bound::Excluded(last), beyond(&self.back, &self.bounds.1))
+        }
     }
 
     /// Ends the iteration for good after an error or the last entry.

@@ -45,6 +45,10 @@ impl Keyspace {
         &self.reader.state
     }
 
+    pub(crate) fn engine(&self) -> &Arc<Engine> {
+        &self.reader.engine
+    }
+
     /// Its name.
     pub fn name(&self) -> &str {
         &self.state().name

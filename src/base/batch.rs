@@ -66,6 +66,12 @@ impl Batch {
         self.ops = 0;
     }
 
+    /// Forgets what was appended after there were `ops` operations in `len` bytes.
+    pub(crate) fn truncate(&mut self, len: usize, ops: u64) {
+        self.bytes.truncate(if ops == 0 { 0 } else { ROOM_LEN + len });
+        self.ops = ops;
+    }
+
     pub(crate) fn bytes(&self) -> &[u8] {
         self.bytes.get(ROOM_LEN..).unwrap_or_default()
     }

@@ -125,9 +125,22 @@ pub enum Error {
         /// What it waited for.
         reason: String,
     },
-    /// A concurrent change conflicts with this one. Nothing was written; try again.
+    /// A concurrent write conflicts with this transaction. Nothing was written, and what it conflicts
+    /// with is visible: begin anew.
     #[error("a concurrent write conflicts with this one: try again")]
     Conflict,
+    /// A transaction, and with it all others that are open, would take more memory than
+    /// transactions may: an eighth of the memory budget. The call did nothing.
+    #[error(
+        "a transaction would take {bytes} bytes, and all that are open may take {limit}: \
+         commit in smaller parts, or allow a larger memory_budget"
+    )]
+    TransactionMemory {
+        /// What this transaction would take.
+        bytes: u64,
+        /// What all of them together may take.
+        limit: u64,
+    },
     /// The database was closed.
     #[error("the database is closed")]
     Closed,
@@ -197,7 +210,10 @@ impl Error {
             Error::Io { .. } => ErrorKind::Io,
             Error::ReadOnly { .. } | Error::Internal { .. } => ErrorKind::ReadOnly,
             Error::Conflict => ErrorKind::Conflict,
-            Error::Locked { .. } | Error::Stalled { .. } => ErrorKind::Busy,
+            Error::TransactionMemory { bytes, limit } if bytes > limit => ErrorKind::Misuse,
+            Error::Locked { .. } | Error::Stalled { .. } | Error::TransactionMemory { .. } => {
+                ErrorKind::Busy
+            }
             Error::UnsupportedFormat { .. }
             | Error::NotADatabase { .. }
             | Error::NoSuchKeyspace { .. }

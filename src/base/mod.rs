@@ -25,6 +25,7 @@ pub(crate) mod prefetch;
 pub(crate) mod range;
 pub(crate) mod seqno;
 pub(crate) mod slice;
+pub(crate) mod spans;
 pub(crate) mod stats;
 pub(crate) mod sync;
 pub(crate) mod value;

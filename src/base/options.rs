@@ -32,6 +32,29 @@ pub enum Durability {
     Os,
 }
 
+/// What a transaction is protected from.
+///
+/// | level | what it reads | when its commit fails with [`Error::Conflict`](crate::Error::Conflict) |
+/// |---|---|---|
+/// | `Serializable` | the state of the moment it began | something that it read was changed since: a key, an absent key, or a part of a range that it walked through |
+/// | `Snapshot` | the state of the moment it began | a key that it writes was written since |
+/// | `ReadCommitted` | with each call, the newest state | never |
+///
+/// On all levels a transaction sees its own writes, and the others see all of them or none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Isolation {
+    /// As if the transactions had run one after the other, in the order of their commits. One that
+    /// writes nothing never fails.
+    #[default]
+    Serializable,
+    /// No lost updates; but two transactions that each write what the other one reads may both
+    /// commit (write skew).
+    Snapshot,
+    /// A batch that reads its own writes: nothing is checked at the commit.
+    ReadCommitted,
+}
+
 /// What to do when the log holds damage that no crash can explain.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]

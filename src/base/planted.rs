@@ -34,6 +34,10 @@ pub(crate) enum Planted {
     HalfBatch,
     /// Snapshots do not keep what they see from compaction.
     SnapshotIgnored,
+    /// A commit looks only at what was written while it is checked.
+    ConflictMissed,
+    /// What was read of a range is not looked at again.
+    PhantomMissed,
 }
 
 impl Planted {

@@ -51,6 +51,8 @@ pub(crate) struct JobContext<'a> {
     pub(crate) fold: Option<Arc<Fold>>,
     /// What expires then or before has expired for every reader.
     pub(crate) expired_ms: u64,
+    /// May sequence numbers be replaced by 0 where order does not need them (R3)?
+    pub(crate) zero_seqnos: bool,
     /// Set when the database closes.
     pub(crate) cancel: &'a AtomicBool,
 }
@@ -117,6 +119,7 @@ pub(crate) fn write_survivors(
 ) -> Result<Vec<SstMeta>> {
     let mut output = Output::new(context.output, context.spec.clone());
     let is_bottom = |user: &[u8]| beneath.is_free_of(user);
+    let zero_seqnos = zero_seqnos && context.zero_seqnos;
     let (snapshots, fold) = (context.snapshots.clone(), context.fold.clone());
     let mut survivors =
         Survivors::new(merged, snapshots, is_bottom, zero_seqnos, fold, context.expired_ms)?;

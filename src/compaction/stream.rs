@@ -13,7 +13,8 @@
 //! - R5: an entry that has expired for every reader is a tombstone from then on: it loses its value,
 //!   and R2 applies.
 //! - R3 (compactions only): a put in the oldest stripe beneath which nothing older can lie gets sequence number 0: it
-//!   compresses better, and its order to other versions no longer matters (R1 left one).
+//!   compresses better, and its order to other versions no longer matters (R1 left one). Not where
+//!   somebody asks for versions of entries.
 //!
 //! Requires: every entry of the stream was visible when the list of snapshots was taken; so a
 //! snapshot taken later sees the newest version, which R1 keeps.

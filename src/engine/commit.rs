@@ -58,18 +58,19 @@ use crate::engine::keyspaces::KeyspaceState;
 use crate::wal::LogWriter;
 
 mod append;
+mod checked;
 
 use append::Append;
 use append::Appended;
 pub(crate) use append::LogSegment;
+pub(crate) use checked::Claim;
+pub(crate) use checked::Footprint;
 
 /// What one write asked for; `None` is the database's default.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct WriteMode {
     pub(crate) durability: Option<Durability>,
     pub(crate) deadline: Option<Duration>,
-    /// Only if nothing was written since: else it is a conflict.
-    pub(crate) unchanged_since: Option<SeqNo>,
 }
 
 /// The shared state of the write path. For the order of its locks see [`crate::engine`].
@@ -93,6 +94,8 @@ struct Publish {
     ready: BTreeMap<u64, Ready>,
     /// Threads that wait.
     waiting: usize,
+    /// Threads that wait until something is applied, visible or not.
+    waiting_for_applied: usize,
     /// A leader syncs the log.
     is_syncing: bool,
 }
@@ -102,6 +105,17 @@ struct Ready {
     last: u64,
     /// What must be synced before it is published; 0: nothing.
     needs_synced: u64,
+}
+
+impl Publish {
+    /// Up to where everything is in the memtables, if it is `visible` up to there.
+    fn applied(&self, visible: u64) -> u64 {
+        let ready = self.ready.range(visible + 1..);
+        ready.fold(
+            visible,
+            |last, (first, ready)| if *first == last + 1 { ready.last } else { last },
+        )
+    }
 }
 
 impl CommitState {
@@ -182,6 +196,19 @@ thread_local! {
 /// A scratch batch larger than this is not kept.
 const SCRATCH_BYTES_MAX: usize = 64 * 1024;
 
+/// Runs `write` with a batch of one operation.
+fn with_batch_of<T>(op: Op<'_>, write: impl FnOnce(&mut Batch) -> T) -> T {
+    // A thread that ends has no scratch any more.
+    let mut batch = SCRATCH.try_with(Cell::take).unwrap_or_default();
+    batch.clear();
+    batch.push(op);
+    let result = write(&mut batch);
+    if batch.bytes().len() <= SCRATCH_BYTES_MAX {
+        let _ = SCRATCH.try_with(|scratch| scratch.set(batch));
+    }
+    result
+}
+
 impl Core {
     /// Last sequence number that readers see.
     pub(crate) fn visible(&self) -> SeqNo {
@@ -196,15 +223,9 @@ impl Core {
         key: &[u8],
         value: &[u8],
     ) -> Result<()> {
-        // A thread that ends has no scratch any more.
-        let mut batch = SCRATCH.try_with(Cell::take).unwrap_or_default();
-        batch.clear();
-        batch.push(Op { kind, keyspace: state.id, key, value });
-        let result = self.commit(&mut batch, std::slice::from_ref(state), WriteMode::default());
-        if batch.bytes().len() <= SCRATCH_BYTES_MAX {
-            let _ = SCRATCH.try_with(|scratch| scratch.set(batch));
-        }
-        result
+        with_batch_of(Op { kind, keyspace: state.id, key, value }, |batch| {
+            self.commit(batch, std::slice::from_ref(state), WriteMode::default())
+        })
     }
 
     /// Writes a batch whose operations go to `keyspaces`.
@@ -217,11 +238,27 @@ impl Core {
         if batch.is_empty() {
             return self.health.check_writable();
         }
+        self.commit_by(batch, keyspaces, mode, |batch, sync_follows| {
+            match self.append(batch, keyspaces, sync_follows, |_| Ok(true))? {
+                Some(appended) => Ok(appended),
+                None => unreachable!("nothing was asked"),
+            }
+        })?;
+        Ok(())
+    }
+
+    /// Writes a batch that is not empty, step 2 being `append`. Its last sequence number.
+    fn commit_by(
+        &self,
+        batch: &mut Batch,
+        keyspaces: &[Arc<KeyspaceState>],
+        mode: WriteMode,
+        append: impl FnOnce(&mut Batch, bool) -> Result<Appended>,
+    ) -> Result<SeqNo> {
         let durability = mode.durability.unwrap_or(self.config.durability);
         let began = (durability == Durability::Sync).then(|| self.clock.monotonic());
         self.wait_for_room(batch.bytes().len(), mode.deadline.or(self.config.write_deadline))?;
-        let sync_follows = durability == Durability::Sync;
-        let appended = self.append(batch, keyspaces, sync_follows, mode.unchanged_since)?;
+        let appended = append(batch, durability == Durability::Sync)?;
         self.apply(batch, keyspaces, &appended)?;
         let mut needs_synced = 0;
         match durability {
@@ -234,7 +271,7 @@ impl Core {
         if let Some(began) = began {
             self.metrics.sync_latency.record(self.clock.monotonic().saturating_sub(began));
         }
-        Ok(())
+        Ok(SeqNo::new(appended.last))
     }
 
     /// Step 3.
@@ -310,6 +347,9 @@ impl Core {
             return Ok(());
         }
         publish.ready.insert(first, ready);
+        if publish.waiting_for_applied > 0 {
+            commit.published.notify_all();
+        }
         let is_visible = || commit.visible.load(Acquire) >= ready.last;
         let (mut publish, result) = self.wait_for(publish, is_visible, ready.needs_synced);
         if result.is_err() {
@@ -382,6 +422,25 @@ impl Core {
     pub(crate) fn wait_visible(&self, last: SeqNo) -> Result<()> {
         let is_visible = || self.visible() >= last;
         self.wait_for(self.commit.publish.lock(), is_visible, 0).1
+    }
+
+    /// Waits until everything up to `last`, which is in the log, is applied, visible or not. What is
+    /// applied is visible, or ready and waits.
+    fn wait_applied(&self, last: u64) -> Result<()> {
+        let commit = &self.commit;
+        let is_visible = || commit.visible.load(Acquire) >= last;
+        spin_until(is_visible);
+        if is_visible() {
+            return Ok(());
+        }
+        let mut publish = commit.publish.lock();
+        while publish.applied(commit.visible.load(Acquire)) < last {
+            self.health.check_writable()?;
+            publish.waiting_for_applied += 1;
+            commit.wait(&mut publish);
+            publish.waiting_for_applied -= 1;
+        }
+        Ok(())
     }
 
     /// Makes the log durable up to `last`, which is visible.

@@ -1,21 +1,16 @@
 //! Values that expire: by which time, and changing that of a value that is there.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::base::batch::Batch;
-use crate::base::batch::Op;
-use crate::base::error::Error;
 use crate::base::error::Result;
 use crate::base::value::NEVER_MS;
 use crate::base::value::ValueKind;
 use crate::base::value::with_expiry;
 use crate::engine::Core;
-use crate::engine::commit::WriteMode;
+use crate::engine::conditional::Change;
 use crate::engine::keyspaces::KeyspaceState;
-
-/// So often a change is tried again because something else was written meanwhile.
-const TRIES: u32 = 1000;
 
 impl Core {
     /// When a value expires that is written now and lives for `ttl`.
@@ -30,8 +25,22 @@ impl Core {
         self.snapshots.oldest_ms().map_or(now, |oldest| oldest.min(now))
     }
 
-    /// Has the value of `key` expire at `expiry_ms`, if there is one: atomically, by writing it again
-    /// provided that nothing at all was written since it was read. True if there is one.
+    /// How a put of `value` is stored: with an expiry, if values of the keyspace have one by default.
+    pub(crate) fn put_form<'a>(
+        &self,
+        state: &KeyspaceState,
+        value: Cow<'a, [u8]>,
+    ) -> Result<(ValueKind, Cow<'a, [u8]>)> {
+        let ttl_ms = state.default_ttl_ms();
+        if ttl_ms == 0 {
+            return Ok((ValueKind::Put, value));
+        }
+        state.claim_expiry()?;
+        Ok(put_until_form(self.expiry_in(Duration::from_millis(ttl_ms)), value))
+    }
+
+    /// Has the value of `key` expire at `expiry_ms`, if there is one, with nothing in between. True
+    /// if there is one.
     pub(crate) fn set_expiry(
         &self,
         state: &Arc<KeyspaceState>,
@@ -41,25 +50,12 @@ impl Core {
         if expiry_ms != NEVER_MS {
             state.claim_expiry()?;
         }
-        for _ in 0..TRIES {
-            let since = self.visible();
-            let Some(value) = self.get(state, None, key)? else { return Ok(false) };
-            let (kind, bytes) = match expiry_ms {
-                NEVER_MS => (ValueKind::Put, value.to_vec()),
-                _ => (ValueKind::Expiring, with_expiry(expiry_ms, &value)),
-            };
-            let mut batch = Batch::default();
-            batch.push(Op { kind, keyspace: state.id, key, value: &bytes });
-            let mode = WriteMode { unchanged_since: Some(since), ..WriteMode::default() };
-            match self.commit(&mut batch, std::slice::from_ref(state), mode) {
-                Err(Error::Conflict) => {
-                    let last = self.commit.append_lock().last_seqno();
-                    self.wait_visible(last)?;
-                }
-                result => return result.map(|()| true),
-            }
-        }
-        Err(Error::Conflict)
+        let changed = self.change_key(state, key, |value, _| {
+            Ok(value.map_or(Change::Keep, |value| {
+                Change::PutUntil(expiry_ms, Cow::Owned(value.to_vec()))
+            }))
+        })?;
+        Ok(changed.before.is_some())
     }
 
     /// Seals memtables with values that expired so long ago that they should be gone from memory and
@@ -73,5 +69,13 @@ impl Core {
                 state.seal(append.last_seqno());
             }
         }
+    }
+}
+
+/// How a put is stored whose value lives until `expiry_ms`.
+pub(crate) fn put_until_form(expiry_ms: u64, value: Cow<'_, [u8]>) -> (ValueKind, Cow<'_, [u8]>) {
+    match expiry_ms {
+        NEVER_MS => (ValueKind::Put, value),
+        _ => (ValueKind::Expiring, Cow::Owned(with_expiry(expiry_ms, &value))),
     }
 }

@@ -197,6 +197,8 @@ impl Core {
             snapshots: self.snapshots.list(),
             fold: state.fold(),
             expired_ms,
+            // All inputs are visible.
+            zero_seqnos: self.entry_versions.may_replace(self.visible()),
             cancel: &self.cancel,
         }
     }

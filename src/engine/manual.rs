@@ -88,10 +88,11 @@ impl Core {
             })?;
         }
         // Each file of the bottom once: with a snapshot in the way it may stay as it is.
+        let zeroes = !self.entry_versions.are_kept();
         let is_dirty = |file: &&Arc<SstFile>| {
             let meta = &file.meta;
-            let dirty =
-                meta.tombstones > 0 || meta.expiry.entries > 0 || meta.max_seqno > SeqNo::ZERO;
+            let numbered = zeroes && meta.max_seqno > SeqNo::ZERO;
+            let dirty = meta.tombstones > 0 || meta.expiry.entries > 0 || numbered;
             dirty && range.holds(file)
         };
         let bottom: Vec<FileId> = {

@@ -5,13 +5,15 @@
 //! manifest ([`version_set`]), the jobs ([`scheduler`], [`jobs`], [`workers`]), live snapshots
 //! ([`snapshots`]) and files on their way out ([`obsolete`], [`log_files`]). [`open`] and
 //! [`recovery`] bring it to life. [`read_view`] reads, and [`read_cost`] has reads pay for
-//! compactions.
+//! compactions. [`transaction`] and [`conditional`] are built on both; [`conflicts`] says what was
+//! written meanwhile.
 //!
 //! *Locks*, in the order in which they are taken. A thread that holds one may take only locks
 //! further down. Readers take none of them, but `Snapshots.live` and `Registry` for a moment.
 //!
 //! | lock | guards | I/O under it |
 //! |---|---|---|
+//! | a transaction's own | its writes and what it has read | none |
 //! | `Engine.threads` | the close | all of it |
 //! | `Core.versions` | manifest, changes of versions, create and drop of keyspaces | manifest append, sync and rollover |
 //! | `CommitState.append` | sequence numbers, end of the log, sealing | write of a record; preparing a segment, if none is ready |
@@ -35,6 +37,7 @@ use crate::base::sync::thread::JoinHandle;
 use crate::cache::BlockCache;
 use crate::compaction::output::OutputContext;
 use crate::engine::commit::CommitState;
+use crate::engine::conditional::EntryVersions;
 use crate::engine::health::Health;
 use crate::engine::keyspaces::KeyspaceState;
 use crate::engine::keyspaces::Registry;
@@ -45,6 +48,7 @@ use crate::engine::snapshots::SnapshotPin;
 use crate::engine::snapshots::Snapshots;
 use crate::engine::stats::Metrics;
 use crate::engine::throttle::Throttle;
+use crate::engine::transaction::Transactions;
 use crate::engine::version_set::VersionSet;
 use crate::fs::DirLock;
 use crate::version::sst_file::SstOpener;
@@ -52,6 +56,8 @@ use crate::wal::GivenUp;
 
 mod catalog;
 pub(crate) mod commit;
+pub(crate) mod conditional;
+mod conflicts;
 mod expiry;
 mod health;
 mod jobs;
@@ -68,6 +74,7 @@ mod scheduler;
 pub(crate) mod snapshots;
 pub(crate) mod stats;
 mod throttle;
+pub(crate) mod transaction;
 pub(crate) mod verify;
 mod version_set;
 mod workers;
@@ -92,6 +99,8 @@ pub(crate) struct Core {
     commit: CommitState,
     versions: Mutex<VersionSet>,
     snapshots: Arc<Snapshots>,
+    transactions: Transactions,
+    entry_versions: EntryVersions,
     jobs: Jobs,
     throttle: Throttle,
     quiet: Quiet,
@@ -123,6 +132,10 @@ impl Deref for Engine {
 impl Core {
     pub(crate) fn default_keyspace(&self) -> Arc<KeyspaceState> {
         self.default.clone()
+    }
+
+    pub(crate) fn db_id(&self) -> DbId {
+        self.db_id
     }
 
     /// Where the database is.

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use crate::base::error::Error;
 use crate::base::error::Result;
+use crate::base::ids::DbId;
 use crate::base::key::KeyHash;
 use crate::base::key::Trailer;
 use crate::base::lookup::Lookup;
@@ -31,9 +32,11 @@ use crate::engine::keyspaces::KeyspaceState;
 use crate::engine::keyspaces::ReadView;
 use crate::engine::snapshots::SnapshotPin;
 use crate::iter::Concat;
+use crate::iter::Flat;
 use crate::iter::Merging;
 use crate::iter::ReadAt;
 use crate::iter::Visible;
+use crate::memtable::Memtable;
 use crate::version::source::Purpose;
 use crate::version::source::Run;
 use crate::version::source::Source;
@@ -51,6 +54,23 @@ impl Core {
         let seqno = self.read_seqno(pin);
         let reading = Reading::new(self, state, &view, pin, seqno);
         live_value(lookup(&view, key, seqno, true)?, |found| reading.special(key, found))
+    }
+
+    /// As [`Core::get`], with the sequence number that the entry is stored with.
+    pub(crate) fn get_with_seqno(
+        &self,
+        state: &KeyspaceState,
+        pin: Option<&SnapshotPin>,
+        key: &[u8],
+    ) -> Result<Option<(Slice, SeqNo)>> {
+        let view = state.view();
+        self.check_readable(state, pin)?;
+        let seqno = self.read_seqno(pin);
+        let reading = Reading::new(self, state, &view, pin, seqno);
+        let found = lookup(&view, key, seqno, true)?;
+        let stored = found.as_ref().map_or(SeqNo::ZERO, |(trailer, _)| trailer.seqno());
+        let value = live_value(found, |found| reading.special(key, found))?;
+        Ok(value.map(|value| (value, stored)))
     }
 
     /// Is `key` there?
@@ -147,7 +167,7 @@ impl Core {
 
     /// The time by which a reader judges what has expired. Requires: its view is loaded already;
     /// what compaction has dropped for its age has then expired for this reader too.
-    fn read_ms(&self, pin: Option<&SnapshotPin>) -> u64 {
+    pub(crate) fn read_ms(&self, pin: Option<&SnapshotPin>) -> u64 {
         pin.map_or_else(|| self.expiry.now_ms(), SnapshotPin::now_ms)
     }
 }
@@ -165,7 +185,7 @@ impl Engine {
         // One instant for all that is read through it.
         let now_ms = if state.may_expire() { self.read_ms(pin.map(Arc::as_ref)) } else { 0 };
         let at = ReadAt { seqno, now_ms, fold: state.fold() };
-        Ok(TreeView { engine: self.clone(), view, at, _pin: pin.cloned() })
+        Ok(TreeView { engine: self.clone(), view, at, own: None, _pin: pin.cloned() })
     }
 }
 
@@ -194,7 +214,7 @@ fn lookup(
 
 /// The value, unless the entry is a tombstone; of any other entry what `special` makes of it.
 #[inline]
-fn live_value(
+pub(crate) fn live_value(
     found: Option<(Trailer, Slice)>,
     special: impl FnOnce((Trailer, Slice)) -> Result<Option<Slice>>,
 ) -> Result<Option<Slice>> {
@@ -257,14 +277,35 @@ pub(crate) struct TreeView {
     engine: Arc<Engine>,
     view: Arc<ReadView>,
     at: ReadAt,
+    own: Option<(Arc<Memtable>, SeqNo)>,
     _pin: Option<Arc<SnapshotPin>>,
 }
 
 impl TreeView {
+    /// The database that it is of.
+    pub(crate) fn db_id(&self) -> DbId {
+        self.engine.db_id()
+    }
+
+    /// This beneath what a transaction wrote to `own` up to the sequence number `upto`.
+    pub(crate) fn beneath(self, own: Arc<Memtable>, upto: SeqNo) -> TreeView {
+        TreeView { own: Some((own, upto)), ..self }
+    }
+
     /// A cursor over the entries within `bounds`.
     pub(crate) fn open_iter(&self, bounds: Bounds) -> Result<TreeIter> {
         self.engine.health.check_open()?;
-        let tree = open_tree(&self.view, self.at.clone(), bounds)?;
+        let Some((own, upto)) = &self.own else {
+            let tree = open_tree(&self.view, self.at.clone(), bounds)?;
+            return Ok(TreeIter { tree, from: self.clone() });
+        };
+        let beneath = open_tree(&self.view, self.at.clone(), bounds.clone())?;
+        let sources =
+            vec![Source::Memtable(own.iter()), Source::Tree(Box::new(Flat::new(beneath)))];
+        // Its numbers are the transaction's own: what they come to is nobody else's to remember.
+        let fold = self.at.fold.as_ref().map(|fold| Arc::new(fold.afresh()));
+        let at = ReadAt { seqno: *upto, now_ms: self.at.now_ms, fold };
+        let tree = Visible::new(Merging::new(sources), at, bounds.0, bounds.1);
         Ok(TreeIter { tree, from: self.clone() })
     }
 }

@@ -19,6 +19,7 @@ use std::collections::VecDeque;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use crate::base::clock::Clock;
 use crate::base::clock::ExpiryClock;
@@ -39,6 +40,7 @@ use crate::engine::Core;
 use crate::engine::DEFAULT_KEYSPACE;
 use crate::engine::commit::CommitState;
 use crate::engine::commit::LogSegment;
+use crate::engine::conditional::EntryVersions;
 use crate::engine::health::Health;
 use crate::engine::keyspaces::KeyspaceState;
 use crate::engine::keyspaces::Registry;
@@ -55,6 +57,7 @@ use crate::engine::recovery::stated::read_catalog;
 use crate::engine::scheduler::Jobs;
 use crate::engine::stats::Metrics;
 use crate::engine::throttle::Throttle;
+use crate::engine::transaction::Transactions;
 use crate::engine::version_set::VersionSet;
 use crate::engine::version_set::snapshot_edit;
 use crate::fs::DirEntry;
@@ -310,7 +313,10 @@ fn assemble(parts: Parts<'_>, catalog: &Catalog) -> Result<Core> {
     if let Some(what) = &given_up {
         tracing::warn!("recovery gave up the end of the log: {what}");
     }
+    let commit = CommitState::new(reopened.writer, segments);
     Ok(Core {
+        transactions: Transactions::new(site.config.memory_budget),
+        entry_versions: EntryVersions::new(SeqNo::new(commit.visible().load(Relaxed))),
         config: site.config.clone(),
         output: OutputContext {
             fs: site.fs.clone(),
@@ -326,7 +332,7 @@ fn assemble(parts: Parts<'_>, catalog: &Catalog) -> Result<Core> {
         health: Health::default(),
         keyspaces: registry,
         default,
-        commit: CommitState::new(reopened.writer, segments),
+        commit,
         db_id: catalog.db_id,
         versions: Mutex::new(VersionSet::new(catalog.next_keyspace, catalog.manifest)),
         snapshots: Arc::default(),

@@ -13,6 +13,7 @@ use crate::engine::stats::LevelStats;
 use crate::engine::stats::MemoryStats;
 use crate::engine::stats::StallStats;
 use crate::engine::stats::Stats;
+use crate::engine::stats::TransactionStats;
 use crate::engine::stats::WalStats;
 use crate::engine::stats::WriteStats;
 use crate::manifest::SstMeta;
@@ -52,6 +53,12 @@ impl Core {
                 block_cache: self.cache.used_bytes(),
                 files: self.keyspaces.all().iter().map(pinned).sum(),
                 jobs: running as u64 * JOB_BYTES,
+                transactions: self.transactions.bytes() as u64,
+            },
+            transactions: TransactionStats {
+                open: self.transactions.open(),
+                commits: self.transactions.commits.get(),
+                conflicts: self.transactions.conflicts.get(),
             },
             wal,
             writes: WriteStats {

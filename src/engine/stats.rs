@@ -29,6 +29,8 @@ pub struct Stats {
     pub stalls: StallStats,
     /// Snapshots alive.
     pub snapshots: usize,
+    /// Transactions.
+    pub transactions: TransactionStats,
     /// Files that are obsolete and wait for their last reader.
     pub obsolete_files: usize,
     /// Why the database is read-only, if it is.
@@ -107,6 +109,20 @@ pub struct MemoryStats {
     pub files: u64,
     /// Buffers of running flushes and compactions, at most.
     pub jobs: u64,
+    /// What open transactions have written and read.
+    pub transactions: u64,
+}
+
+/// Transactions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TransactionStats {
+    /// Those that are neither committed nor rolled back.
+    pub open: usize,
+    /// Commits that wrote something.
+    pub commits: u64,
+    /// Commits that failed with [`Error::Conflict`](crate::Error::Conflict).
+    pub conflicts: u64,
 }
 
 /// The write-ahead log.

@@ -39,6 +39,13 @@ const SLEEP_MIN: Duration = Duration::from_micros(500);
 /// A writer that is stopped looks again this often, whatever happens.
 const STOP_POLL: Duration = Duration::from_millis(100);
 
+/// So often a transaction is tried at most, and so often without a pause.
+const ATTEMPTS_MAX: u32 = 100;
+const ATTEMPTS_AT_ONCE: u32 = 2;
+/// The longest pause after the first of the other attempts; each further one may be twice as long.
+const PAUSE_MIN: Duration = Duration::from_micros(20);
+const PAUSE_MAX: Duration = Duration::from_millis(5);
+
 /// What writers look at before each write; two relaxed loads where nothing is owed.
 #[derive(Debug, Default)]
 pub(crate) struct Throttle {
@@ -141,6 +148,23 @@ impl Core {
         Ok(())
     }
 
+    /// Runs `attempt` until it meets no conflict, or often enough. Pauses of random length part
+    /// those that keep meeting each other.
+    pub(crate) fn retry<T>(&self, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
+        for failed in 1..ATTEMPTS_MAX {
+            match attempt() {
+                Err(Error::Conflict) => {}
+                result => return result,
+            }
+            if let Some(doublings) = failed.checked_sub(ATTEMPTS_AT_ONCE) {
+                let most = (PAUSE_MIN * (1 << doublings.min(16))).min(PAUSE_MAX);
+                let random = (self.clock.unique() >> 32) as f64 / f64::from(u32::MAX);
+                thread::sleep(most.mul_f64(random));
+            }
+        }
+        attempt()
+    }
+
     /// Looks at the memtables and levels again. Called after every job, and as the
     /// memtables grow.
     pub(crate) fn update_throttle(&self) -> Stop {
@@ -160,7 +184,9 @@ impl Core {
             let (slow, most) = ((DEBT_SLOW * base) as f64, (DEBT_STOP * base) as f64);
             debt = debt.max(ratio(owed as f64, slow, most));
         }
-        let limit = self.memtables_limit();
+        // What transactions take is about to be in memtables.
+        let limit =
+            self.memtables_limit() - self.transactions.bytes().min(self.memtables_limit() / 4);
         debt = debt.max(ratio(memtable_bytes as f64, limit as f64 / 2.0, limit as f64));
         if memtable_bytes >= limit {
             stop = Stop::Memtables;

@@ -70,6 +70,11 @@ impl Fold {
         self.operator.is_some()
     }
 
+    /// The same operator, with nothing remembered.
+    pub(crate) fn afresh(&self) -> Fold {
+        Fold::new(self.keyspace.clone(), self.name.clone(), self.operator.clone())
+    }
+
     /// What `operands` make of `base`.
     pub(crate) fn merge(
         &self,

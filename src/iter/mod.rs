@@ -12,9 +12,11 @@
 //!
 //! Compaction uses the same [`Merging`] and [`Concat`], with the rules of survival on top instead of
 //! [`Visible`]. A point read uses none of this, unless it meets a merge operand. [`Fold`] calls the
-//! merge operator, for both.
+//! merge operator, for both. In a transaction the whole stack, as [`Flat`], is the source beneath its
+//! own writes.
 
 mod concat;
+mod flat;
 mod fold;
 mod merging;
 #[cfg(test)]
@@ -23,6 +25,7 @@ mod visible;
 
 pub(crate) use concat::Concat;
 pub(crate) use concat::ConcatSource;
+pub(crate) use flat::Flat;
 pub(crate) use fold::Fold;
 pub(crate) use fold::Operands;
 pub(crate) use merging::Merging;

@@ -9,6 +9,8 @@ use crate::base::key::KeyRef;
 use crate::base::slice::Slice;
 use crate::iter::Concat;
 use crate::iter::ConcatSource;
+use crate::iter::Flat;
+use crate::iter::Merging;
 use crate::memtable::MemtableIter;
 use crate::sst::SstIter;
 use crate::version::sst_file::SstFile;
@@ -64,6 +66,8 @@ pub(crate) enum Source {
     Memtable(MemtableIter),
     Sst(SstIter),
     Run(Concat<Run>),
+    /// What lies beneath a transaction's own writes.
+    Tree(Box<Flat<Merging<Source>>>),
 }
 
 /// Calls one method on whichever source it is.
@@ -73,6 +77,7 @@ macro_rules! each {
             Source::Memtable($source) => $call,
             Source::Sst($source) => $call,
             Source::Run($source) => $call,
+            Source::Tree($source) => $call,
         }
     };
 }

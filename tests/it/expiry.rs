@@ -23,13 +23,13 @@ use crate::support::value;
 
 /// A clock that stands still until it is set.
 #[derive(Debug)]
-struct Hands {
+pub(crate) struct Hands {
     wall_ms: AtomicU64,
     ticks: AtomicU64,
 }
 
 impl Hands {
-    fn set(&self, ms: u64) {
+    pub(crate) fn set(&self, ms: u64) {
         self.wall_ms.store(ms, Relaxed);
     }
 }
@@ -49,13 +49,13 @@ impl Clock for Hands {
 }
 
 /// It is 1,000,000 ms after the beginning of 1970; what expired may stay for a second.
-fn timed() -> (TestDb, Arc<Hands>) {
+pub(crate) fn timed() -> (TestDb, Arc<Hands>) {
     let hands = Arc::new(Hands { wall_ms: 1_000_000.into(), ticks: 0.into() });
     let options = tiny().clock(hands.clone()).tombstone_age(Duration::from_secs(1));
     (TestDb::with(options), hands)
 }
 
-fn ms(ms: u64) -> Duration {
+pub(crate) fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 

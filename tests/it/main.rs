@@ -5,18 +5,25 @@
     reason = "a test fails by panicking, and names its own files"
 )]
 
+mod anomalies;
+mod bank;
 mod basics;
 mod batches;
+mod combined;
 mod compaction;
 mod concurrency;
+mod conditional;
 mod expiry;
 mod keyspaces;
 mod log;
 mod merges;
 mod options;
+mod pages;
 mod ranges;
 mod read_only;
 mod recovery;
 mod regressions;
 mod snapshots;
 mod support;
+mod transaction_model;
+mod transactions;

@@ -19,6 +19,7 @@
 mod commits;
 mod handles;
 mod memtables;
+mod transactions;
 mod trees;
 mod world;
 
@@ -142,6 +143,29 @@ fn a_dropped_keyspace_is_never_read_as_an_empty_one() {
 #[test]
 fn readers_see_what_was_there_while_nodes_are_split() {
     explore("readers_see_what_was_there_while_nodes_are_split", memtables::inserts_beside_readers);
+}
+
+#[test]
+fn transactions_beside_plain_writes_are_serializable() {
+    explore("transactions_beside_plain_writes_are_serializable", transactions::beside_plain_writes);
+}
+
+#[test]
+fn transactions_meet_no_phantoms() {
+    explore("transactions_meet_no_phantoms", transactions::phantoms);
+}
+
+#[test]
+fn conditional_operations_lose_no_update() {
+    explore("conditional_operations_lose_no_update", transactions::counters);
+}
+
+#[test]
+fn checked_commits_return_when_the_database_fails_or_closes() {
+    explore(
+        "checked_commits_return_when_the_database_fails_or_closes",
+        transactions::failures_and_closes,
+    );
 }
 
 /// Without this a failure could not be replayed.

@@ -54,6 +54,12 @@ pub(crate) enum Workload {
     ReadReverse,
     /// Read random keys while one more thread overwrites
     ReadWhileWriting,
+    /// Replace the values of random keys, each with nothing between its read and its write
+    Update,
+    /// Transactions that exchange the values of two random keys
+    Transfer,
+    /// The same with ten keys for all
+    TransferHot,
     /// Compact everything
     Compact,
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use esker::Db;
 use esker::Durability;
 use esker::Keyspace;
+use esker::Update;
 use esker::WriteBatch;
 
 use crate::bench::Workload;
@@ -23,6 +24,8 @@ use crate::progress::Progress;
 
 const KEY_LEN: u64 = 16;
 const BATCH_LEN: usize = 100;
+/// So many keys two threads want all the time.
+const HOT_KEYS: u64 = 10;
 /// Entries read behind a sought key.
 const SEEK_LEN: usize = 10;
 /// Of steps that take less than asking for the time, one in so many is timed.
@@ -110,6 +113,15 @@ impl<'a> Bench<'a> {
                 self.measure(&name, self.args.num, |worker| self.walk(worker, true))
             }
             Workload::ReadWhileWriting => return self.read_while_writing(&name),
+            Workload::Update => self.measure(&name, self.args.num, |worker| {
+                worker.ops.clone().try_for_each(|_| self.update(worker))
+            }),
+            Workload::Transfer => {
+                self.measure(&name, self.args.num, |w| self.transfers(w, self.args.num))
+            }
+            Workload::TransferHot => {
+                self.measure(&name, self.args.num, |w| self.transfers(w, HOT_KEYS))
+            }
             Workload::Compact => self.compact(),
         };
         Ok(vec![Outcome::new(&name, measured?)])
@@ -148,6 +160,34 @@ impl<'a> Bench<'a> {
         if let Some(value) = worker.op(|| self.keyspace.get(key))? {
             worker.found += 1;
             worker.bytes += KEY_LEN + value.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// Replaces the value of a random key by another one of what was there.
+    fn update(&self, worker: &mut Worker<'_>) -> Result<()> {
+        let (key, value) = (self.random_key(worker), self.values.next(&mut worker.random));
+        worker.bytes += KEY_LEN + value.len() as u64;
+        let before =
+            worker.op(|| self.keyspace.fetch_update(key, |_| Update::Put(value.to_vec())))?;
+        worker.found += u64::from(before.is_some());
+        Ok(())
+    }
+
+    /// Transactions that read two of `keys` keys and exchange their values.
+    fn transfers(&self, worker: &mut Worker<'_>, keys: u64) -> Result<()> {
+        for _ in worker.ops.clone() {
+            let [a, b] = [(); 2].map(|()| data::key(worker.random.below(keys)));
+            let bytes = worker.op(|| {
+                self.db.transact(|txn| {
+                    let values = [txn.get(self.keyspace, a)?, txn.get(self.keyspace, b)?];
+                    let [first, second] = values.map(Option::unwrap_or_default);
+                    txn.put(self.keyspace, a, &second)?;
+                    txn.put(self.keyspace, b, &first)?;
+                    Ok(first.len() + second.len())
+                })
+            })?;
+            worker.bytes += 2 * KEY_LEN + bytes as u64;
         }
         Ok(())
     }

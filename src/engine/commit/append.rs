@@ -6,12 +6,12 @@ use std::sync::Arc;
 use arc_swap::Guard;
 
 use crate::base::batch::Batch;
-use crate::base::error::Error;
 use crate::base::error::Result;
 use crate::base::ids::FileId;
 use crate::base::seqno::SeqNo;
 use crate::engine::Core;
 use crate::engine::commit::CommitState;
+use crate::engine::commit::checked::Recent;
 use crate::engine::keyspaces::KeyspaceState;
 use crate::engine::keyspaces::ReadView;
 use crate::wal::LogWriter;
@@ -37,6 +37,7 @@ pub(crate) struct Append {
     /// Bytes that memtables have grown by, about, since somebody looked at their sum.
     grown_bytes: usize,
     written: Written,
+    pub(super) recent: Recent,
     /// Every segment that recovery would read, oldest first; the last one is active.
     segments: VecDeque<LogSegment>,
 }
@@ -68,6 +69,7 @@ impl Append {
             spare_coming: false,
             grown_bytes: 0,
             written: Written::default(),
+            recent: Recent::default(),
             segments,
         }
     }
@@ -163,23 +165,22 @@ impl Append {
 }
 
 impl Core {
-    /// Step 2. Sequence numbers, and the views whose active memtables take the batch.
+    /// Step 2. Sequence numbers, and the views whose active memtables take the batch; `None`, and
+    /// nothing is done, if `may_follow` says no to what is in the log.
+    #[inline]
     pub(super) fn append(
         &self,
         batch: &mut Batch,
         keyspaces: &[Arc<KeyspaceState>],
         sync_follows: bool,
-        unchanged_since: Option<SeqNo>,
-    ) -> Result<Appended> {
+        may_follow: impl FnOnce(&mut Append) -> Result<bool>,
+    ) -> Result<Option<Appended>> {
         let mut append = self.commit.append.lock();
         loop {
             // Under the lock: what failed before us must not be followed by our record (C3).
             self.health.check_writable()?;
             for state in keyspaces {
                 state.check_exists()?;
-            }
-            if unchanged_since.is_some_and(|seqno| seqno.get() != append.last) {
-                return Err(Error::Conflict);
             }
             if append.log.room_for(batch.bytes().len()) {
                 break;
@@ -190,6 +191,9 @@ impl Core {
                 continue;
             }
             self.start_segment(&mut append, batch.bytes().len())?;
+        }
+        if !may_follow(&mut append)? {
+            return Ok(None);
         }
         let mut sealed = false;
         let (head, rest) = views(keyspaces, |state| {
@@ -209,6 +213,9 @@ impl Core {
         }
         append.last += batch.len();
         let last = append.last;
+        if append.recent.is_watched() {
+            append.recent.note(batch, last);
+        }
         for state in keyspaces {
             state.note_append(SeqNo::new(first));
         }
@@ -231,7 +238,7 @@ impl Core {
         if look {
             self.look_at_memory();
         }
-        Ok(Appended { first, last, head, rest })
+        Ok(Some(Appended { first, last, head, rest }))
     }
 
     /// Begins a new log segment with room for a record of `payload` bytes (C4). Usually one is

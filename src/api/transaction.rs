@@ -1,0 +1,550 @@
+//! Transaction: reads and writes that are applied together, as if nothing else had happened.
+
+use std::fmt;
+use std::iter::FusedIterator;
+use std::ops::RangeBounds;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::api::batch::check_limits;
+use crate::api::cursor::Cursor;
+use crate::api::iter::Iter;
+use crate::api::iter::owned_bounds;
+use crate::api::iter::prefix_bounds;
+use crate::api::keyspace::Keyspace;
+use crate::base::error::Result;
+use crate::base::options::Durability;
+use crate::base::options::Isolation;
+use crate::base::range::Bounds;
+use crate::base::seqno::SeqNo;
+use crate::base::slice::Key;
+use crate::base::slice::Value;
+use crate::base::spans::SpanEnd;
+use crate::base::spans::span_of;
+use crate::base::spans::successor;
+use crate::base::value::NEVER_MS;
+use crate::base::value::ValueKind;
+use crate::base::value::with_expiry;
+use crate::engine::Engine;
+use crate::engine::keyspaces::KeyspaceState;
+use crate::engine::transaction::SavepointId;
+use crate::engine::transaction::Txn;
+use crate::engine::transaction::WalkId;
+
+/// A transaction over any number of keyspaces. Made by [`Db::transaction`](crate::Db::transaction);
+/// [`Db::transact`](crate::Db::transact) makes one, commits it, and tries again after a conflict.
+///
+/// It reads the state of the moment it began, and its own writes over that. It is *optimistic*: it
+/// takes no locks, and nobody waits for it; [`Transaction::commit`] finds out whether another one
+/// came between, by the rules of its [`Isolation`]. Dropping it rolls it back.
+///
+/// While it lives, compaction keeps what it reads; and what it has written and read takes memory:
+/// all transactions together at most an eighth of
+/// [`Options::memory_budget`](crate::Options::memory_budget).
+///
+/// ```
+/// # let dir = tempfile::tempdir()?;
+/// # let db = esker::Db::open(dir.path())?;
+/// db.put("stock", "3")?;
+/// let txn = db.transaction();
+/// let stock: u32 = std::str::from_utf8(&txn.get(&db, "stock")?.unwrap())?.parse()?;
+/// txn.put(&db, "stock", (stock - 1).to_string())?;
+/// txn.put(&db, "order/17", "1 piece")?;
+/// assert_eq!(txn.get(&db, "stock")?.unwrap(), "2");
+/// assert_eq!(db.get("stock")?.unwrap(), "3");
+/// txn.commit()?;
+/// assert_eq!(db.get("stock")?.unwrap(), "2");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Transaction {
+    txn: Txn,
+}
+
+/// A place in a transaction that its writes can be rolled back to. Made by
+/// [`Transaction::savepoint`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Savepoint(SavepointId);
+
+impl Transaction {
+    pub(crate) fn begin(engine: &Arc<Engine>, isolation: Isolation) -> Transaction {
+        Transaction { txn: Txn::begin(engine, isolation) }
+    }
+
+    /// Its level.
+    pub fn isolation(&self) -> Isolation {
+        self.txn.isolation()
+    }
+
+    /// The sequence number of the newest write of others that it sees.
+    pub fn seqno(&self) -> SeqNo {
+        self.txn.seqno()
+    }
+
+    /// What it survives once it is committed, whatever the database's default is.
+    pub fn durability(&self, durability: Durability) -> &Transaction {
+        self.txn.set_mode(|mode| mode.durability = Some(durability));
+        self
+    }
+
+    /// Longest time the commit may wait for compaction, whatever the database's default is.
+    pub fn deadline(&self, deadline: Duration) -> &Transaction {
+        self.txn.set_mode(|mode| mode.deadline = Some(deadline));
+        self
+    }
+
+    /// Number of operations that the commit will write.
+    pub fn len(&self) -> usize {
+        self.txn.len()
+    }
+
+    /// Has it written nothing?
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Sets the value of `key` in `keyspace`.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a key or value above its limit; `TransactionMemory`. The transaction
+    /// is as it was.
+    pub fn put(
+        &self,
+        keyspace: &Keyspace,
+        key: impl AsRef<[u8]>,
+        value: impl AsRef<[u8]>,
+    ) -> Result<()> {
+        let (key, value) = (key.as_ref(), value.as_ref());
+        check_limits(key, value)?;
+        self.txn.put(keyspace.state(), key, value)
+    }
+
+    /// Sets the value of `key` in `keyspace` for so long from now on; see
+    /// [`Keyspace::put_with_ttl`].
+    ///
+    /// # Errors
+    /// As [`Transaction::put`]; `InvalidArgument` if the keyspace has a merge operator.
+    pub fn put_with_ttl(
+        &self,
+        keyspace: &Keyspace,
+        key: impl AsRef<[u8]>,
+        value: impl AsRef<[u8]>,
+        ttl: Duration,
+    ) -> Result<()> {
+        let (key, value) = (key.as_ref(), value.as_ref());
+        match keyspace.expiry_in(ttl)? {
+            NEVER_MS => self.write(keyspace, ValueKind::Put, key, value),
+            expiry => self.write(keyspace, ValueKind::Expiring, key, &with_expiry(expiry, value)),
+        }
+    }
+
+    /// Has the keyspace's merge operator combine `operand` with the value of `key`; see
+    /// [`Keyspace::merge`]. It reads nothing, so on the level `Serializable` it conflicts with
+    /// nobody: counters that many transactions add to are best written so.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let db = esker::Db::open(dir.path())?;
+    /// use esker::{Add, KeyspaceOptions};
+    /// let sums = db.keyspace_with("sums", KeyspaceOptions::new().merge_operator(Add))?;
+    /// let txn = db.transaction();
+    /// txn.merge(&sums, "visits", 2_i64.to_le_bytes())?;
+    /// sums.merge("visits", 40_i64.to_le_bytes())?;
+    /// txn.commit()?;
+    /// assert_eq!(Add::value(&sums.get("visits")?.unwrap()), Some(42));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Transaction::put`]; `MergeOperator` if the keyspace has none.
+    pub fn merge(
+        &self,
+        keyspace: &Keyspace,
+        key: impl AsRef<[u8]>,
+        operand: impl AsRef<[u8]>,
+    ) -> Result<()> {
+        keyspace.state().check_merges()?;
+        self.write(keyspace, ValueKind::Merge, key.as_ref(), operand.as_ref())
+    }
+
+    /// Removes `key` from `keyspace`, if it is there.
+    ///
+    /// # Errors
+    /// As [`Transaction::put`].
+    pub fn delete(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<()> {
+        self.write(keyspace, ValueKind::Delete, key.as_ref(), &[])
+    }
+
+    fn write(&self, keyspace: &Keyspace, kind: ValueKind, key: &[u8], value: &[u8]) -> Result<()> {
+        check_limits(key, value)?;
+        self.txn.write(keyspace.state(), kind, key, value)
+    }
+
+    /// The value of `key` in `keyspace`.
+    ///
+    /// # Errors
+    /// As [`Reader::get`](crate::Reader::get); `TransactionMemory`, since what is read is noted.
+    pub fn get(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<Option<Value>> {
+        self.txn.get(keyspace.state(), key.as_ref())
+    }
+
+    /// Is `key` in `keyspace`?
+    ///
+    /// # Errors
+    /// As [`Transaction::get`].
+    pub fn contains_key(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<bool> {
+        self.txn.contains_key(keyspace.state(), key.as_ref())
+    }
+
+    /// The entries of `keyspace` whose keys lie in `range`, in order, from either end. What is
+    /// written through the transaction later on does not appear.
+    ///
+    /// On the level [`Isolation::Serializable`] what counts as read is what the iterator has come
+    /// past, from either end, and not the rest of the range.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let db = esker::Db::open(dir.path())?;
+    /// db.put("a", "1")?;
+    /// db.put("c", "3")?;
+    /// let txn = db.transaction();
+    /// txn.put(&db, "b", "2")?;
+    /// txn.delete(&db, "c")?;
+    /// let keys: Vec<_> = txn.range(&db, "a"..).map(|entry| entry.unwrap().0).collect();
+    /// assert_eq!(keys, ["a", "b"]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn range<K: AsRef<[u8]>, R: RangeBounds<K>>(
+        &self,
+        keyspace: &Keyspace,
+        range: R,
+    ) -> TransactionIter<'_> {
+        TransactionIter::new(&self.txn, keyspace, owned_bounds(&range))
+    }
+
+    /// The entries of `keyspace` whose keys begin with `prefix`. See [`Transaction::range`].
+    pub fn prefix(&self, keyspace: &Keyspace, prefix: impl AsRef<[u8]>) -> TransactionIter<'_> {
+        TransactionIter::new(&self.txn, keyspace, prefix_bounds(prefix.as_ref()))
+    }
+
+    /// All entries of `keyspace`. See [`Transaction::range`].
+    pub fn iter(&self, keyspace: &Keyspace) -> TransactionIter<'_> {
+        self.range::<&[u8], _>(keyspace, ..)
+    }
+
+    /// The first entry of `keyspace`.
+    ///
+    /// # Errors
+    /// As [`Transaction::get`].
+    pub fn first_key_value(&self, keyspace: &Keyspace) -> Result<Option<(Key, Value)>> {
+        self.iter(keyspace).next().transpose()
+    }
+
+    /// The last entry of `keyspace`.
+    ///
+    /// # Errors
+    /// As [`Transaction::get`].
+    pub fn last_key_value(&self, keyspace: &Keyspace) -> Result<Option<(Key, Value)>> {
+        self.iter(keyspace).next_back().transpose()
+    }
+
+    /// A cursor over `keyspace` with what was written so far. What counts as read is what it has
+    /// come past; a seek alone has read what lies between the key that was sought and the one that
+    /// was found.
+    pub fn cursor(&self, keyspace: &Keyspace) -> TransactionCursor<'_> {
+        let state = keyspace.state().clone();
+        let cursor = Cursor::over(self.txn.view(&state));
+        TransactionCursor { txn: &self.txn, state, cursor, walk: None }
+    }
+
+    /// A place that the writes from here on can be rolled back to.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let db = esker::Db::open(dir.path())?;
+    /// let txn = db.transaction();
+    /// txn.put(&db, "a", "1")?;
+    /// let before = txn.savepoint();
+    /// txn.put(&db, "a", "2")?;
+    /// txn.rollback_to(before)?;
+    /// txn.commit()?;
+    /// assert_eq!(db.get("a")?.unwrap(), "1");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn savepoint(&self) -> Savepoint {
+        Savepoint(self.txn.savepoint())
+    }
+
+    /// Forgets what was written since `savepoint`, and all savepoints since; this one stays. What
+    /// was read counts as read all the same: the program knows it. Costs as much as writing again
+    /// what was written before.
+    ///
+    /// # Errors
+    /// `InvalidArgument` if the savepoint is of another transaction, or was rolled back itself.
+    pub fn rollback_to(&self, savepoint: Savepoint) -> Result<()> {
+        self.txn.rollback_to(savepoint.0)
+    }
+
+    /// Ends it: all that was written becomes visible at once, and durable as
+    /// [`Transaction::durability`] says; or nothing of it does. One that has written nothing
+    /// succeeds.
+    ///
+    /// Cost: a [`Db::write`](crate::Db::write), and, if others wrote meanwhile, a look into memory
+    /// for each key that was read; files are looked into only if they were written since it began.
+    ///
+    /// # Errors
+    /// `Conflict`, by the rules of its [`Isolation`]: begin anew. What it conflicts with is visible
+    /// when this returns. `NoSuchKeyspace` if a keyspace that was read or written was dropped;
+    /// otherwise as [`Db::write`](crate::Db::write).
+    pub fn commit(self) -> Result<()> {
+        self.txn.commit()
+    }
+
+    /// Ends it without a trace. Dropping it does the same.
+    pub fn rollback(self) {}
+}
+
+impl fmt::Debug for Transaction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Transaction")
+            .field("isolation", &self.isolation())
+            .field("seqno", &self.seqno())
+            .field("len", &self.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The entries of a range as a transaction sees them. Made by [`Transaction::range`].
+pub struct TransactionIter<'t> {
+    txn: &'t Txn,
+    state: Arc<KeyspaceState>,
+    iter: Iter,
+    from: Vec<u8>,
+    to: SpanEnd,
+    /// What was read from either end.
+    front: Option<WalkId>,
+    back: Option<WalkId>,
+    done: bool,
+}
+
+impl<'t> TransactionIter<'t> {
+    fn new(txn: &'t Txn, keyspace: &Keyspace, bounds: Bounds) -> TransactionIter<'t> {
+        let (from, to) = span_of(&bounds);
+        let state = keyspace.state().clone();
+        let iter = Iter::over(txn.view(&state), bounds);
+        TransactionIter { txn, state, iter, from, to, front: None, back: None, done: false }
+    }
+
+    fn note_front(&mut self, key: &[u8]) -> Result<()> {
+        if self.front.is_none() {
+            let to = Some(successor(key));
+            self.front = self.txn.begin_walk(&self.state, self.from.clone(), to)?;
+        } else {
+            self.txn.walk_up_to(self.front, key);
+        }
+        Ok(())
+    }
+
+    fn note_back(&mut self, key: &[u8]) -> Result<()> {
+        if self.back.is_none() {
+            self.back = self.txn.begin_walk(&self.state, key.to_vec(), self.to.clone())?;
+        } else {
+            self.txn.walk_down_to(self.back, key);
+        }
+        Ok(())
+    }
+
+    /// Notes what a step has read before it is returned.
+    fn finish(
+        &mut self,
+        step: Option<Result<(Key, Value)>>,
+        note: impl FnOnce(&mut Self, &[u8]) -> Result<()>,
+    ) -> Option<Result<(Key, Value)>> {
+        let noted = match &step {
+            Some(Ok((key, _))) => note(self, key),
+            // The ends have met: all of it was read.
+            None if !self.done => {
+                self.txn.note_span(&self.state, self.from.clone(), self.to.clone())
+            }
+            _ => Ok(()),
+        };
+        self.done |= noted.is_err() || !matches!(step, Some(Ok(_)));
+        match noted {
+            Ok(()) => step,
+            Err(error) => Some(Err(error)),
+        }
+    }
+}
+
+impl Iterator for TransactionIter<'_> {
+    type Item = Result<(Key, Value)>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.done {
+            return None;
+        }
+        let step = self.iter.next();
+        self.finish(step, Self::note_front)
+    }
+}
+
+impl DoubleEndedIterator for TransactionIter<'_> {
+    fn next_back(&mut self) -> Option<Self::Item> {
+        if self.done {
+            return None;
+        }
+        let step = self.iter.next_back();
+        self.finish(step, Self::note_back)
+    }
+}
+
+impl FusedIterator for TransactionIter<'_> {}
+
+impl Drop for TransactionIter<'_> {
+    fn drop(&mut self) {
+        self.txn.end_walk(self.front);
+        self.txn.end_walk(self.back);
+    }
+}
+
+impl fmt::Debug for TransactionIter<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TransactionIter").field("iter", &self.iter).finish_non_exhaustive()
+    }
+}
+
+/// A place among the entries as a transaction sees them. Made by [`Transaction::cursor`]; moves as a
+/// [`Cursor`].
+pub struct TransactionCursor<'t> {
+    txn: &'t Txn,
+    state: Arc<KeyspaceState>,
+    cursor: Cursor,
+    /// What was read since the last seek.
+    walk: Option<WalkId>,
+}
+
+impl TransactionCursor<'_> {
+    /// After a seek: notes what was read, from `from` or else the entry, up to `to` or else the
+    /// entry.
+    fn placed(
+        &mut self,
+        placed: Result<bool>,
+        from: Option<Vec<u8>>,
+        to: Option<SpanEnd>,
+    ) -> Result<bool> {
+        let found = placed?;
+        self.txn.end_walk(self.walk.take());
+        let key = self.cursor.key();
+        let from = from.unwrap_or_else(|| key.map(<[u8]>::to_vec).unwrap_or_default());
+        let to = to.unwrap_or_else(|| key.map(successor));
+        match self.txn.begin_walk(&self.state, from, to) {
+            Ok(walk) => self.walk = walk,
+            Err(error) => {
+                // What cannot be noted must not be read.
+                self.cursor.fail(error.clone());
+                return Err(error);
+            }
+        }
+        Ok(found)
+    }
+
+    /// To the first entry at or after `key`. O(log n).
+    ///
+    /// # Errors
+    /// As [`Cursor::seek`]; `TransactionMemory`. The cursor then stands nowhere.
+    pub fn seek(&mut self, key: impl AsRef<[u8]>) -> Result<bool> {
+        let key = key.as_ref();
+        let placed = self.cursor.seek(key);
+        self.placed(placed, Some(key.to_vec()), None)
+    }
+
+    /// To the last entry at or before `key`. O(log n).
+    ///
+    /// # Errors
+    /// As [`TransactionCursor::seek`].
+    pub fn seek_for_prev(&mut self, key: impl AsRef<[u8]>) -> Result<bool> {
+        let key = key.as_ref();
+        let placed = self.cursor.seek_for_prev(key);
+        self.placed(placed, None, Some(Some(successor(key))))
+    }
+
+    /// To the first entry of all.
+    ///
+    /// # Errors
+    /// As [`TransactionCursor::seek`].
+    pub fn seek_to_first(&mut self) -> Result<bool> {
+        let placed = self.cursor.seek_to_first();
+        self.placed(placed, Some(Vec::new()), None)
+    }
+
+    /// To the last entry of all.
+    ///
+    /// # Errors
+    /// As [`TransactionCursor::seek`].
+    pub fn seek_to_last(&mut self) -> Result<bool> {
+        let placed = self.cursor.seek_to_last();
+        self.placed(placed, None, Some(None))
+    }
+
+    /// One entry on. Nothing happens if the cursor stands nowhere.
+    ///
+    /// # Errors
+    /// As [`TransactionCursor::seek`].
+    #[expect(clippy::should_implement_trait, reason = "a lending cursor cannot be an Iterator")]
+    pub fn next(&mut self) -> Result<bool> {
+        let was_valid = self.cursor.valid();
+        let found = self.cursor.next()?;
+        match self.cursor.key() {
+            Some(key) => self.txn.walk_up_to(self.walk, key),
+            None if was_valid => self.txn.walk_to_end(self.walk),
+            None => {}
+        }
+        Ok(found)
+    }
+
+    /// One entry back. Nothing happens if the cursor stands nowhere.
+    ///
+    /// # Errors
+    /// As [`TransactionCursor::seek`].
+    pub fn prev(&mut self) -> Result<bool> {
+        let was_valid = self.cursor.valid();
+        let found = self.cursor.prev()?;
+        match self.cursor.key() {
+            Some(key) => self.txn.walk_down_to(self.walk, key),
+            None if was_valid => self.txn.walk_down_to(self.walk, &[]),
+            None => {}
+        }
+        Ok(found)
+    }
+
+    /// Does the cursor stand on an entry?
+    pub fn valid(&self) -> bool {
+        self.cursor.valid()
+    }
+
+    /// The key it stands on.
+    pub fn key(&self) -> Option<&[u8]> {
+        self.cursor.key()
+    }
+
+    /// The value it stands on.
+    pub fn value(&self) -> Option<&[u8]> {
+        self.cursor.value()
+    }
+
+    /// The entry it stands on, to keep.
+    pub fn entry(&self) -> Option<(Key, Value)> {
+        self.cursor.entry()
+    }
+}
+
+impl Drop for TransactionCursor<'_> {
+    fn drop(&mut self) {
+        self.txn.end_walk(self.walk);
+    }
+}
+
+impl fmt::Debug for TransactionCursor<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TransactionCursor").field("valid", &self.valid()).finish_non_exhaustive()
+    }
+}

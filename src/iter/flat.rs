@@ -1,0 +1,88 @@
+//! What a reader sees, as a source again: so that something newer can be merged over it.
+//!
+//! Each user key has one entry, a put with sequence number 0. Whatever is merged over it has larger
+//! ones.
+
+use crate::base::error::Result;
+use crate::base::internal_iter::InternalIter;
+use crate::base::key::KeyRef;
+use crate::base::key::Trailer;
+use crate::base::seqno::SeqNo;
+use crate::base::slice::Slice;
+use crate::base::value::ValueKind;
+use crate::iter::Visible;
+
+/// A cursor over what is visible of `I`, with the trailers of a source.
+#[derive(Debug)]
+pub(crate) struct Flat<I> {
+    tree: Visible<I>,
+}
+
+impl<I: InternalIter> Flat<I> {
+    pub(crate) fn new(tree: Visible<I>) -> Flat<I> {
+        Flat { tree }
+    }
+
+    fn trailer() -> Trailer {
+        Trailer::new(SeqNo::ZERO, ValueKind::Put)
+    }
+
+    fn stands_at(&self, user: &[u8]) -> bool {
+        self.tree.valid() && self.tree.user_key() == user
+    }
+}
+
+impl<I: InternalIter> InternalIter for Flat<I> {
+    fn seek(&mut self, target: KeyRef<'_>) -> Result<()> {
+        self.tree.seek(target.user)?;
+        // A larger trailer comes first.
+        if self.stands_at(target.user) && Self::trailer() > target.trailer {
+            self.tree.next()?;
+        }
+        Ok(())
+    }
+
+    fn seek_for_prev(&mut self, target: KeyRef<'_>) -> Result<()> {
+        self.tree.seek_for_prev(target.user)?;
+        if self.stands_at(target.user) && Self::trailer() < target.trailer {
+            self.tree.prev()?;
+        }
+        Ok(())
+    }
+
+    fn seek_to_first(&mut self) -> Result<()> {
+        self.tree.seek_to_first()
+    }
+
+    fn seek_to_last(&mut self) -> Result<()> {
+        self.tree.seek_to_last()
+    }
+
+    fn next(&mut self) -> Result<()> {
+        self.tree.next()
+    }
+
+    fn prev(&mut self) -> Result<()> {
+        self.tree.prev()
+    }
+
+    fn valid(&self) -> bool {
+        self.tree.valid()
+    }
+
+    fn key(&self) -> KeyRef<'_> {
+        KeyRef::new(self.tree.user_key(), Self::trailer())
+    }
+
+    fn is_sole(&self) -> bool {
+        true
+    }
+
+    fn value(&self) -> &[u8] {
+        self.tree.value()
+    }
+
+    fn value_slice(&self) -> Slice {
+        self.tree.value_slice()
+    }
+}
