@@ -277,20 +277,28 @@ impl<I: InternalIter> Visible<I> {
                 }
                 continue;
             }
-            match verdict(key.trailer)? {
-                Verdict::Live => {
-                    self.state = State::On;
-                    return Ok(());
-                }
-                Verdict::Operand => return self.fold(),
-                Verdict::Expiring if self.is_alive(self.inner.value()) => {
-                    self.state = State::OnExpiring;
-                    return Ok(());
-                }
-                Verdict::Expiring | Verdict::Gone => self.leave_key()?,
+            let trailer = key.trailer;
+            if self.stand_on(trailer)? {
+                break;
             }
+            self.leave_key()?;
         }
         Ok(())
+    }
+
+    /// Stands on the entry that the inner cursor stands on, unless that says that the key is gone.
+    #[inline]
+    fn stand_on(&mut self, trailer: Trailer) -> Result<bool> {
+        self.state = match verdict(trailer)? {
+            Verdict::Live => State::On,
+            Verdict::Operand => {
+                self.fold()?;
+                State::Folded
+            }
+            Verdict::Expiring if self.is_alive(self.inner.value()) => State::OnExpiring,
+            Verdict::Expiring | Verdict::Gone => return Ok(false),
+        };
+        Ok(true)
     }
 
     /// From the inner cursor's place back to the first key that is visible and no tombstone.
@@ -302,19 +310,9 @@ impl<I: InternalIter> Visible<I> {
                 break;
             }
             if self.inner.is_sole() {
-                if key.trailer.seqno() <= self.at.seqno {
-                    match verdict(key.trailer)? {
-                        Verdict::Live => {
-                            self.state = State::On;
-                            return Ok(());
-                        }
-                        Verdict::Operand => return self.fold(),
-                        Verdict::Expiring if self.is_alive(self.inner.value()) => {
-                            self.state = State::OnExpiring;
-                            return Ok(());
-                        }
-                        Verdict::Expiring | Verdict::Gone => {}
-                    }
+                let trailer = key.trailer;
+                if trailer.seqno() <= self.at.seqno && self.stand_on(trailer)? {
+                    return Ok(());
                 }
                 self.inner.prev()?;
                 continue;
@@ -327,7 +325,9 @@ impl<I: InternalIter> Visible<I> {
                 }
                 Verdict::Operand => {
                     self.inner.seek(KeyRef::seek(&self.key, self.at.seqno))?;
-                    return self.fold();
+                    self.fold()?;
+                    self.state = State::Folded;
+                    return Ok(());
                 }
                 Verdict::Expiring if self.keep_behind_expiry() => {
                     self.state = State::Before;
@@ -431,7 +431,6 @@ impl<I: InternalIter> Visible<I> {
             fold.remember(&self.key, newest, &self.value);
         }
         self.large = None;
-        self.state = State::Folded;
         Ok(())
     }
 }
