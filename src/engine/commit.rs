@@ -239,10 +239,8 @@ impl Core {
             return self.health.check_writable();
         }
         self.commit_by(batch, keyspaces, mode, |batch, sync_follows| {
-            match self.append(batch, keyspaces, sync_follows, |_| Ok(true))? {
-                Some(appended) => Ok(appended),
-                None => unreachable!("nothing was asked"),
-            }
+            let appended = self.append(batch, keyspaces, sync_follows, |_| Ok(true))?;
+            appended.ok_or_else(|| Error::internal("a batch was refused that asked for nothing"))
         })?;
         Ok(())
     }
