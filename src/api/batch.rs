@@ -1,5 +1,6 @@
 //! WriteBatch: operations that are applied together or not at all.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,9 +13,7 @@ use crate::base::error::Result;
 use crate::base::key::KEY_LEN_MAX;
 use crate::base::key::VALUE_LEN_MAX;
 use crate::base::options::Durability;
-use crate::base::value::NEVER_MS;
 use crate::base::value::ValueKind;
-use crate::base::value::with_expiry;
 use crate::engine::Engine;
 use crate::engine::commit::WriteMode;
 use crate::engine::keyspaces::KeyspaceState;
@@ -58,10 +57,8 @@ impl WriteBatch {
         key: impl AsRef<[u8]>,
         value: impl AsRef<[u8]>,
     ) -> &mut WriteBatch {
-        match keyspace.state().default_ttl_ms() {
-            0 => self.push(keyspace, ValueKind::Put, key.as_ref(), value.as_ref()),
-            ttl => self.put_with_ttl(keyspace, key, value, Duration::from_millis(ttl)),
-        }
+        let form = keyspace.engine().put_form(keyspace.state(), value.as_ref().into());
+        self.push_form(keyspace, key.as_ref(), form)
     }
 
     /// Appends: set the value of `key` in `keyspace` for so long from now on. See
@@ -73,26 +70,23 @@ impl WriteBatch {
         value: impl AsRef<[u8]>,
         ttl: Duration,
     ) -> &mut WriteBatch {
-        match keyspace.expiry_in(ttl) {
-            Ok(expiry) => self.put_until(keyspace, key.as_ref(), value.as_ref(), expiry),
+        let form = keyspace.put_for(ttl, value.as_ref());
+        self.push_form(keyspace, key.as_ref(), form)
+    }
+
+    /// Appends a put as it is stored, or keeps the error.
+    pub(crate) fn push_form(
+        &mut self,
+        keyspace: &Keyspace,
+        key: &[u8],
+        form: Result<(ValueKind, Cow<'_, [u8]>)>,
+    ) -> &mut WriteBatch {
+        match form {
+            Ok((kind, value)) => self.push(keyspace, kind, key, &value),
             Err(error) => {
                 self.error.get_or_insert(error);
                 self
             }
-        }
-    }
-
-    /// Appends: set the value of `key`, which expires then. Requires: values of `keyspace` may.
-    pub(crate) fn put_until(
-        &mut self,
-        keyspace: &Keyspace,
-        key: &[u8],
-        value: &[u8],
-        expiry_ms: u64,
-    ) -> &mut WriteBatch {
-        match expiry_ms {
-            NEVER_MS => self.push(keyspace, ValueKind::Put, key, value),
-            _ => self.push(keyspace, ValueKind::Expiring, key, &with_expiry(expiry_ms, value)),
         }
     }
 

@@ -1,5 +1,6 @@
 //! Keyspace: a handle to one ordered map of a database.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::ops::Bound;
 use std::ops::Deref;
@@ -13,7 +14,7 @@ use crate::api::reader::Reader;
 use crate::base::error::Result;
 use crate::base::value::NEVER_MS;
 use crate::base::value::ValueKind;
-use crate::base::value::with_expiry;
+use crate::base::value::put_until;
 use crate::engine::Engine;
 use crate::engine::keyspaces::KeyspaceState;
 
@@ -74,10 +75,8 @@ impl Keyspace {
     /// `InvalidArgument` for a key above 65,535 bytes or a value above 1 GiB; otherwise as
     /// [`Db::write`](crate::Db::write).
     pub fn put(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<()> {
-        match self.state().default_ttl_ms() {
-            0 => self.write_one(ValueKind::Put, key.as_ref(), value.as_ref()),
-            ttl => self.put_with_ttl(key, value, Duration::from_millis(ttl)),
-        }
+        let (kind, value) = self.engine().put_form(self.state(), value.as_ref().into())?;
+        self.write_one(kind, key.as_ref(), &value)
     }
 
     /// Sets the value of `key` for so long: once `ttl` has passed, by the clock of the database
@@ -117,11 +116,8 @@ impl Keyspace {
         value: impl AsRef<[u8]>,
         ttl: Duration,
     ) -> Result<()> {
-        let (key, value) = (key.as_ref(), value.as_ref());
-        match self.expiry_in(ttl)? {
-            NEVER_MS => self.write_one(ValueKind::Put, key, value),
-            expiry => self.write_one(ValueKind::Expiring, key, &with_expiry(expiry, value)),
-        }
+        let (kind, value) = self.put_for(ttl, value.as_ref())?;
+        self.write_one(kind, key.as_ref(), &value)
     }
 
     /// Has the value that `key` has now expire at that time, in milliseconds since 1970; in the past
@@ -156,13 +152,17 @@ impl Keyspace {
         self.reader.engine.set_expiry(self.state(), key.as_ref(), NEVER_MS)
     }
 
-    /// When a value expires that is written now and lives for `ttl`.
-    pub(crate) fn expiry_in(&self, ttl: Duration) -> Result<u64> {
-        let expiry = self.reader.engine.expiry_in(ttl);
-        if expiry != NEVER_MS {
+    /// How a put is stored whose value lives for `ttl` from now on. Notes that values may expire.
+    pub(crate) fn put_for<'a>(
+        &self,
+        ttl: Duration,
+        value: &'a [u8],
+    ) -> Result<(ValueKind, Cow<'a, [u8]>)> {
+        let expiry_ms = self.engine().expiry_in(ttl);
+        if expiry_ms != NEVER_MS {
             self.state().claim_expiry()?;
         }
-        Ok(expiry)
+        put_until(expiry_ms, value.into())
     }
 
     /// Removes `key`, if it is there; costs as much as a put.

@@ -22,9 +22,7 @@ use crate::base::slice::Value;
 use crate::base::spans::SpanEnd;
 use crate::base::spans::span_of;
 use crate::base::spans::successor;
-use crate::base::value::NEVER_MS;
 use crate::base::value::ValueKind;
-use crate::base::value::with_expiry;
 use crate::engine::Engine;
 use crate::engine::keyspaces::KeyspaceState;
 use crate::engine::transaction::SavepointId;
@@ -113,9 +111,8 @@ impl Transaction {
         key: impl AsRef<[u8]>,
         value: impl AsRef<[u8]>,
     ) -> Result<()> {
-        let (key, value) = (key.as_ref(), value.as_ref());
-        check_limits(key, value)?;
-        self.txn.put(keyspace.state(), key, value)
+        let (kind, value) = keyspace.engine().put_form(keyspace.state(), value.as_ref().into())?;
+        self.write(keyspace, kind, key.as_ref(), &value)
     }
 
     /// Sets the value of `key` in `keyspace` for so long from now on; see
@@ -130,11 +127,8 @@ impl Transaction {
         value: impl AsRef<[u8]>,
         ttl: Duration,
     ) -> Result<()> {
-        let (key, value) = (key.as_ref(), value.as_ref());
-        match keyspace.expiry_in(ttl)? {
-            NEVER_MS => self.write(keyspace, ValueKind::Put, key, value),
-            expiry => self.write(keyspace, ValueKind::Expiring, key, &with_expiry(expiry, value)),
-        }
+        let (kind, value) = keyspace.put_for(ttl, value.as_ref())?;
+        self.write(keyspace, kind, key.as_ref(), &value)
     }
 
     /// Has the keyspace's merge operator combine `operand` with the value of `key`; see

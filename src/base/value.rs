@@ -1,6 +1,11 @@
 //! What an entry is: a put, a delete, or one of the kinds that later features need.
 
+use std::borrow::Cow;
+
+use crate::base::error::Error;
+use crate::base::error::Result;
 use crate::base::key::Trailer;
+use crate::base::key::VALUE_LEN_MAX;
 
 /// Kind of an entry. The numbers are stored on disk; never reuse one.
 ///
@@ -30,6 +35,27 @@ pub(crate) enum ValueKind {
 pub(crate) const EXPIRY_LEN: usize = 8;
 /// The expiry of a value that never expires.
 pub(crate) const NEVER_MS: u64 = u64::MAX;
+
+/// How a put is stored whose value lives until `expiry_ms`.
+///
+/// # Errors
+/// `InvalidArgument` if value and expiry together exceed the limit of a value.
+pub(crate) fn put_until(
+    expiry_ms: u64,
+    value: Cow<'_, [u8]>,
+) -> Result<(ValueKind, Cow<'_, [u8]>)> {
+    if expiry_ms == NEVER_MS {
+        return Ok((ValueKind::Put, value));
+    }
+    if value.len() > VALUE_LEN_MAX - EXPIRY_LEN {
+        let most = VALUE_LEN_MAX - EXPIRY_LEN;
+        return Err(Error::argument(format!(
+            "a value of {} bytes exceeds the limit of {most} bytes for one that expires",
+            value.len()
+        )));
+    }
+    Ok((ValueKind::Expiring, Cow::Owned(with_expiry(expiry_ms, &value))))
+}
 
 /// The bytes of an `Expiring` entry.
 pub(crate) fn with_expiry(expiry_ms: u64, value: &[u8]) -> Vec<u8> {

@@ -18,10 +18,10 @@ use crate::base::slice::Slice;
 use crate::base::sync::atomic::AtomicBool;
 use crate::base::sync::atomic::AtomicU64;
 use crate::base::value::ValueKind;
+use crate::base::value::put_until;
 use crate::engine::Core;
 use crate::engine::commit::Claim;
 use crate::engine::commit::Footprint;
-use crate::engine::expiry::put_until_form;
 use crate::engine::keyspaces::KeyspaceState;
 
 /// Which entries may have lost their sequence numbers.
@@ -111,7 +111,7 @@ impl Core {
             let (kind, value) = match decide(before.as_ref(), version)? {
                 Change::Keep => return Ok(Changed { before, written: None }),
                 Change::Put(value) => self.put_form(state, value)?,
-                Change::PutUntil(expiry_ms, value) => put_until_form(expiry_ms, value),
+                Change::PutUntil(expiry_ms, value) => put_until(expiry_ms, value)?,
                 Change::Delete => (ValueKind::Delete, Cow::Borrowed(&[][..])),
             };
             let claim = Claim { since: pin.seqno(), footprint: Footprint::Key(state, key) };

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::base::error::Result;
 use crate::base::value::NEVER_MS;
 use crate::base::value::ValueKind;
-use crate::base::value::with_expiry;
+use crate::base::value::put_until;
 use crate::engine::Core;
 use crate::engine::conditional::Change;
 use crate::engine::keyspaces::KeyspaceState;
@@ -36,7 +36,7 @@ impl Core {
             return Ok((ValueKind::Put, value));
         }
         state.claim_expiry()?;
-        Ok(put_until_form(self.expiry_in(Duration::from_millis(ttl_ms)), value))
+        put_until(self.expiry_in(Duration::from_millis(ttl_ms)), value)
     }
 
     /// Has the value of `key` expire at `expiry_ms`, if there is one, with nothing in between. True
@@ -69,13 +69,5 @@ impl Core {
                 state.seal(append.last_seqno());
             }
         }
-    }
-}
-
-/// How a put is stored whose value lives until `expiry_ms`.
-pub(crate) fn put_until_form(expiry_ms: u64, value: Cow<'_, [u8]>) -> (ValueKind, Cow<'_, [u8]>) {
-    match expiry_ms {
-        NEVER_MS => (ValueKind::Put, value),
-        _ => (ValueKind::Expiring, Cow::Owned(with_expiry(expiry_ms, &value))),
     }
 }

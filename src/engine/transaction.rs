@@ -14,7 +14,6 @@
 //!
 //! [`Flat`]: crate::iter::Flat
 
-use std::borrow::Cow;
 use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -266,12 +265,6 @@ impl Txn {
             inner.parts[part].claimed.add_key(key);
         }
         Ok(())
-    }
-
-    /// Appends a put of `value`, in the form that the keyspace has for it.
-    pub(crate) fn put(&self, state: &Arc<KeyspaceState>, key: &[u8], value: &[u8]) -> Result<()> {
-        let (kind, value) = self.engine.put_form(state, Cow::Borrowed(value))?;
-        self.write(state, kind, key, &value)
     }
 
     /// The newest own write of `key`. Notes that `key` is read, unless that tells its value.

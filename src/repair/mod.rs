@@ -31,6 +31,7 @@ use crate::base::options::Recovery;
 use crate::base::value::EXPIRY_LEN;
 use crate::base::value::ValueKind;
 use crate::base::value::expiry_of;
+use crate::base::value::put_until;
 use crate::fs::DirEntry;
 use crate::fs::Fs;
 use crate::fs::LockMode;
@@ -284,7 +285,8 @@ impl Output<'_> {
                 }
                 Some(ValueKind::Expiring) if self.keyspace.state().claim_expiry().is_ok() => {
                     let rest = value.get(EXPIRY_LEN..).unwrap_or_default();
-                    self.batch.put_until(self.keyspace, key, rest, expiry_of(value));
+                    let form = put_until(expiry_of(value), rest.into());
+                    self.batch.push_form(self.keyspace, key, form);
                     is_there = true;
                 }
                 Some(ValueKind::Delete) => {}

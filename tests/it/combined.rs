@@ -185,3 +185,30 @@ fn what_has_expired_is_absent_for_conditional_operations() {
     clock.set(1_000_999);
     assert_eq!(short.take("k").unwrap().unwrap(), "4");
 }
+
+/// The expiry is stored in front of the value, and both together have the limit of a value. A record
+/// above it would be in the log when somebody noticed.
+#[test]
+fn a_value_that_is_too_long_with_its_expiry_is_refused_before_anything_is_written() {
+    let (db, _) = timed();
+    let short = db.keyspace_with("s", KeyspaceOptions::new().default_ttl(ms(500))).unwrap();
+    let longest = vec![0; 1 << 30];
+    let txn = db.transaction();
+    let refused = [
+        short.put("k", &longest),
+        short.put_with_ttl("k", &longest, ms(9)),
+        txn.put(&short, "k", &longest),
+        txn.put_with_ttl(&short, "k", &longest, ms(9)),
+        short.put_if_absent("k", &longest).map(drop),
+        short.compare_and_swap("k", None, Some(&longest)).map(drop),
+    ];
+    for result in refused {
+        assert_eq!(result.unwrap_err().kind(), ErrorKind::Misuse);
+    }
+    txn.commit().unwrap();
+    let mut batch = esker::WriteBatch::new();
+    batch.put(&short, "k", &longest);
+    assert_eq!(db.write(batch).unwrap_err().kind(), ErrorKind::Misuse);
+    short.put("k", "short").unwrap();
+    assert_eq!(short.get("k").unwrap().unwrap(), "short");
+}
