@@ -106,9 +106,7 @@ impl Core {
         let mut edit = KeyspaceEdit::new(job.state.id);
         edit.added = added.iter().map(|meta| (0, meta.clone())).collect();
         edit.flushed_seqno = Some(last);
-        if !self.install(Change { state: job.state.clone(), edit })? {
-            job::discard(&context, &added);
-        }
+        self.install_added(Change { state: job.state.clone(), edit }, &context, &added)?;
         self.metrics.flushes.add(1);
         self.metrics.flush_bytes.add(bytes);
         self.roll_manifest_over()?;
@@ -179,13 +177,27 @@ impl Core {
         }
         let written: u64 = added.iter().map(|meta| meta.bytes).sum();
         let edit = job::edit(plan, context, added.clone());
-        if !self.install(Change { state: job.state.clone(), edit })? {
-            job::discard(context, &added);
-        }
+        self.install_added(Change { state: job.state.clone(), edit }, context, &added)?;
         self.metrics.compactions.add(1);
         self.metrics.compaction_bytes_read.add(plan.input_bytes());
         self.metrics.compaction_bytes_written.add(written);
         Ok(())
+    }
+
+    /// Installs an edit that adds files. If nothing will ever name them, because the keyspace was
+    /// dropped or the database closed meanwhile, they are removed. After a failed append to the
+    /// manifest they stay: it may name them.
+    fn install_added(
+        &self,
+        change: Change,
+        context: &JobContext<'_>,
+        added: &[SstMeta],
+    ) -> Result<()> {
+        let installed = self.install(change);
+        if matches!(installed, Ok(false) | Err(Error::Closed)) {
+            job::discard(context, added);
+        }
+        installed.map(drop)
     }
 
     fn job_context(&self, state: &KeyspaceState, spec: OutputSpec) -> JobContext<'_> {

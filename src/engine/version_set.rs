@@ -81,7 +81,7 @@ pub(crate) struct Change {
 
 impl Core {
     /// Installs a change, durably. Nothing is changed if the keyspace was dropped meanwhile; then
-    /// the files of the edit are debris, and the result is false.
+    /// the files of the edit are debris, and the result is false. `Closed` says so of the database.
     pub(crate) fn install(&self, change: Change) -> Result<bool> {
         let mut set = self.versions.lock();
         self.health.check_writable()?;

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use esker::Clock;
 use esker::Durability;
+use esker::ErrorKind;
 use esker::Result;
 use esker::WriteBatch;
 use esker::fs::CrashMode;
@@ -316,4 +317,29 @@ fn a_write_whose_interval_ends_while_it_waits_for_an_earlier_sync_is_synced() {
         let found = tiny().fs(Arc::new(crashed)).open(DIR).unwrap();
         found.get("fast").unwrap().is_some()
     });
+}
+
+/// A flush that has written its file when the database closes can't install it any more: the file
+/// was left to the next open.
+#[test]
+fn a_flush_that_a_close_overtakes_leaves_no_file() {
+    let slow = SlowSyncs::default();
+    let db = tiny().fs(Arc::new(slow.clone())).open(DIR).unwrap();
+    db.put("key", "value").unwrap();
+    std::thread::scope(|scope| {
+        let db = &db;
+        let builder = std::thread::Builder::new().name("slow".to_owned());
+        let flush = builder.spawn_scoped(scope, || db.flush()).unwrap();
+        eventually("the sync of the flush", || slow.synced.load(Acquire));
+        let close = scope.spawn(|| db.clone().close());
+        eventually("the close", || db.get("key").is_err());
+        slow.go_on.store(true, Release);
+        close.join().unwrap().unwrap();
+        assert_eq!(flush.join().unwrap().unwrap_err().kind(), ErrorKind::Misuse);
+    });
+    let listing = slow.fs.list(Path::new(DIR)).unwrap();
+    let is_sst = |entry: &&DirEntry| entry.name.ends_with(".sst");
+    assert_eq!(listing.iter().filter(is_sst).count(), 0, "{listing:?}");
+    let db = tiny().fs(Arc::new(slow.fs)).open(DIR).unwrap();
+    assert_eq!(db.get("key").unwrap().as_deref(), Some(&b"value"[..]));
 }
