@@ -10,6 +10,11 @@
 //! I2: a file number is never used twice, so (file, block) names the same bytes for ever. Blocks of a
 //! file that is deleted would do no harm; they are taken out to make room.
 //!
+//! *Lending.* Memory that memtables do not use is the cache's ([`BlockCache::lend`]): what they take
+//! is held as entries without bytes that weigh as much and are never evicted, each a small part of
+//! the capacity, so that it is taken from all shards alike, and given back as easily. (RocksDB
+//! charges its memtables to its cache by such entries.)
+//!
 //! *Policy.* `quick_cache`: new blocks queue up in a small probation, and only one that is asked for
 //! again, or was evicted lately, joins the hot ones; so a long scan does not empty the cache. It
 //! hears of the first hit of a block, and of those that come through slots once in each generation:
@@ -28,10 +33,13 @@ use quick_cache::Lifecycle;
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
+use crate::base::sync::Mutex;
 use crate::cache::slots::Slots;
+use crate::cache::spares::Spares;
 
 mod block;
 mod slots;
+mod spares;
 #[cfg(test)]
 mod tests;
 
@@ -45,6 +53,10 @@ const ENTRY_OVERHEAD: u64 = 152;
 const TYPICAL_BLOCK: u64 = 4096;
 /// Generations in which as much is inserted as the cache can hold.
 const GENERATIONS: u64 = 64;
+/// The number of no file: of what holds lent memory.
+const LENT: u64 = u64::MAX;
+/// Entries that would hold all of the capacity: many for each shard, so that shards lend alike.
+const LENT_PARTS: u64 = 8192;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct BlockId {
@@ -53,35 +65,32 @@ struct BlockId {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct ByBytes;
+struct ByBytes {
+    lent_part: u64,
+}
 
 impl Weighter<BlockId, Block> for ByBytes {
-    fn weight(&self, _: &BlockId, block: &Block) -> u64 {
-        block.len() as u64 + ENTRY_OVERHEAD
+    fn weight(&self, id: &BlockId, block: &Block) -> u64 {
+        if id.file == LENT { self.lent_part } else { block.capacity() as u64 + ENTRY_OVERHEAD }
     }
 }
 
-/// Blocks that left the cache: their slots are cleared, and they are freed, when the shard is
-/// unlocked.
+/// Blocks that left the cache. Their slots are cleared when the shard is unlocked.
 #[derive(Default)]
 struct Evicted {
     first: Option<Block>,
     others: Vec<Block>,
 }
 
-impl Drop for Evicted {
-    fn drop(&mut self) {
-        for block in self.first.take().into_iter().chain(self.others.drain(..)) {
-            block.leave_slot();
-        }
-    }
-}
-
 #[derive(Clone, Copy, Debug)]
-struct ClearSlots;
+struct Collect;
 
-impl Lifecycle<BlockId, Block> for ClearSlots {
+impl Lifecycle<BlockId, Block> for Collect {
     type RequestState = Evicted;
+
+    fn is_pinned(&self, id: &BlockId, _: &Block) -> bool {
+        id.file == LENT
+    }
 
     fn on_evict(&self, evicted: &mut Evicted, _: BlockId, block: Block) {
         if evicted.first.is_none() {
@@ -129,11 +138,17 @@ impl BuildHasher for MixState {
     }
 }
 
+type Blocks = Cache<BlockId, Block, ByBytes, MixState, Collect>;
+
 /// Verified blocks, by file and number.
 #[derive(Debug)]
 pub(crate) struct BlockCache {
     /// None if nothing is to be cached.
-    blocks: Option<Cache<BlockId, Block, ByBytes, MixState, ClearSlots>>,
+    blocks: Option<Blocks>,
+    weights: ByBytes,
+    /// Entries that hold lent memory.
+    lent_parts: Mutex<u64>,
+    spares: Spares,
     generation_bytes: u64,
     /// Bytes inserted since the cache was made.
     inserted: AtomicU64,
@@ -149,19 +164,39 @@ impl BlockCache {
     /// A cache of `capacity_bytes`; one of 0 bytes keeps nothing.
     pub(crate) fn new(capacity_bytes: u64) -> BlockCache {
         let entries = usize::try_from(capacity_bytes / TYPICAL_BLOCK).unwrap_or(usize::MAX);
+        let weights = ByBytes { lent_part: (capacity_bytes / LENT_PARTS).max(1) };
         BlockCache {
-            blocks: (capacity_bytes > 0).then(|| {
-                Cache::with(entries.max(1), capacity_bytes, ByBytes, MixState, ClearSlots)
-            }),
+            blocks: (capacity_bytes > 0)
+                .then(|| Cache::with(entries.max(1), capacity_bytes, weights, MixState, Collect)),
+            weights,
+            lent_parts: Mutex::new(0),
+            spares: Spares::default(),
             generation_bytes: (capacity_bytes / GENERATIONS).max(1),
             inserted: AtomicU64::new(0),
             generation: Generation::default(),
         }
     }
 
-    /// Bytes held, bookkeeping included.
+    /// Bytes held, bookkeeping included, lent ones not.
     pub(crate) fn used_bytes(&self) -> u64 {
-        self.blocks.as_ref().map_or(0, Cache::weight)
+        let lent = self.lent_parts.lock();
+        self.blocks.as_ref().map_or(0, |blocks| blocks.weight() - *lent * self.weights.lent_part)
+    }
+
+    /// Does without `bytes` of the capacity from now on, in place of what was lent before. Evicts
+    /// what has no room any more.
+    pub(crate) fn lend(&self, bytes: u64) {
+        let Some(blocks) = &self.blocks else { return };
+        let wanted = bytes.div_ceil(self.weights.lent_part).min(LENT_PARTS);
+        let mut lent = self.lent_parts.lock();
+        while *lent < wanted {
+            self.put(blocks, BlockId { file: LENT, block: *lent }, Block::from(&[][..]));
+            *lent += 1;
+        }
+        while *lent > wanted {
+            *lent -= 1;
+            blocks.remove(&BlockId { file: LENT, block: *lent });
+        }
     }
 
     /// Advances as blocks are inserted.
@@ -201,19 +236,41 @@ impl BlockCache {
     }
 
     fn remove(&self, id: BlockId) {
-        if let Some((_, block)) = self.blocks.as_ref().and_then(|blocks| blocks.remove(&id)) {
-            block.leave_slot();
+        if let Some(blocks) = &self.blocks
+            && let Some((_, block)) = blocks.remove(&id)
+        {
+            self.let_go(blocks, block);
+        }
+    }
+
+    fn let_go(&self, blocks: &Blocks, block: Block) {
+        if let Some(spare) = block.leave() {
+            self.spares.give(spare, || room(blocks));
+        }
+    }
+
+    fn put(&self, blocks: &Blocks, id: BlockId, block: Block) {
+        let mut evicted = Evicted::default();
+        blocks.insert_with_lifecycle(id, block, &mut evicted);
+        for block in evicted.first.into_iter().chain(evicted.others) {
+            self.let_go(blocks, block);
         }
     }
 
     fn insert(&self, id: BlockId, block: Block) {
         let Some(blocks) = &self.blocks else { return };
-        let len = ByBytes.weight(&id, &block);
-        blocks.insert(id, block);
+        let len = self.weights.weight(&id, &block);
+        self.put(blocks, id, block);
+        self.spares.hand_out(|| room(blocks));
         let before = self.inserted.fetch_add(len, Relaxed);
         let generation = (before + len) / self.generation_bytes;
         if generation != before / self.generation_bytes {
             self.generation.0.store(generation as u32, Relaxed);
         }
     }
+}
+
+/// Bytes that could be inserted without anything leaving.
+fn room(blocks: &Blocks) -> u64 {
+    blocks.capacity().saturating_sub(blocks.weight())
 }

@@ -76,6 +76,84 @@ fn blocks_come_back_by_file_and_number() {
 }
 
 #[test]
+fn lent_memory_makes_blocks_leave_and_comes_back() {
+    const BLOCK: u64 = 3896 + ENTRY_OVERHEAD;
+    let cache = Arc::new(BlockCache::new(4 << 20));
+    let blocks = file(&cache, 1, 2000);
+    let mut n = 0;
+    for lent in [0, 3 << 20, 1 << 20, 2 << 20, 2 << 20, 0] {
+        cache.lend(lent);
+        assert!(cache.used_bytes() + lent <= 4 << 20, "{} beside {lent}", cache.used_bytes());
+        for _ in 0..1200 {
+            n = (n + 1) % 2000;
+            read(&blocks, n, 3896);
+            assert!(cache.used_bytes() + lent <= 4 << 20, "{} beside {lent}", cache.used_bytes());
+        }
+        let room = (4 << 20) - lent;
+        // Shards are not filled alike.
+        assert!(cache.used_bytes() + 32 * BLOCK + room / 8 >= room, "{}", cache.used_bytes());
+        let here = (0..2000).filter(|n| blocks.get(*n).is_some()).count() as u64;
+        assert!(here * BLOCK <= room, "{here} slots lead to blocks beside {lent}");
+    }
+}
+
+#[test]
+fn more_can_be_lent_than_there_is() {
+    let cache = Arc::new(BlockCache::new(64 << 10));
+    let blocks = file(&cache, 1, 10);
+    cache.lend(u64::MAX);
+    for n in 0..10 {
+        read(&blocks, n, 1000);
+    }
+    cache.lend(0);
+    read(&blocks, 0, 1000);
+    assert!(read(&blocks, 0, 1000));
+    BlockCache::new(0).lend(1);
+}
+
+#[test]
+fn memory_of_evicted_blocks_serves_again_unless_somebody_reads_them() {
+    let cache = Arc::new(BlockCache::new(1 << 20));
+    let blocks = file(&cache, 1, 5000);
+    let (mut places, mut held) = (HashSet::new(), Vec::new());
+    for n in 0..5000 {
+        // A length now and then is too far from the others to be of use to them.
+        let len = if n % 50 == 0 { 900 } else { 4000 + n % 90 };
+        let new = block(len, n as u8);
+        places.insert(new.as_ptr());
+        if n % 40 == 0 {
+            held.push((new.clone(), len, n as u8));
+        }
+        blocks.insert(n, new);
+    }
+    let kept = (1 << 20) / 4000 + held.len();
+    assert!(places.len() < 2 * kept, "{} places for {kept} blocks", places.len());
+    for (block, len, byte) in held {
+        assert!(block.len() == len && block.iter().all(|b| *b == byte));
+    }
+}
+
+#[test]
+fn memory_of_blocks_that_went_with_their_file_serves_other_threads() {
+    let cache = Arc::new(BlockCache::new(1 << 20));
+    let insert = |number| {
+        let blocks = file(&cache, number, 200);
+        let all = (0..200).map(|n| {
+            let block = block(4000, 1);
+            let place = block.as_ptr().addr();
+            blocks.insert(n, block);
+            place
+        });
+        (all.collect::<HashSet<usize>>(), blocks)
+    };
+    let (first, blocks) = insert(1);
+    blocks.forget();
+    let (second, _) = std::thread::scope(|scope| scope.spawn(|| insert(2)).join().unwrap());
+    let again = second.intersection(&first).count();
+    assert!(again > 150, "{again} of 200");
+}
+
+#[test]
 fn bytes_stay_within_the_capacity() {
     let cache = Arc::new(BlockCache::new(1 << 20));
     let files: Vec<FileBlocks> = (0..7).map(|n| file(&cache, n, 2000)).collect();

@@ -55,9 +55,7 @@ impl Engine {
         }
         let core = recovery::recover(&dir, config, fs, clock, found == Found::Nothing, &listing)?;
         let core = Arc::new(core);
-        if !config.read_only {
-            core.update_throttle();
-        }
+        core.update_throttle();
         let threads = Mutex::new(workers::start(&core)?);
         Ok(Arc::new(Engine { core, threads, lock: Mutex::new(Some(lock)) }))
     }

@@ -117,6 +117,7 @@ impl Core {
                 self.flush_if_paid(state);
             }
             self.default.memtables.release();
+            self.update_throttle();
         }
         self.claim(|context| {
             states.iter().find_map(|state| {

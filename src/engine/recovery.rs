@@ -159,9 +159,9 @@ pub(super) fn recover(
     Ok(core)
 }
 
-/// Memory for decoded blocks: what memtables and running jobs leave of the budget.
+/// Memory for decoded blocks, and lent to memtables: what running jobs leave of the budget.
 fn cache_bytes(config: &Config) -> u64 {
-    (config.memory_budget / 2 - config.memory_budget / 16) as u64
+    (config.memory_budget - config.memory_budget / 16) as u64
 }
 
 fn log_bytes(listing: &[DirEntry]) -> u64 {

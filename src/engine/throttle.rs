@@ -36,6 +36,8 @@ const DEBT_STOP: u64 = 64;
 const NS_PER_BYTE: f64 = 40.0;
 /// Delays below this are saved up: a sleep takes at least some 60 µs anyway.
 const SLEEP_MIN: Duration = Duration::from_micros(500);
+/// So often memory is looked at while the memtables grow to their limit.
+pub(crate) const LOOKS_PER_LIMIT: usize = 64;
 /// A writer that is stopped looks again this often, whatever happens.
 const STOP_POLL: Duration = Duration::from_millis(100);
 
@@ -184,9 +186,10 @@ impl Core {
             let (slow, most) = ((DEBT_SLOW * base) as f64, (DEBT_STOP * base) as f64);
             debt = debt.max(ratio(owed as f64, slow, most));
         }
+        let transactions = self.transactions.bytes();
+        self.share_memory(memtable_bytes + transactions);
         // What transactions take is about to be in memtables.
-        let limit =
-            self.memtables_limit() - self.transactions.bytes().min(self.memtables_limit() / 4);
+        let limit = self.memtables_limit() - transactions.min(self.memtables_limit() / 4);
         debt = debt.max(ratio(memtable_bytes as f64, limit as f64 / 2.0, limit as f64));
         if memtable_bytes >= limit {
             stop = Stop::Memtables;
@@ -195,6 +198,13 @@ impl Core {
         self.throttle.debt_ppm.store(debt_ppm, Relaxed);
         self.throttle.stopped.store(stop as u32, Relaxed);
         stop
+    }
+
+    /// Leaves to the block cache what memtables and transactions do not use of their half. What they
+    /// may take until the next look is kept for them.
+    fn share_memory(&self, used: usize) {
+        let kept = self.default.memtables.free_bytes() + self.memtables_limit() / LOOKS_PER_LIMIT;
+        self.cache.lend((used + kept).min(self.memtables_limit()) as u64);
     }
 
     /// Many keyspaces may fill the memory together without any of them filling its own memtable:

@@ -4,7 +4,9 @@
 //! change to a new chunk takes a lock. Chunks start small, so that a memtable with a few entries is
 //! cheap, and double up to 1 MiB. They begin on a cache line, so that nodes do if nothing else is
 //! put between them. Chunks of 1 MiB serve again in later arenas: the system takes longer to hand
-//! out a page than an insert takes to fill it.
+//! out a page than an insert takes to fill it. They come from the system directly, and go back to
+//! it: what an allocator takes back it keeps for the thread that asked for it, while the memory
+//! budget gives it to others.
 //!
 //! *Invariant of the unsafe code.* Pointers into an arena go about without its lifetime, as
 //! [`Record`] and [`NodeRef`]. They never leave the module `memtable`, and whoever keeps one there
@@ -22,6 +24,8 @@ use std::sync::PoisonError;
 use std::sync::atomic::AtomicPtr;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
+
+use memmap2::MmapMut;
 
 use crate::base::prefetch::CACHE_LINE;
 use crate::base::sync::Mutex;
@@ -54,13 +58,13 @@ struct Line {
     _bytes: [u8; CACHE_LINE],
 }
 
-/// Lines of a chunk that nobody has written yet, or that nobody needs any more.
+/// Lines of a chunk that nobody has written yet.
 type Lines = Box<[MaybeUninit<Line>]>;
 
 /// Chunks of arenas that are gone, for those to come.
 pub(super) struct FreeChunks {
     /// The system's own kind of lock: arenas go at times when a simulated one cannot be taken.
-    chunks: std::sync::Mutex<Vec<Lines>>,
+    chunks: std::sync::Mutex<Vec<MmapMut>>,
     /// How many are kept.
     most: usize,
 }
@@ -81,20 +85,20 @@ impl FreeChunks {
         drop(std::mem::take(&mut *self.lock()));
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Lines>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<MmapMut>> {
         self.chunks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn take(&self, len: usize) -> Option<Lines> {
-        if len == CHUNK_LEN_MAX { self.lock().pop() } else { None }
+    /// Memory of `CHUNK_LEN_MAX`, unless the system has none left to give in this way.
+    fn take(&self) -> Option<MmapMut> {
+        let kept = self.lock().pop();
+        kept.or_else(|| MmapMut::map_anon(CHUNK_LEN_MAX).ok())
     }
 
-    fn give(&self, lines: Lines) {
-        if lines.len() == CHUNK_LEN_MAX / CACHE_LINE {
-            let mut chunks = self.lock();
-            if chunks.len() < self.most {
-                chunks.push(lines);
-            }
+    fn give(&self, memory: MmapMut) {
+        let mut chunks = self.lock();
+        if chunks.len() < self.most {
+            chunks.push(memory);
         }
     }
 }
@@ -102,6 +106,8 @@ impl FreeChunks {
 struct Chunk {
     data: NonNull<u8>,
     len: usize,
+    /// What `data` points to if that is a mapping; otherwise it is `Lines`.
+    mapping: Option<MmapMut>,
     /// Bytes handed out; beyond `len` once an allocation has failed.
     used: AtomicUsize,
 }
@@ -110,7 +116,13 @@ impl Chunk {
     /// A chunk of `lines`, the first `used` bytes of which are handed out already.
     fn new(lines: Lines, used: usize) -> Chunk {
         let len = lines.len() * CACHE_LINE;
-        Chunk { data: NonNull::from(Box::leak(lines)).cast(), len, used: AtomicUsize::new(used) }
+        let data = NonNull::from(Box::leak(lines)).cast();
+        Chunk { data, len, mapping: None, used: AtomicUsize::new(used) }
+    }
+
+    fn mapped(mut mapping: MmapMut, used: usize) -> Chunk {
+        let (data, len) = (NonNull::from(&mut mapping[..]).cast(), mapping.len());
+        Chunk { data, len, mapping: Some(mapping), used: AtomicUsize::new(used) }
     }
 
     #[expect(unsafe_code, reason = "computes an address in the chunk")]
@@ -143,8 +155,11 @@ impl Arena {
 
     /// A chunk of `len` bytes or a few more, the first `used` of which are handed out already.
     fn new_chunk(&self, len: usize, used: usize) -> Chunk {
-        let lines = self.free.take(len);
-        Chunk::new(lines.unwrap_or_else(|| Box::new_uninit_slice(len.div_ceil(CACHE_LINE))), used)
+        let mapping = if len == CHUNK_LEN_MAX { self.free.take() } else { None };
+        match mapping {
+            Some(mapping) => Chunk::mapped(mapping, used),
+            None => Chunk::new(Box::new_uninit_slice(len.div_ceil(CACHE_LINE)), used),
+        }
     }
 
     /// Bytes in use.
@@ -202,11 +217,15 @@ impl Drop for Arena {
     fn drop(&mut self) {
         for chunk in self.chunks.get_mut().0.drain(..) {
             // SAFETY: made by Box::leak, listed once, and nobody uses the arena any more.
-            let chunk = unsafe { Box::from_raw(chunk.as_ptr()) };
+            let mut chunk = unsafe { Box::from_raw(chunk.as_ptr()) };
+            if let Some(mapping) = chunk.mapping.take() {
+                self.free.give(mapping);
+                continue;
+            }
             let lines = chunk.data.cast::<MaybeUninit<Line>>().as_ptr();
             let lines = ptr::slice_from_raw_parts_mut(lines, chunk.len / CACHE_LINE);
             // SAFETY: made by Box::leak from a slice of this length; the chunk is its only owner.
-            self.free.give(unsafe { Box::from_raw(lines) });
+            drop(unsafe { Box::from_raw(lines) });
         }
     }
 }

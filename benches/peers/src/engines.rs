@@ -93,7 +93,8 @@ impl fmt::Display for Name {
 /// How a database is opened: the same for all engines, where they can be told.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Setup {
-    pub(crate) cache_bytes: usize,
+    /// For cache and memtables together.
+    pub(crate) memory_bytes: usize,
     pub(crate) memtable_bytes: usize,
     /// Every returned write is on the disk.
     pub(crate) sync: bool,
@@ -104,7 +105,7 @@ pub(crate) struct Setup {
 impl Default for Setup {
     fn default() -> Setup {
         Setup {
-            cache_bytes: 256 << 20,
+            memory_bytes: 512 << 20,
             memtable_bytes: 64 << 20,
             sync: false,
             larger_than_memory: false,

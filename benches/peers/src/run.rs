@@ -108,7 +108,7 @@ impl Run<'_> {
                 cgroup: None,
             };
             if let Some(cgroup) = cgroup {
-                plan.setup.cache_bytes = 128 << 20;
+                plan.setup.memory_bytes = 256 << 20;
                 plan.setup.larger_than_memory = true;
                 plan.cgroup = Some(cgroup.dir().to_owned());
             }

@@ -14,14 +14,13 @@ use crate::engine::commit::CommitState;
 use crate::engine::commit::checked::Recent;
 use crate::engine::keyspaces::KeyspaceState;
 use crate::engine::keyspaces::ReadView;
+use crate::engine::throttle::LOOKS_PER_LIMIT;
 use crate::wal::LogWriter;
 use crate::wal::PreparedSegment;
 use crate::wal::segment_bytes_for;
 
 /// What an entry takes in a memtable besides its key and value, about.
 const ENTRY_BYTES: usize = 64;
-/// The sum of all memtables is looked at each time they have grown by this part of their limit.
-const LOOKS_PER_LIMIT: usize = 16;
 /// The end of the log, and what goes with it.
 #[derive(Debug)]
 pub(crate) struct Append {

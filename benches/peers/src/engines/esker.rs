@@ -1,7 +1,4 @@
 //! esker, with its defaults but for memory and durability.
-//!
-//! `memory_budget` is one number for memtables (a half), block cache (7/16) and the rest; twice the
-//! peers' cache gives esker a little less cache than they have.
 
 use std::path::Path;
 
@@ -26,7 +23,7 @@ impl Esker {
     pub(super) fn open(dir: &Path, setup: &Setup) -> Result<Esker> {
         let durability = if setup.sync { Durability::Sync } else { Durability::Os };
         let db = Options::new()
-            .memory_budget((2 * setup.cache_bytes).max(4 * setup.memtable_bytes))
+            .memory_budget(setup.memory_bytes)
             .memtable_bytes(setup.memtable_bytes)
             .durability(durability)
             .open(dir)?;

@@ -23,8 +23,10 @@ pub(super) struct Fjall {
 
 impl Fjall {
     pub(super) fn open(dir: &Path, setup: &Setup) -> Result<Fjall> {
-        let db = Database::builder(dir).cache_size(setup.cache_bytes as u64).open()?;
         let memtable_bytes = setup.memtable_bytes as u64;
+        // One memtable is filled, one is written.
+        let cache_bytes = setup.memory_bytes as u64 - 2 * memtable_bytes;
+        let db = Database::builder(dir).cache_size(cache_bytes).open()?;
         let keyspace = db.keyspace("default", || {
             KeyspaceCreateOptions::default().max_memtable_size(memtable_bytes)
         })?;

@@ -27,7 +27,7 @@ pub(super) struct Redb {
 impl Redb {
     pub(super) fn open(dir: &Path, setup: &Setup) -> Result<Redb> {
         let mut builder = Database::builder();
-        builder.set_cache_size(setup.cache_bytes);
+        builder.set_cache_size(setup.memory_bytes);
         let db = builder.create(dir.join("data.redb"))?;
         let create = db.begin_write()?;
         create.open_table(TABLE)?;

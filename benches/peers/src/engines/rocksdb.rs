@@ -13,6 +13,7 @@ use rocksdb::DBRawIterator;
 use rocksdb::Options;
 use rocksdb::WaitForCompactOptions;
 use rocksdb::WriteBatch;
+use rocksdb::WriteBufferManager;
 use rocksdb::WriteOptions;
 
 use super::Engine;
@@ -33,8 +34,14 @@ impl Rocksdb {
         let mut blocks = BlockBasedOptions::default();
         blocks.set_block_size(4096);
         blocks.set_bloom_filter(10.0, false);
-        blocks.set_block_cache(&Cache::new_lru_cache(setup.cache_bytes));
+        // Memtables are charged to the cache, so that both have one bound.
+        let cache = Cache::new_lru_cache(setup.memory_bytes);
+        let half = setup.memory_bytes / 2;
+        let memtables =
+            WriteBufferManager::new_write_buffer_manager_with_cache(half, false, cache.clone());
+        blocks.set_block_cache(&cache);
         let mut options = Options::default();
+        options.set_write_buffer_manager(&memtables);
         options.create_if_missing(true);
         options.set_compression_type(DBCompressionType::Lz4);
         options.set_write_buffer_size(setup.memtable_bytes);

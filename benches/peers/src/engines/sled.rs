@@ -21,7 +21,7 @@ pub(super) struct Sled {
 
 impl Sled {
     pub(super) fn open(dir: &Path, setup: &Setup) -> Result<Sled> {
-        let db = Config::new().path(dir).cache_capacity(setup.cache_bytes as u64).open()?;
+        let db = Config::new().path(dir).cache_capacity(setup.memory_bytes as u64).open()?;
         Ok(Sled { db, sync: setup.sync })
     }
 
