@@ -211,6 +211,19 @@ impl SstReader {
         }
     }
 
+    /// The partition in which a version of `user` would be, the newest first; none if the file has
+    /// none. Asks for the part of the filter that [`SstReader::get_from`] will look at.
+    #[inline]
+    pub(crate) fn aim(&self, user: &[u8], hash: KeyHash) -> Option<usize> {
+        let p = self.top.find(user)?;
+        if let Some(partition) = self.top.partition(p)
+            && let Some(filter) = self.in_place(self.filter_no(p), partition.filter)
+        {
+            filter::prefetch_line(filter, hash);
+        }
+        Some(p)
+    }
+
     /// Shows `found` the newest version of `user` that a reader at `seqno` may see, if the file has
     /// one. The value is neither copied nor pinned unless `found` does it.
     #[inline]
@@ -221,7 +234,30 @@ impl SstReader {
         seqno: SeqNo,
         found: impl FnOnce(Trailer, FoundValue<'_>) -> R,
     ) -> Result<Option<R>> {
-        let Some(located) = self.locate(user, hash, seqno)? else {
+        match self.top.find(user) {
+            Some(p) => self.get_from(p, user, hash, seqno, found),
+            None => Ok(None),
+        }
+    }
+
+    /// As [`SstReader::get`], with the partition that [`SstReader::aim`] has found.
+    #[inline]
+    pub(crate) fn get_from<R>(
+        &self,
+        p: usize,
+        user: &[u8],
+        hash: KeyHash,
+        seqno: SeqNo,
+        found: impl FnOnce(Trailer, FoundValue<'_>) -> R,
+    ) -> Result<Option<R>> {
+        let Some(first) = self.top.partition(p) else {
+            return Ok(None);
+        };
+        // A key that goes on in later partitions is in the filter of each.
+        if !self.filter_admits(p, first, hash)? {
+            return Ok(None);
+        }
+        let Some(located) = self.locate_from(p, None, user, hash, seqno)? else {
             return Ok(None);
         };
         let value = self.value_of(&located);
@@ -238,22 +274,8 @@ impl SstReader {
         }
     }
 
-    fn locate(&self, user: &[u8], hash: KeyHash, seqno: SeqNo) -> Result<Option<Located>> {
-        let Some(p) = self.top.find(user) else {
-            return Ok(None);
-        };
-        let Some(first) = self.top.partition(p) else {
-            return Ok(None);
-        };
-        // A key that goes on in later partitions is in the filter of each.
-        if !self.filter_admits(p, first, hash)? {
-            return Ok(None);
-        }
-        self.locate_from(p, None, user, hash, seqno)
-    }
-
-    /// As `locate`, from partition `p` on; from a block of it on, if the one that may hold the key
-    /// is known and loaded.
+    /// Where the newest version of `user` is that a reader at `seqno` may see, from partition `p` on;
+    /// from a block of it on, if the one that may hold the key is known and loaded.
     #[inline]
     pub(super) fn locate_from(
         &self,

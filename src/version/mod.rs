@@ -30,6 +30,10 @@ pub(crate) mod invariants;
 pub(crate) mod source;
 pub(crate) mod sst_file;
 
+/// So many files are asked at once for what tells whether they may hold a key, newest first: where
+/// several may, their cache misses overlap.
+const AIMED_MAX: usize = 4;
+
 /// One level: its files, and for levels from 1 on the heads of their largest keys side by side, so
 /// that finding a key's file touches few cache lines.
 #[derive(Debug, Default, Clone)]
@@ -75,19 +79,6 @@ impl Level {
     }
 }
 
-fn get_from(
-    file: &SstFile,
-    key: &[u8],
-    hash: KeyHash,
-    seqno: SeqNo,
-    want_value: bool,
-) -> Result<Option<(Trailer, Slice)>> {
-    file.reader()?.get(key, hash, seqno, |trailer, value| {
-        let head = || Slice::copy_from(head_of(trailer, &value));
-        (trailer, if want_value { value.to_slice() } else { head() })
-    })
-}
-
 /// Opens no file in which nothing is looked for.
 fn get_many_from(file: &SstFile, lookups: &mut [Lookup<'_>], seqno: SeqNo) -> Result<()> {
     if lookups.iter().all(|lookup| lookup.found.is_some()) {
@@ -130,21 +121,33 @@ impl Version {
         seqno: SeqNo,
         want_value: bool,
     ) -> Result<Option<(Trailer, Slice)>> {
-        for file in &self.levels[0].files {
-            if file.covers(key)
-                && let Some(found) = get_from(file, key, hash, seqno, want_value)?
-            {
-                return Ok(Some(found));
+        let newest = self.levels[0].files.iter().filter(|file| file.covers(key));
+        let deeper = self.levels[1..].iter().filter_map(|level| level.file_for(key));
+        let mut files = newest.chain(deeper);
+        loop {
+            let mut aimed = [const { None }; AIMED_MAX];
+            let mut ends = false;
+            for slot in &mut aimed {
+                let Some(file) = files.next() else {
+                    ends = true;
+                    break;
+                };
+                let reader = file.reader()?;
+                *slot = reader.aim(key, hash).map(|partition| (reader, partition));
+            }
+            for (reader, partition) in aimed.into_iter().flatten() {
+                let found = reader.get_from(partition, key, hash, seqno, |trailer, value| {
+                    let head = || Slice::copy_from(head_of(trailer, &value));
+                    (trailer, if want_value { value.to_slice() } else { head() })
+                })?;
+                if found.is_some() {
+                    return Ok(found);
+                }
+            }
+            if ends {
+                return Ok(None);
             }
         }
-        for level in &self.levels[1..] {
-            if let Some(file) = level.file_for(key)
-                && let Some(found) = get_from(file, key, hash, seqno, want_value)?
-            {
-                return Ok(Some(found));
-            }
-        }
-        Ok(None)
     }
 
     /// The same for each of `lookups` that has found nothing yet.
