@@ -144,6 +144,10 @@ pub struct Edit {
     pub wal_floor: Option<u64>,
     pub next_keyspace: Option<u32>,
     pub keyspaces: Vec<KeyspaceChange>,
+    /// Bytes of the log that are kept, and for how many milliseconds.
+    pub log_retention: Option<[u64; 2]>,
+    /// Log segments that are kept: number, first and last sequence number, end, and when it ended.
+    pub kept: Vec<[u64; 5]>,
 }
 
 impl From<&SstFacts> for manifest::SstMeta {
@@ -198,6 +202,12 @@ impl From<&manifest::VersionEdit> for Edit {
             wal_floor: edit.wal_floor.map(|id| id.0),
             next_keyspace: edit.next_keyspace,
             keyspaces: edit.keyspaces.iter().map(change).collect(),
+            log_retention: edit.log_retention.map(|limits| [limits.bytes, limits.age_ms]),
+            kept: edit
+                .kept
+                .iter()
+                .map(|kept| [kept.id.0, kept.first.get(), kept.last.get(), kept.end, kept.ended_ms])
+                .collect(),
         }
     }
 }
@@ -221,6 +231,20 @@ pub fn encode_edit(edit: &Edit) -> Vec<u8> {
         wal_floor: edit.wal_floor.map(FileId),
         next_keyspace: edit.next_keyspace,
         keyspaces: edit.keyspaces.iter().map(keyspace).collect(),
+        log_retention: edit
+            .log_retention
+            .map(|[bytes, age_ms]| crate::base::options::Retention { bytes, age_ms }),
+        kept: edit
+            .kept
+            .iter()
+            .map(|&[id, first, last, end, ended_ms]| manifest::KeptSegment {
+                id: FileId(id),
+                first: SeqNo::new(first),
+                last: SeqNo::new(last),
+                end,
+                ended_ms,
+            })
+            .collect(),
     })
 }
 

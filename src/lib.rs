@@ -211,6 +211,10 @@ mod version;
 mod wal;
 
 pub use api::batch::WriteBatch;
+pub use api::changes::Change;
+pub use api::changes::ChangeBatch;
+pub use api::changes::ChangeOp;
+pub use api::changes::Changes;
 pub use api::conditional::Swap;
 pub use api::conditional::Update;
 pub use api::cursor::Cursor;

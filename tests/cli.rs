@@ -135,6 +135,57 @@ fn scan_prints_a_page_and_goes_on_with_a_token() {
 }
 
 #[test]
+fn changes_are_printed_batch_by_batch_and_from_a_number_on() {
+    let shell = Shell::new();
+    shell.ok(&["put", "db", "k", "v"]);
+    shell.ok(&["changes", "db", "--keep", "1G", "--keep-for", "7d"]);
+    shell.feed(&["txn", "db"], b"put\tk\ta\\tb\ndelete\tx\n");
+    shell.ok(&["incr", "db", "n", "7", "--keyspace", "counts"]);
+    shell.ok(&["put", "db", "t", "v", "--ttl", "1h"]);
+    shell.ok(&["compact", "db"]);
+    let printed = shell.text(&["changes", "db"]);
+    let lines: Vec<&str> = printed.lines().collect();
+    assert_eq!(
+        lines[..3],
+        ["1\tput\tdefault\tk\tv", "3\tput\tdefault\tk\ta\\tb", "3\tdelete\tdefault\tx"]
+    );
+    assert!(lines[3].starts_with("4\tmerge\tcounts\tn\t"), "{printed}");
+    let (put, expiry) = lines[4].rsplit_once('\t').unwrap();
+    assert!(put == "5\tput\tdefault\tt\tv" && expiry.parse::<u64>().unwrap() > 1 << 40);
+    assert_eq!(
+        shell.text(&["changes", "db", "--since", "4"]).lines().collect::<Vec<_>>(),
+        lines[4..]
+    );
+    assert_eq!(shell.text(&["changes", "db", "-k", "counts"]).lines().count(), 1);
+
+    let printed = shell.text(&["changes", "db", "--since", "1", "--json"]);
+    let batch: Value = serde_json::from_str(printed.lines().next().unwrap()).unwrap();
+    assert_eq!((&batch["first"], &batch["seqno"]), (&2.into(), &3.into()));
+    let operations = batch["operations"].as_array().unwrap();
+    assert_eq!((&operations[1]["op"], &operations[1]["key"]), (&"delete".into(), &"x".into()));
+
+    assert!(shell.fails(&["changes", "db", "--since", "6"]).contains("start over"));
+    shell.ok(&["changes", "db", "--keep", "0"]);
+    assert_eq!(shell.json(&["stats", "db", "--json"])["wal"]["kept_segments"], 0);
+}
+
+#[test]
+fn changes_are_followed_from_one_writer_to_the_next() {
+    let shell = Shell::new();
+    shell.ok(&["put", "db", "k", "0"]);
+    let mut follower =
+        shell.command(&["changes", "db", "--follow"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(follower.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), "1\tput\tdefault\tk\t0");
+    for n in 1..4 {
+        shell.ok(&["put", "db", "k", &n.to_string()]);
+        assert_eq!(lines.next().unwrap().unwrap(), format!("{}\tput\tdefault\tk\t{n}", n + 1));
+    }
+    follower.kill().unwrap();
+    follower.wait().unwrap();
+}
+
+#[test]
 fn cas_swaps_only_what_is_expected() {
     let shell = Shell::new();
     shell.ok(&["cas", "db", "k", "1"]);

@@ -153,6 +153,8 @@ pub(crate) fn stats_json(stats: &Stats) -> serde_json::Value {
         "wal": {
             "segments": wal.segments,
             "bytes": wal.bytes,
+            "kept_segments": wal.kept_segments,
+            "kept_bytes": wal.kept_bytes,
             "bytes_written": wal.bytes_written,
             "syncs": wal.syncs,
         },

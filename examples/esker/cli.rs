@@ -207,6 +207,8 @@ pub(crate) enum Command {
     },
     /// Write all entries to a file, in order, such that `load` reads them again
     Export(ExportArgs),
+    /// Print what was written, batch by batch, with sequence numbers
+    Changes(ChangesArgs),
     /// List the keyspaces
     Keyspaces {
         /// The directory of the database
@@ -371,6 +373,28 @@ pub(crate) struct ScanArgs {
     /// A page holds at most so many bytes of keys and values, as in 64K
     #[arg(long, value_name = "SIZE", value_parser = parse_size, requires = "page")]
     pub(crate) page_bytes: Option<u64>,
+}
+
+/// Each line is an operation: the sequence number of its batch, what it does, the keyspace, the key,
+/// the value, and when that expires; with --json, a batch. Of all keyspaces, unless --keyspace names
+/// another than the default one.
+#[derive(Debug, Args)]
+pub(crate) struct ChangesArgs {
+    /// The directory of the database
+    pub(crate) db: PathBuf,
+    /// Only what is behind this sequence number
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) since: u64,
+    /// Go on, each time another process has written to the database and closed it: it cannot be open
+    /// twice. A program follows its own writes with Db::changes_since
+    #[arg(long, short)]
+    pub(crate) follow: bool,
+    /// From now on keep so much of the log to look back at, as in 1G; 0: nothing
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub(crate) keep: Option<u64>,
+    /// From now on keep the log for so long, as in 12h, 7d
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    pub(crate) keep_for: Option<Duration>,
 }
 
 #[derive(Clone, Debug, Default, Args)]

@@ -5,6 +5,7 @@
 
 mod admin;
 mod bench;
+mod changes;
 mod cli;
 mod csv;
 mod data;
@@ -73,6 +74,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Scan(args) => scan::scan(global, &args),
         Command::Count { db, range } => scan::count(global, &db, &range, &progress),
         Command::Export(args) => scan::export(global, &args, &progress),
+        Command::Changes(args) => changes::run(global, &args),
         Command::Keyspaces { db } => admin::keyspaces(global, &db),
         Command::Stats { db } => admin::stats(global, &db),
         Command::Levels { db, files } => admin::levels(global, &db, files),

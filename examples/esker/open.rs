@@ -49,7 +49,7 @@ impl Global {
         self.open_with(self.options().read_only(true), path)
     }
 
-    fn open_with(&self, options: Options, path: &Path) -> Result<Db> {
+    pub(crate) fn open_with(&self, options: Options, path: &Path) -> Result<Db> {
         match std::fs::metadata(path) {
             Err(error) => Err(Failure::io("open", path.display(), &error)),
             Ok(meta) if !meta.is_dir() => {

@@ -5,9 +5,11 @@
 //! also writes; a [`Snapshot`](snapshot::Snapshot) is a `Reader` of one instant. A `Reader` gives
 //! [`Slice`](crate::Slice)s, an [`Iter`](iter::Iter) or a [`Cursor`](cursor::Cursor). A
 //! [`WriteBatch`](batch::WriteBatch) is written whole or not at all, and so is a
-//! [`Transaction`](transaction::Transaction), which also reads.
+//! [`Transaction`](transaction::Transaction), which also reads. [`Changes`](changes::Changes) are the
+//! batches that were committed, in order.
 
 pub(crate) mod batch;
+pub(crate) mod changes;
 pub(crate) mod conditional;
 pub(crate) mod cursor;
 pub(crate) mod db;

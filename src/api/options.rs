@@ -14,6 +14,7 @@ use crate::base::options::Config;
 use crate::base::options::Durability;
 use crate::base::options::KeyspaceConfig;
 use crate::base::options::Recovery;
+use crate::base::options::Retention;
 use crate::base::options::WantedOperator;
 use crate::fs::Fs;
 use crate::fs::OsFs;
@@ -135,6 +136,30 @@ impl Options {
     /// (default: 256 MiB; at least 16 KiB). Bounds the time to open after a crash.
     pub fn wal_bytes(mut self, bytes: u64) -> Options {
         self.config.wal_bytes = bytes;
+        self
+    }
+
+    /// Keep what recovery no longer needs of the log for [change feeds](crate::Changes): up to so
+    /// many bytes of files, and what is in a file until so long after its last write. `u64::MAX`
+    /// bytes, or an age of `Duration::MAX`: the other one alone decides. See
+    /// [`Db::changes_since`].
+    ///
+    /// The limits are stored with the database: who opens it without this option, as a tool would,
+    /// leaves them as they are (a new database: nothing is kept). With 0 bytes nothing is kept any
+    /// more. A file of the log goes as a whole. Time is told by the system's clock, and looked at
+    /// when memtables are flushed and about once a second.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// let day = Duration::from_secs(24 * 60 * 60);
+    /// let db = esker::Options::new().log_retention(1 << 30, 7 * day).open(dir.path())?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn log_retention(mut self, bytes: u64, age: Duration) -> Options {
+        let age_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+        self.config.log_retention = Some(Retention { bytes, age_ms });
         self
     }
 

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::base::seqno::SeqNo;
+
 /// The result of anything that can fail here.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -141,6 +143,21 @@ pub enum Error {
         /// What all of them together may take.
         limit: u64,
     },
+    /// The changes that were asked for are not there: they are no longer kept, or the database never
+    /// had them. Start over: take a snapshot, read all of it, and go on with the changes since
+    /// [`Snapshot::seqno`](crate::Snapshot::seqno).
+    #[error(
+        "the changes since {since} are not there, those since {oldest} are, up to {newest}: \
+         start over from a snapshot, or keep more of the log (log_retention)"
+    )]
+    ChangesGone {
+        /// What was asked for.
+        since: SeqNo,
+        /// The least number that could be asked for.
+        oldest: SeqNo,
+        /// The newest change.
+        newest: SeqNo,
+    },
     /// The database was closed.
     #[error("the database is closed")]
     Closed,
@@ -191,6 +208,8 @@ pub enum ErrorKind {
     ReadOnly,
     /// A concurrent write got in the way: try again.
     Conflict,
+    /// What was asked for is not there any more: start over from what is.
+    Gone,
     /// Something is in use or overloaded: try again later.
     Busy,
     /// The call was wrong: change the program.
@@ -210,6 +229,7 @@ impl Error {
             Error::Io { .. } => ErrorKind::Io,
             Error::ReadOnly { .. } | Error::Internal { .. } => ErrorKind::ReadOnly,
             Error::Conflict => ErrorKind::Conflict,
+            Error::ChangesGone { .. } => ErrorKind::Gone,
             Error::TransactionMemory { bytes, limit } if bytes > limit => ErrorKind::Misuse,
             Error::Locked { .. } | Error::Stalled { .. } | Error::TransactionMemory { .. } => {
                 ErrorKind::Busy

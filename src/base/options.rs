@@ -55,6 +55,22 @@ pub enum Isolation {
     ReadCommitted,
 }
 
+/// How much of the log is kept that recovery does not need. A segment goes when it exceeds either.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Retention {
+    /// Of files; 0: nothing is kept.
+    pub(crate) bytes: u64,
+    /// Milliseconds since a segment's last record.
+    pub(crate) age_ms: u64,
+}
+
+impl Retention {
+    /// Is anything kept at all?
+    pub(crate) fn keeps(self) -> bool {
+        self.bytes > 0 && self.age_ms > 0
+    }
+}
+
 /// What to do when the log holds damage that no crash can explain.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -79,6 +95,8 @@ pub(crate) struct Config {
     pub(crate) block_bytes: usize,
     pub(crate) file_bytes: u64,
     pub(crate) wal_bytes: u64,
+    /// `None`: what the database has.
+    pub(crate) log_retention: Option<Retention>,
     pub(crate) compression: Compression,
     pub(crate) filter_bits_per_key: u32,
     pub(crate) mmap: bool,
@@ -127,6 +145,7 @@ impl Default for Config {
             block_bytes: 4096,
             file_bytes: 64 * MIB as u64,
             wal_bytes: 256 * MIB as u64,
+            log_retention: None,
             compression: Compression::Lz4,
             filter_bits_per_key: 10,
             mmap: true,

@@ -21,6 +21,8 @@ pub(crate) use simulated::MutexGuard;
 #[cfg(esker_shuttle)]
 pub(crate) use simulated::RwLock;
 #[cfg(esker_shuttle)]
+pub(crate) use simulated::pause;
+#[cfg(esker_shuttle)]
 pub(crate) use simulated::spin_until;
 #[cfg(esker_shuttle)]
 pub(crate) use simulated::step;
@@ -44,6 +46,12 @@ pub(crate) fn spin_until(is_done: impl Fn() -> bool) {
         }
         std::hint::spin_loop();
     }
+}
+
+/// Lets so much time pass.
+#[cfg(not(esker_shuttle))]
+pub(crate) fn pause(time: std::time::Duration) {
+    std::thread::sleep(time);
 }
 
 pub(crate) mod atomic {

@@ -59,12 +59,18 @@ use crate::wal::LogWriter;
 
 mod append;
 mod checked;
+mod follow;
+mod segments;
 
 use append::Append;
 use append::Appended;
-pub(crate) use append::LogSegment;
 pub(crate) use checked::Claim;
 pub(crate) use checked::Footprint;
+use follow::Following;
+pub(crate) use follow::Offer;
+pub(crate) use segments::History;
+pub(crate) use segments::LogSegment;
+pub(crate) use segments::SegmentEnd;
 
 /// What one write asked for; `None` is the database's default.
 #[derive(Clone, Copy, Debug, Default)]
@@ -86,6 +92,8 @@ pub(crate) struct CommitState {
     publish: Mutex<Publish>,
     /// More is visible or synced, a leader has ended, or `Health` has changed.
     published: Condvar,
+    /// What a change feed waits for is there, or `Health` has changed.
+    followed: Condvar,
 }
 
 #[derive(Debug, Default)]
@@ -98,6 +106,8 @@ struct Publish {
     waiting_for_applied: usize,
     /// A leader syncs the log.
     is_syncing: bool,
+    /// What change feeds wait for.
+    following: Following,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -120,15 +130,20 @@ impl Publish {
 
 impl CommitState {
     /// Everything up to the end of `log` is durable and visible.
-    pub(crate) fn new(log: LogWriter, segments: VecDeque<LogSegment>) -> CommitState {
+    pub(crate) fn new(
+        log: LogWriter,
+        segments: VecDeque<LogSegment>,
+        history: History,
+    ) -> CommitState {
         let last = log.end().seqno.get();
         CommitState {
-            append: Mutex::new(Append::new(log, segments)),
+            append: Mutex::new(Append::new(log, segments, history)),
             spare_ended: Condvar::new(),
             synced: AtomicU64::new(last),
             visible: Arc::new(AtomicU64::new(last)),
             publish: Mutex::new(Publish::default()),
             published: Condvar::new(),
+            followed: Condvar::new(),
         }
     }
 
@@ -174,9 +189,12 @@ impl CommitState {
     }
 
     /// Wakes all that wait. Requires: the lock, by which they learn what has changed.
-    fn wake(&self, publish: &Publish) {
+    fn wake(&self, publish: &mut Publish) {
         if publish.waiting > 0 {
             self.published.notify_all();
+        }
+        if publish.following.anybody() {
+            self.wake_followers(publish);
         }
     }
 
@@ -184,6 +202,7 @@ impl CommitState {
     pub(crate) fn wake_all(&self) {
         drop(self.publish.lock());
         self.published.notify_all();
+        self.followed.notify_all();
     }
 }
 
@@ -341,7 +360,7 @@ impl Core {
         if is_next() && ready.needs_synced <= commit.synced.load(Acquire) {
             commit.visible.store(ready.last, Release);
             commit.advance(&mut publish);
-            commit.wake(&publish);
+            commit.wake(&mut publish);
             return Ok(());
         }
         publish.ready.insert(first, ready);
@@ -470,6 +489,6 @@ impl Drop for Leader<'_> {
         let mut publish = self.0.publish.lock();
         publish.is_syncing = false;
         self.0.advance(&mut publish);
-        self.0.wake(&publish);
+        self.0.wake(&mut publish);
     }
 }

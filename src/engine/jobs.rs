@@ -34,6 +34,7 @@ impl Core {
         let ran = self.flush_next()? || self.compact_next()?;
         if !ran {
             self.sweep();
+            self.trim_history();
             self.shrink_log()?;
         }
         Ok(ran)

@@ -96,10 +96,12 @@ impl Core {
     }
 
     /// Keeps a segment that the log no longer needs as the next one, or else removes it. Requires:
-    /// the manifest's floor is above it, durably.
+    /// the manifest's floor is above it, durably, and it is in no list any more.
     pub(crate) fn retire_segment(&self, segment: &LogSegment) {
         let wanted = self.commit.append_lock().spare_wanted(self.segment_bytes_max());
-        if wanted.is_some_and(|bytes| segment_bytes_for(0, bytes) == segment.bytes) {
+        if !segment.is_read()
+            && wanted.is_some_and(|bytes| segment_bytes_for(0, bytes) == segment.bytes)
+        {
             let id = self.output.new_file_id();
             let fs = self.output.fs.as_ref();
             match recycle_segment(fs, &self.output.dir, segment.id, id, segment.bytes) {
@@ -183,7 +185,8 @@ impl Core {
         if append.last_seqno() != last || !is_last || !self.is_log_unneeded() {
             return Ok(false);
         }
-        append.start(small, self.synced()).map_err(|error| self.fail(error))?;
+        let now_ms = self.clock.wall_ms();
+        append.start(small, self.synced(), now_ms).map_err(|error| self.fail(error))?;
         Ok(true)
     }
 
@@ -192,9 +195,10 @@ impl Core {
     fn cut_log(&self, floor: FileId) -> Result<()> {
         let mut set = self.versions.lock();
         self.health.check_writable()?;
-        let edit = VersionEdit { wal_floor: Some(floor), ..self.stamp() };
+        let kept = self.to_keep(Some(floor));
+        let edit = VersionEdit { wal_floor: Some(floor), kept, ..self.stamp() };
         self.append_edit(&mut set, &edit)?;
-        let cut = self.commit.append_lock().cut(floor);
+        let cut = self.cut_history(floor);
         drop(set);
         for segment in cut {
             self.remove_segment(segment.id);

@@ -6,7 +6,7 @@
 //! ([`snapshots`]) and files on their way out ([`obsolete`], [`log_files`]). [`open`] and
 //! [`recovery`] bring it to life. [`read_view`] reads, and [`read_cost`] has reads pay for
 //! compactions. [`transaction`] and [`conditional`] are built on both; [`conflicts`] says what was
-//! written meanwhile.
+//! written meanwhile. [`feed`] shows what was committed, from the log and what [`history`] keeps of it.
 //!
 //! *Locks*, in the order in which they are taken. A thread that holds one may take only locks
 //! further down. Readers take none of them, but `Snapshots.live` and `Registry` for a moment.
@@ -30,6 +30,7 @@ use crate::base::clock::Clock;
 use crate::base::clock::ExpiryClock;
 use crate::base::ids::DbId;
 use crate::base::options::Config;
+use crate::base::options::Retention;
 use crate::base::sync::Mutex;
 use crate::base::sync::atomic::AtomicBool;
 use crate::base::sync::atomic::AtomicU64;
@@ -59,7 +60,9 @@ pub(crate) mod commit;
 pub(crate) mod conditional;
 mod conflicts;
 mod expiry;
+pub(crate) mod feed;
 mod health;
+mod history;
 mod jobs;
 pub(crate) mod keyspaces;
 mod log_files;
@@ -87,6 +90,8 @@ pub(crate) const DEFAULT_KEYSPACE: &str = "default";
 pub(crate) struct Core {
     db_id: DbId,
     config: Config,
+    /// What is kept of the log for change feeds.
+    retention: Retention,
     clock: Arc<dyn Clock>,
     /// What expires.
     expiry: Arc<ExpiryClock>,

@@ -39,7 +39,9 @@ use crate::compaction::output::OutputContext;
 use crate::engine::Core;
 use crate::engine::DEFAULT_KEYSPACE;
 use crate::engine::commit::CommitState;
+use crate::engine::commit::History;
 use crate::engine::commit::LogSegment;
+use crate::engine::commit::SegmentEnd;
 use crate::engine::conditional::EntryVersions;
 use crate::engine::health::Health;
 use crate::engine::keyspaces::KeyspaceState;
@@ -53,7 +55,9 @@ use crate::engine::recovery::stated::Catalog;
 use crate::engine::recovery::stated::KeyspaceEntry;
 use crate::engine::recovery::stated::check_files;
 use crate::engine::recovery::stated::check_operators;
+use crate::engine::recovery::stated::find_kept;
 use crate::engine::recovery::stated::read_catalog;
+use crate::engine::recovery::stated::retention;
 use crate::engine::scheduler::Jobs;
 use crate::engine::stats::Metrics;
 use crate::engine::throttle::Throttle;
@@ -123,7 +127,7 @@ pub(super) fn recover(
     if config.read_only {
         return read_only::recover(&site, clock, cache, keyspaces, &catalog);
     }
-    let fits = log_bytes(listing) <= (config.memory_budget / 2) as u64;
+    let fits = log_bytes(listing, catalog.floor) <= (config.memory_budget / 2) as u64;
     let target = if fits { Replay::Apply(&keyspaces) } else { Replay::Check };
     let log = replay(&site, &catalog, &target, &|_| Ok(()))?;
 
@@ -154,8 +158,11 @@ pub(super) fn recover(
         core.replay_in_parts(&site, &catalog, &log)?;
     }
     let aside = core.set_aside();
-    unused.retain(|id| !aside.contains(&wal_path(dir, *id)));
+    let kept: HashSet<FileId> =
+        core.commit.append_lock().history().kept().iter().map(|segment| segment.id).collect();
+    unused.retain(|id| !aside.contains(&wal_path(dir, *id)) && !kept.contains(id));
     core.remove_leftovers(listing, &unused);
+    core.trim_history();
     Ok(core)
 }
 
@@ -164,9 +171,13 @@ fn cache_bytes(config: &Config) -> u64 {
     (config.memory_budget - config.memory_budget / 16) as u64
 }
 
-fn log_bytes(listing: &[DirEntry]) -> u64 {
-    let is_wal = |entry: &&DirEntry| matches!(FileKind::parse(&entry.name), Some(FileKind::Wal(_)));
-    listing.iter().filter(is_wal).map(|entry| entry.len).sum()
+/// Bytes of the segments from `floor` on.
+fn log_bytes(listing: &[DirEntry], floor: FileId) -> u64 {
+    let is_needed = |entry: &&DirEntry| match FileKind::parse(&entry.name) {
+        Some(FileKind::Wal(id)) => id >= floor,
+        _ => false,
+    };
+    listing.iter().filter(is_needed).map(|entry| entry.len).sum()
 }
 
 fn number_of(name: &str) -> Option<FileId> {
@@ -273,7 +284,13 @@ fn last_seqno(catalog: &Catalog, log: &RecoveredLog) -> SeqNo {
     let files = catalog.keyspaces.values().flat_map(|entry| entry.version.files());
     let in_files = files.map(|file| file.meta.max_seqno).max().unwrap_or_default();
     let flushed = catalog.keyspaces.values().map(|entry| entry.flushed).max().unwrap_or_default();
-    catalog.last_seqno.max(log.last_seqno).max(in_files).max(flushed)
+    let last = catalog.last_seqno.max(log.last_seqno).max(in_files).max(flushed);
+    match &log.given_up {
+        // Somebody may have been told of it: numbers that are known to have been used mean nothing
+        // else, nor does the one that the database is at now.
+        Some(given_up) => last.max(given_up.last_seqno.unwrap_or_default()).plus(1),
+        None => last,
+    }
 }
 
 /// Everything that a core is made of.
@@ -297,27 +314,33 @@ fn assemble(parts: Parts<'_>, catalog: &Catalog) -> Result<Core> {
         .get(&KeyspaceId::DEFAULT)
         .ok_or_else(|| Error::internal("no default keyspace"))?
         .clone();
+    let now_ms = clock.wall_ms();
     let mut segments: VecDeque<LogSegment> = reopened
         .segments
         .iter()
-        .map(|segment| LogSegment {
-            id: segment.id,
-            first: segment.first_seqno,
-            last: Some(segment.last_seqno),
-            bytes: segment.bytes,
+        .map(|live| {
+            // When it ended, nobody knows: at the latest now.
+            let end = SegmentEnd { last: live.last_seqno, offset: live.end, ms: now_ms };
+            let mut segment = LogSegment::new(live.id, live.first_seqno, live.bytes);
+            segment.end = Some(end);
+            segment
         })
         .collect();
-    if let Some(active) = segments.back_mut() {
-        active.last = None;
+    if let Some(active) = segments.back_mut()
+        && !site.config.read_only
+    {
+        active.end = None;
     }
     if let Some(what) = &given_up {
         tracing::warn!("recovery gave up the end of the log: {what}");
     }
-    let commit = CommitState::new(reopened.writer, segments);
+    let history = History::new(find_kept(site, catalog));
+    let commit = CommitState::new(reopened.writer, segments, history);
     Ok(Core {
         transactions: Transactions::new(site.config.memory_budget),
         entry_versions: EntryVersions::new(SeqNo::new(commit.visible().load(Relaxed))),
         config: site.config.clone(),
+        retention: retention(site.config, catalog),
         output: OutputContext {
             fs: site.fs.clone(),
             clock: clock.clone(),
@@ -350,13 +373,15 @@ fn assemble(parts: Parts<'_>, catalog: &Catalog) -> Result<Core> {
 impl Core {
     /// Puts a manifest in force that states what was recovered.
     fn begin_manifest(&self, catalog: &Catalog, new: bool) -> Result<()> {
-        let floor = self.commit.append_lock().segments().front().map(|segment| segment.id);
+        let log = self.stated_log();
         let fs = self.output.fs.as_ref();
         let dir = &self.output.dir;
         let id = self.output.new_file_id();
         let keyspaces = self.keyspaces.all();
         let snapshot = VersionEdit {
-            wal_floor: floor,
+            wal_floor: log.wal_floor,
+            log_retention: log.log_retention,
+            kept: log.kept,
             next_keyspace: Some(catalog.next_keyspace),
             keyspaces: keyspaces
                 .iter()

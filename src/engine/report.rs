@@ -33,6 +33,8 @@ impl Core {
             let wal = WalStats {
                 segments: append.segments().len(),
                 bytes: append.wal_bytes(),
+                kept_segments: append.history().kept().len(),
+                kept_bytes: append.history().bytes(),
                 bytes_written: append.log_bytes(),
                 syncs: self.metrics.syncs.get(),
             };

@@ -133,6 +133,10 @@ pub struct WalStats {
     pub segments: usize,
     /// Bytes in them.
     pub bytes: u64,
+    /// Segments that are kept for change feeds besides.
+    pub kept_segments: usize,
+    /// Bytes in those.
+    pub kept_bytes: u64,
     /// Bytes appended since the database was opened.
     pub bytes_written: u64,
     /// Syncs; concurrent writers share one.

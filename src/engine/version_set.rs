@@ -103,7 +103,8 @@ impl Core {
         let added: Vec<FileId> = edit.added.iter().map(|(_, meta)| meta.id).collect();
         let removed: Vec<FileId> = edit.removed.iter().map(|(_, id)| *id).collect();
         let floor = flushed.map(|flushed| self.wal_floor(&state, flushed));
-        let edit = VersionEdit { wal_floor: floor, keyspaces: vec![edit], ..self.stamp() };
+        let kept = self.to_keep(floor);
+        let edit = VersionEdit { wal_floor: floor, keyspaces: vec![edit], kept, ..self.stamp() };
         if Planted::LogRemovedEarly.is_on() {
             self.commit.append_lock().cut(floor.unwrap_or_default()).iter().for_each(|segment| {
                 self.remove_segment(segment.id);
@@ -117,7 +118,7 @@ impl Core {
         self.obsolete.add(gone.cloned());
         drop(base);
         // Under the lock: a manifest that is made now must not name a segment that goes.
-        let cut = floor.map(|floor| self.commit.append_lock().cut(floor));
+        let cut = floor.map(|floor| self.cut_history(floor));
         drop(set);
         for segment in cut.into_iter().flatten() {
             self.retire_segment(&segment);
@@ -181,7 +182,7 @@ impl Core {
         for next in segments {
             // One without records ends before it starts, so its end alone says nothing.
             let passed = floor.is_some_and(|floor| {
-                floor.first < replaying && floor.last.is_some_and(|last| last < needed)
+                floor.first < replaying && floor.last().is_some_and(|last| last < needed)
             });
             if !passed || next.first > synced {
                 break;
@@ -200,10 +201,12 @@ impl Core {
         if bytes < limit || self.health.check_writable().is_err() {
             return Ok(());
         }
-        let floor = self.commit.append_lock().segments().front().map(|segment| segment.id);
+        let log = self.stated_log();
         let states = self.keyspaces.all();
         let snapshot = VersionEdit {
-            wal_floor: floor,
+            wal_floor: log.wal_floor,
+            log_retention: log.log_retention,
+            kept: log.kept,
             next_keyspace: Some(set.next_keyspace),
             keyspaces: states.iter().map(|state| snapshot_of(state)).collect(),
             ..self.stamp()

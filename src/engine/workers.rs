@@ -150,6 +150,7 @@ impl Core {
             self.sync_due_writes()?;
         }
         self.make_spare_segment()?;
+        self.trim_history();
         self.shrink_log_at_rest()?;
         Ok(false)
     }

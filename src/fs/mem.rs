@@ -180,6 +180,10 @@ impl Fs for MemFs {
     }
 
     fn open(&self, path: &Path, mode: ReadMode) -> Result<Arc<dyn ReadableFile>> {
+        if mode == ReadMode::Live {
+            let file = self.with_tree("open", path, |tree| tree.file(path))?;
+            return Ok(Arc::new(MemLive { fs: self.clone(), file, path: path.to_owned() }));
+        }
         let content =
             self.with_tree("open", path, |tree| Ok(Arc::clone(tree.file(path)?.lock().seen())))?;
         let mapped = mode == ReadMode::Mmap && !content.is_empty();
@@ -303,19 +307,46 @@ impl ReadableFile for MemReadable {
     }
 
     fn read_at(&self, offset: u64, out: &mut [u8]) -> Result<()> {
-        let bytes = usize::try_from(offset)
-            .ok()
-            .and_then(|start| self.content.get(start..)?.get(..out.len()));
-        let Some(bytes) = bytes else {
-            let error = io::ErrorKind::UnexpectedEof.into();
-            return Err(Error::io("read", &self.path, error));
-        };
-        out.copy_from_slice(bytes);
-        Ok(())
+        read_at(&self.content, &self.path, offset, out)
     }
 
     fn mapping(&self) -> Option<&Bytes> {
         self.mapping.as_ref()
+    }
+
+    fn will_need(&self, _range: Range<u64>) {}
+}
+
+fn read_at(content: &[u8], path: &Path, offset: u64, out: &mut [u8]) -> Result<()> {
+    let start = usize::try_from(offset).ok();
+    let Some(bytes) = start.and_then(|start| content.get(start..)?.get(..out.len())) else {
+        return Err(Error::io("read", path, io::ErrorKind::UnexpectedEof.into()));
+    };
+    out.copy_from_slice(bytes);
+    Ok(())
+}
+
+/// A file that others may be writing to.
+#[derive(Debug)]
+struct MemLive {
+    fs: MemFs,
+    file: FileRef,
+    path: PathBuf,
+}
+
+impl ReadableFile for MemLive {
+    fn len(&self) -> u64 {
+        let _all = self.fs.0.tree.lock();
+        self.file.lock().seen().len() as u64
+    }
+
+    fn read_at(&self, offset: u64, out: &mut [u8]) -> Result<()> {
+        let _all = self.fs.0.tree.lock();
+        read_at(self.file.lock().seen(), &self.path, offset, out)
+    }
+
+    fn mapping(&self) -> Option<&Bytes> {
+        None
     }
 
     fn will_need(&self, _range: Range<u64>) {}

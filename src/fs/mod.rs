@@ -2,9 +2,9 @@
 //! that tests can crash, starve and corrupt every path.
 //!
 //! *Overview of types.* An [`Fs`] opens files of two sorts. A [`WritableFile`] is written by offset
-//! and synced; a [`ReadableFile`] is immutable from the moment it is opened for reading. A
-//! [`DirLock`] keeps other processes out. [`OsFs`] is the operating system; `MemFs` and `FaultFs`
-//! (feature `testing`) simulate one that crashes and fails.
+//! and synced; a [`ReadableFile`] is immutable from the moment it is opened for reading, unless it is
+//! opened with [`ReadMode::Live`]. A [`DirLock`] keeps other processes out. [`OsFs`] is the operating
+//! system; `MemFs` and `FaultFs` (feature `testing`) simulate one that crashes and fails.
 //!
 //! *What is promised.* `sync_data` returns after the file's content and length are on stable
 //! storage. `sync_dir` returns after creations, renames and removals in that directory are. Until
@@ -64,6 +64,9 @@ pub enum ReadMode {
     Pread,
     /// By system calls, from front to back, once: does not displace what other readers keep hot.
     Sequential,
+    /// By system calls, while others may write to the file: each read shows what was written before
+    /// it. The file keeps its length.
+    Live,
 }
 
 /// Whom a lock on a directory keeps out.

@@ -63,7 +63,7 @@ impl Fs for OsFs {
             let len = metadata.len();
             let mapping = match mode {
                 ReadMode::Mmap => Mapping::new(&file, len),
-                ReadMode::Pread | ReadMode::Sequential => None,
+                ReadMode::Pread | ReadMode::Sequential | ReadMode::Live => None,
             };
             system::advise_mode(&file, mode);
             Ok(OsReadable { file, path: path.to_owned(), len, mapping })
@@ -441,6 +441,9 @@ mod system {
                 let _ = fadvise(file, 0, None, Advice::Sequential);
                 // Since Linux 6.3: reads through this handle do not count as use of a page.
                 let _ = fadvise(file, 0, None, Advice::NoReuse);
+            }
+            ReadMode::Live => {
+                let _ = fadvise(file, 0, None, Advice::Sequential);
             }
         }
     }

@@ -10,11 +10,11 @@
 //! 7 keyspace          fields    9 SST removed      fields    11 largest key        trailer u64, bytes
 //!                               11 merge operator bytes     13 seqnos             two varints
 //!                               13 default time to live, ms  14 entries            varint
-//!                                                            16 tombstones         varint
-//!                                                            18 raw bytes          varint
-//!                                                            20 oldest tombstone   varint, ms
-//!                                                            22 entries that expire, first
-//!                                                               and last expiry    varints, ms
+//!  8 log retention: bytes,                                   16 tombstones         varint
+//!    ms                varints                               18 raw bytes          varint
+//! 10 log segment kept: number,                               20 oldest tombstone   varint, ms
+//!    first and last seqno, end,                              22 entries that expire, first
+//!    when it ended, ms varints                                  and last expiry    varints, ms
 //!
 //! reserved for later            SST: 15 seqno of all entries (ingested), 17 blob files
 //! ```
@@ -30,8 +30,10 @@ use crate::base::key::InternalKey;
 use crate::base::key::KEY_LEN_MAX;
 use crate::base::key::Trailer;
 use crate::base::options::LEVELS;
+use crate::base::options::Retention;
 use crate::base::seqno::SeqNo;
 use crate::base::value::Expiry;
+use crate::manifest::edit::KeptSegment;
 use crate::manifest::edit::KeyspaceEdit;
 use crate::manifest::edit::SstMeta;
 use crate::manifest::edit::VersionEdit;
@@ -89,6 +91,19 @@ pub(crate) fn encode(edit: &VersionEdit) -> Vec<u8> {
     }
     for keyspace in &edit.keyspaces {
         put_field(&mut out, 7, &encode_keyspace(keyspace));
+    }
+    if let Some(retention) = edit.log_retention {
+        let mut bytes = Vec::new();
+        put_varint(&mut bytes, retention.bytes);
+        put_varint(&mut bytes, retention.age_ms);
+        put_field(&mut out, 8, &bytes);
+    }
+    for kept in &edit.kept {
+        let mut bytes = Vec::new();
+        for n in [kept.id.0, kept.first.get(), kept.last.get(), kept.end, kept.ended_ms] {
+            put_varint(&mut bytes, n);
+        }
+        put_field(&mut out, 10, &bytes);
     }
     out
 }
@@ -211,6 +226,26 @@ impl<'a> Field<'a> {
         self.end(Expiry { entries, min_ms, max_ms })
     }
 
+    fn retention(mut self) -> Result<Retention, BadEdit> {
+        let retention = Retention { bytes: self.0.varint()?, age_ms: self.0.varint()? };
+        self.end(retention)
+    }
+
+    fn kept(mut self) -> Result<KeptSegment, BadEdit> {
+        let kept = KeptSegment {
+            id: FileId(self.0.varint()?),
+            first: seqno(self.0.varint()?)?,
+            last: seqno(self.0.varint()?)?,
+            end: self.0.varint()?,
+            ended_ms: self.0.varint()?,
+        };
+        let is_possible = kept.id <= FileId::STORED_MAX && kept.first <= kept.last.plus(1);
+        if !is_possible {
+            return Err(BadEdit::Malformed("a log segment that cannot be"));
+        }
+        self.end(kept)
+    }
+
     fn text(self) -> Result<String, BadEdit> {
         let text = std::str::from_utf8(self.0.rest());
         text.map(str::to_owned).map_err(|_| BadEdit::Malformed("a name is no UTF-8"))
@@ -256,6 +291,8 @@ pub(super) fn decode(bytes: &[u8]) -> Result<VersionEdit, BadEdit> {
             4 => edit.log_durable = Some(field.seqno()?),
             5 => edit.next_keyspace = Some(field.number32()?),
             7 => edit.keyspaces.push(decode_keyspace(field.fields())?),
+            8 => edit.log_retention = Some(field.retention()?),
+            10 => edit.kept.push(field.kept()?),
             _ => unknown(tag)?,
         }
     }

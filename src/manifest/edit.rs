@@ -3,6 +3,7 @@
 use crate::base::ids::FileId;
 use crate::base::ids::KeyspaceId;
 use crate::base::key::InternalKey;
+use crate::base::options::Retention;
 use crate::base::seqno::SeqNo;
 use crate::base::value::Expiry;
 
@@ -52,6 +53,19 @@ impl KeyspaceEdit {
     }
 }
 
+/// A segment of the log that recovery does not need, kept for those who follow the changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct KeptSegment {
+    pub(crate) id: FileId,
+    pub(crate) first: SeqNo,
+    /// The one before `first` if the segment holds no record.
+    pub(crate) last: SeqNo,
+    /// Where its records end.
+    pub(crate) end: u64,
+    /// When the segment behind it was started, in milliseconds since 1970.
+    pub(crate) ended_ms: u64,
+}
+
 /// One atomic change of a database's files.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct VersionEdit {
@@ -66,4 +80,9 @@ pub(crate) struct VersionEdit {
     /// No keyspace number from here on was used.
     pub(crate) next_keyspace: Option<u32>,
     pub(crate) keyspaces: Vec<KeyspaceEdit>,
+    /// What is kept of the log from now on; in an edit that begins a manifest, `None` is nothing.
+    pub(crate) log_retention: Option<Retention>,
+    /// Segments below the floor that are kept from now on, in the order of the log. Those at its
+    /// front may be gone again: nothing says so but that the files are not there.
+    pub(crate) kept: Vec<KeptSegment>,
 }

@@ -13,6 +13,7 @@ use crate::base::ids::FileId;
 use crate::base::ids::KeyspaceId;
 use crate::base::key::InternalKey;
 use crate::base::key::Trailer;
+use crate::base::options::Retention;
 use crate::base::seqno::SeqNo;
 use crate::base::sync::Mutex;
 use crate::base::value::Expiry;
@@ -93,14 +94,25 @@ fn keyspace_edit() -> impl Strategy<Value = KeyspaceEdit> {
 fn edit() -> impl Strategy<Value = VersionEdit> {
     let keyspaces = prop::collection::vec(keyspace_edit(), 0..3);
     let floor = prop::option::of(file_id());
-    (file_id(), prop::option::of(seqno()), floor, any::<Option<u32>>(), keyspaces).prop_map(
-        |(next, last_seqno, floor, next_keyspace, keyspaces)| VersionEdit {
+    let kept = (file_id(), [seqno(), seqno()], any::<[u64; 2]>()).prop_map(
+        |(id, [one, other], [end, ended_ms])| {
+            let (first, last) = (one.min(other), one.max(other));
+            KeptSegment { id, first, last, end, ended_ms }
+        },
+    );
+    let next = (file_id(), prop::collection::vec(kept, 0..3));
+    (next, prop::option::of(seqno()), floor, any::<Option<u32>>(), keyspaces).prop_map(
+        |((next, kept), last_seqno, floor, next_keyspace, keyspaces)| VersionEdit {
             next_file: Some(next),
             last_seqno,
             log_durable: last_seqno.map(|seqno| SeqNo::new(seqno.get() / 2)),
             wal_floor: floor,
             next_keyspace,
             keyspaces,
+            log_retention: kept
+                .first()
+                .map(|kept: &KeptSegment| Retention { bytes: kept.end, age_ms: kept.ended_ms }),
+            kept,
         },
     )
 }
@@ -114,7 +126,15 @@ fn numbers_that_leave_no_room_for_more_are_refused() {
         VersionEdit { keyspaces: vec![keyspace], ..VersionEdit::default() }
     };
     let file = Some(FileId(u64::MAX));
+    let kept = |id: u64, first: u64, last: u64| {
+        let [first, last] = [first, last].map(SeqNo::new);
+        let kept = vec![KeptSegment { id: FileId(id), first, last, end: 0, ended_ms: 0 }];
+        VersionEdit { kept, ..VersionEdit::default() }
+    };
     for edit in [
+        kept(u64::MAX, 1, 2),
+        kept(1, 1, u64::MAX),
+        kept(1, 3, 1),
         VersionEdit { next_file: file, ..VersionEdit::default() },
         VersionEdit { wal_floor: file, ..VersionEdit::default() },
         VersionEdit { last_seqno: Some(SeqNo::MAX), ..VersionEdit::default() },

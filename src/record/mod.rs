@@ -158,7 +158,7 @@ pub(crate) fn seal(record: &mut [u8], len: usize, context: Context, offset: u64,
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Record {
     pub(crate) stamp: Stamp,
-    /// Where the payload lies in the file's bytes.
+    /// Where the payload lies in the bytes that were given.
     pub(crate) payload: Range<usize>,
     /// Where the next record starts; may lie beyond the file's end by the padding.
     pub(crate) next_offset: u64,
@@ -209,7 +209,13 @@ impl Frame {
 
 /// Reads what starts at `offset` of the file whose content is `bytes`.
 pub(crate) fn decode_at(context: Context, bytes: &[u8], offset: u64) -> Decoded {
-    let Some(rest) = usize::try_from(offset).ok().and_then(|at| bytes.get(at..)) else {
+    decode_part(context, bytes, 0, offset)
+}
+
+/// As [`decode_at`], where `bytes` are what the file holds from `start` on.
+pub(crate) fn decode_part(context: Context, bytes: &[u8], start: u64, offset: u64) -> Decoded {
+    let at = offset.checked_sub(start).and_then(|at| usize::try_from(at).ok());
+    let Some(rest) = at.and_then(|at| bytes.get(at..)) else {
         return Decoded::End;
     };
     let Some((header, body)) = rest.split_first_chunk::<RECORD_HEADER_LEN>() else {
@@ -243,6 +249,13 @@ pub(crate) fn decode_at(context: Context, bytes: &[u8], offset: u64) -> Decoded 
         payload: start..start + frame.len,
         next_offset: offset + framed_len(frame.len),
     })
+}
+
+/// Where a record ends that starts at 0 with the header in front of `bytes`, if they have one. It
+/// may be any bytes: believe it within the file's length only.
+pub(crate) fn framed_len_of(bytes: &[u8]) -> Option<u64> {
+    let header = bytes.first_chunk::<RECORD_HEADER_LEN>()?;
+    Frame::parse(header).ok().map(|frame| framed_len(frame.len))
 }
 
 /// What [`scan_for_valid`] found.

@@ -8,6 +8,7 @@ use crate::base::seqno::SeqNo;
 use crate::record::Context;
 use crate::record::Decoded;
 use crate::record::Record;
+use crate::record::Stamp;
 use crate::record::decode_at;
 use crate::wal::proof::Mark;
 use crate::wal::proof::Proof;
@@ -89,25 +90,31 @@ impl Decode {
     }
 
     fn add(&mut self, record: &Record, bytes: &Bytes) -> Result<(), String> {
-        let expected = self.next_seqno;
-        if record.stamp.seqno != expected.get() {
-            return Err(format!(
-                "a record has sequence number {} where {expected} comes next",
-                record.stamp.seqno
-            ));
-        }
         let payload = bytes.slice(record.payload.clone());
-        let mut ops = 0u64;
-        for op in Ops::new(&payload) {
-            op.map_err(|malformed| format!("a record holds no batch: {}", malformed.0))?;
-            ops += 1;
-        }
-        if expected.get().saturating_add(ops) > SeqNo::STORED_MAX.get() {
-            return Err("the sequence numbers exceed the limit".to_owned());
-        }
-        self.records.push(LogRecord { seqno: expected, payload });
-        self.next_seqno = expected.plus(ops);
+        let next = next_after(self.next_seqno, record.stamp, &payload)?;
+        self.records.push(LogRecord { seqno: self.next_seqno, payload });
+        self.next_seqno = next;
         self.offset = record.next_offset;
         Ok(())
     }
+}
+
+/// The sequence number behind a record with this stamp and `payload`, if it can be the one that has
+/// `expected`; else what is wrong with it.
+pub(super) fn next_after(expected: SeqNo, stamp: Stamp, payload: &[u8]) -> Result<SeqNo, String> {
+    if stamp.seqno != expected.get() {
+        return Err(format!(
+            "a record has sequence number {} where {expected} comes next",
+            stamp.seqno
+        ));
+    }
+    let mut ops = 0u64;
+    for op in Ops::new(payload) {
+        op.map_err(|malformed| format!("a record holds no batch: {}", malformed.0))?;
+        ops += 1;
+    }
+    if expected.get().saturating_add(ops) > SeqNo::STORED_MAX.get() {
+        return Err("the sequence numbers exceed the limit".to_owned());
+    }
+    Ok(expected.plus(ops))
 }

@@ -53,12 +53,13 @@
 //!
 //! *The engine's protocol for letting go.* A manifest edit that raises the floor to a segment is
 //! written when that segment's header is durable, and segments below the floor are removed or
-//! recycled when that edit is durable.
+//! recycled when that edit is durable; or kept, for [`SegmentReader`].
 
 mod catalog;
 mod decode;
 mod given_up;
 mod proof;
+mod reader;
 mod recovery;
 mod reopen;
 mod salvage;
@@ -71,6 +72,7 @@ mod tests;
 
 pub(crate) use decode::LogRecord;
 pub use given_up::GivenUp;
+pub(crate) use reader::SegmentReader;
 pub(crate) use recovery::LogSource;
 pub(crate) use recovery::RecoveredLog;
 pub(crate) use recovery::recover;

@@ -131,7 +131,9 @@ pub(crate) fn reopen(
     let mut segments: Vec<LiveSegment> = log.segments.iter().take(takeover.keep).copied().collect();
     if let Some(last) = segments.last_mut() {
         last.end = prev_end;
-        last.last_seqno = SeqNo::new(takeover.first_seqno.get().saturating_sub(1));
+        // Numbers may be skipped behind it.
+        let before = SeqNo::new(takeover.first_seqno.get().saturating_sub(1));
+        last.last_seqno = last.last_seqno.min(before);
     }
     if log.given_up.is_some()
         && segments.last().is_some_and(|last| Some(last.id) == log.tail.map(|(id, _)| id))

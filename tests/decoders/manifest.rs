@@ -183,7 +183,13 @@ fn edits(input: &mut Input<'_>) -> Vec<Edit> {
             wal_floor: None,
             next_keyspace: if first { Some(3) } else { None },
             keyspaces: Vec::new(),
+            log_retention: option(input, 16).map(|bytes| [bytes, u64::MAX]),
+            kept: Vec::new(),
         };
+        if wide & 8 != 0 {
+            let [id, first, end] = [(); 3].map(|()| input.number() >> 8);
+            edit.kept.push([id, first, first.saturating_add(input.below(9) as u64), end, 0]);
+        }
         if first {
             let name = Some("default".to_owned());
             edit.keyspaces.push(KeyspaceChange { name, ..KeyspaceChange::default() });

@@ -196,6 +196,8 @@ fn check_database(files: &Files, sound: bool) {
         wal_floor: Some(files.floor),
         next_keyspace: Some(2),
         keyspaces: vec![default],
+        log_retention: None,
+        kept: Vec::new(),
     };
     manifest::install(&fs, DB, 99, &[esker::fuzz_api::encode_edit(&edit)]);
     let (mut seen, mut written) = (None, false);

@@ -213,6 +213,7 @@ impl Settings {
             .block_bytes(self.block)
             .file_bytes(self.file)
             .wal_bytes(self.wal)
+            .log_retention(if self.lz4 { 4 * self.wal } else { 0 }, Duration::MAX)
             .memory_budget(self.budget)
             .compression(if self.lz4 { Compression::Lz4 } else { Compression::None })
             .mmap(self.mmap)

@@ -9,6 +9,8 @@ mod anomalies;
 mod bank;
 mod basics;
 mod batches;
+mod changes;
+mod changes_model;
 mod combined;
 mod compaction;
 mod concurrency;

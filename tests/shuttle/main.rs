@@ -16,6 +16,7 @@
     reason = "a test fails by panicking, and measures time"
 )]
 
+mod changes;
 mod commits;
 mod handles;
 mod memtables;
@@ -120,6 +121,16 @@ fn snapshots_read_the_same_during_compactions() {
 #[test]
 fn iterators_outlive_their_keyspace_and_its_files() {
     explore("iterators_outlive_their_keyspace_and_its_files", handles::iterators_and_drops);
+}
+
+#[test]
+fn no_follower_sleeps_through_a_batch() {
+    explore("no_follower_sleeps_through_a_batch", changes::followers_beside_writers);
+}
+
+#[test]
+fn a_close_wakes_who_follows() {
+    explore("a_close_wakes_who_follows", changes::followers_at_a_close);
 }
 
 #[test]

@@ -60,6 +60,18 @@ impl<T> DerefMut for MutexGuard<'_, T> {
     }
 }
 
+/// How a timed wait ended.
+#[derive(Debug)]
+pub(crate) struct Waited {
+    timed_out: bool,
+}
+
+impl Waited {
+    pub(crate) fn timed_out(&self) -> bool {
+        self.timed_out
+    }
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Condvar(sync::Condvar);
 
@@ -74,14 +86,16 @@ impl Condvar {
         }
     }
 
-    pub(crate) fn wait_for<T>(&self, guard: &mut MutexGuard<'_, T>, _limit: Duration) {
-        if shuttle::rand::thread_rng().gen_ratio(1, TIMEOUT_ONE_IN) {
+    pub(crate) fn wait_for<T>(&self, guard: &mut MutexGuard<'_, T>, _limit: Duration) -> Waited {
+        let timed_out = shuttle::rand::thread_rng().gen_ratio(1, TIMEOUT_ONE_IN);
+        if timed_out {
             drop(guard.guard.take());
             thread::yield_now();
             guard.guard = Some(guard.mutex.take());
         } else {
             self.wait(guard);
         }
+        Waited { timed_out }
     }
 
     pub(crate) fn notify_all(&self) {
@@ -105,6 +119,11 @@ impl<T> RwLock<T> {
 pub(crate) fn step() {
     // No time passes: this is a switch and nothing else.
     thread::sleep(Duration::ZERO);
+}
+
+/// No time passes.
+pub(crate) fn pause(_time: Duration) {
+    step();
 }
 
 /// No moment is too short for others to go on, so that one look is as good as many.

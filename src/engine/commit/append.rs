@@ -12,6 +12,9 @@ use crate::base::seqno::SeqNo;
 use crate::engine::Core;
 use crate::engine::commit::CommitState;
 use crate::engine::commit::checked::Recent;
+use crate::engine::commit::segments::History;
+use crate::engine::commit::segments::LogSegment;
+use crate::engine::commit::segments::SegmentEnd;
 use crate::engine::keyspaces::KeyspaceState;
 use crate::engine::keyspaces::ReadView;
 use crate::engine::throttle::LOOKS_PER_LIMIT;
@@ -39,6 +42,8 @@ pub(crate) struct Append {
     pub(super) recent: Recent,
     /// Every segment that recovery would read, oldest first; the last one is active.
     segments: VecDeque<LogSegment>,
+    /// Those before them that are kept.
+    history: History,
 }
 
 /// What was written since the database was opened.
@@ -48,18 +53,8 @@ pub(crate) struct Written {
     pub(crate) batch_bytes: u64,
 }
 
-/// A segment of the log.
-#[derive(Clone, Debug)]
-pub(crate) struct LogSegment {
-    pub(crate) id: FileId,
-    pub(crate) first: SeqNo,
-    /// Known once a later segment has been started.
-    pub(crate) last: Option<SeqNo>,
-    pub(crate) bytes: u64,
-}
-
 impl Append {
-    pub(super) fn new(log: LogWriter, segments: VecDeque<LogSegment>) -> Append {
+    pub(super) fn new(log: LogWriter, segments: VecDeque<LogSegment>, history: History) -> Append {
         Append {
             last: log.end().seqno.get(),
             log,
@@ -70,19 +65,26 @@ impl Append {
             written: Written::default(),
             recent: Recent::default(),
             segments,
+            history,
         }
     }
 
-    /// Begins `prepared` as the active segment. Requires: everything up to `durable` is durable.
-    /// After an error the log must not be written to any more.
-    pub(crate) fn start(&mut self, prepared: PreparedSegment, durable: SeqNo) -> Result<()> {
+    /// Begins `prepared` as the active segment, at `now_ms`. Requires: everything up to `durable` is
+    /// durable. After an error the log must not be written to any more.
+    pub(crate) fn start(
+        &mut self,
+        prepared: PreparedSegment,
+        durable: SeqNo,
+        now_ms: u64,
+    ) -> Result<()> {
         let (id, bytes) = (prepared.id(), prepared.bytes());
         let first = SeqNo::new(self.last + 1);
+        let offset = self.log.active_bytes();
         self.log.start_segment(prepared, first, durable)?;
         if let Some(active) = self.segments.back_mut() {
-            active.last = Some(SeqNo::new(self.last));
+            active.end = Some(SegmentEnd { last: SeqNo::new(self.last), offset, ms: now_ms });
         }
-        self.segments.push_back(LogSegment { id, first, last: None, bytes });
+        self.segments.push_back(LogSegment::new(id, first, bytes));
         self.spare_asked = false;
         Ok(())
     }
@@ -142,6 +144,35 @@ impl Append {
 
     pub(crate) fn wal_bytes(&self) -> u64 {
         self.segments.iter().map(|segment| segment.bytes).sum()
+    }
+
+    /// The segments that are kept.
+    pub(crate) fn history(&self) -> &History {
+        &self.history
+    }
+
+    pub(crate) fn history_mut(&mut self) -> &mut History {
+        &mut self.history
+    }
+
+    /// The segment that holds `next`, or is to; `None` if the log ends before.
+    ///
+    /// # Errors
+    /// The number before the first that is there, if the log begins behind `next` or skips it.
+    pub(crate) fn find(&self, next: SeqNo) -> Result<Option<LogSegment>, SeqNo> {
+        let is_before = |segment: &LogSegment| segment.last().is_some_and(|last| last < next);
+        let kept = self.history.kept();
+        let (old, live) =
+            (kept.partition_point(is_before), self.segments.partition_point(is_before));
+        let at = old + if old == kept.len() { live } else { 0 };
+        let segment = |at: usize| kept.get(at).or_else(|| self.segments.get(at - kept.len()));
+        let Some(found) = segment(at) else { return Ok(None) };
+        let before = at.checked_sub(1).and_then(segment).and_then(LogSegment::last);
+        if found.first <= next || before.is_some_and(|last| last.plus(1) == next) {
+            Ok(Some(found.clone()))
+        } else {
+            Err(SeqNo::new(found.first.get() - 1))
+        }
     }
 
     /// Is the active segment so full that the next one should be on its way? A quarter: it is
@@ -254,7 +285,8 @@ impl Core {
             }
             prepared
         };
-        append.start(prepared, self.synced()).map_err(|error| self.fail(error))?;
+        let now_ms = self.clock.wall_ms();
+        append.start(prepared, self.synced(), now_ms).map_err(|error| self.fail(error))?;
         self.bound_log(append);
         Ok(())
     }
@@ -266,7 +298,7 @@ impl Core {
         if append.wal_bytes() <= self.config.wal_bytes {
             return;
         }
-        let Some(oldest) = append.segments.front().and_then(|segment| segment.last) else { return };
+        let Some(oldest) = append.segments.front().and_then(LogSegment::last) else { return };
         for state in self.keyspaces.all() {
             if state.first_active().is_some_and(|first| first <= oldest) {
                 state.seal(append.last_seqno());

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::HashSet;
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::base::error::Error;
@@ -10,13 +11,17 @@ use crate::base::ids::DbId;
 use crate::base::ids::FileId;
 use crate::base::ids::KeyspaceId;
 use crate::base::options::Config;
+use crate::base::options::Retention;
 use crate::base::seqno::SeqNo;
 use crate::engine::DEFAULT_KEYSPACE;
+use crate::engine::commit::LogSegment;
 use crate::engine::recovery::Site;
 use crate::fs::DirEntry;
+use crate::fs::names::FileKind;
 use crate::fs::names::NUMBER_USED_MAX;
 use crate::fs::names::manifest_path;
 use crate::fs::names::sst_path;
+use crate::manifest::KeptSegment;
 use crate::manifest::VersionEdit;
 use crate::manifest::read_current;
 use crate::manifest::read_manifest;
@@ -35,6 +40,9 @@ pub(super) struct Catalog {
     pub(super) log_durable: SeqNo,
     pub(super) floor: FileId,
     pub(super) keyspaces: BTreeMap<KeyspaceId, KeyspaceEntry>,
+    pub(super) retention: Retention,
+    /// Segments of the log below the floor that were kept, some of which may be gone.
+    pub(super) kept: Vec<KeptSegment>,
 }
 
 #[derive(Default)]
@@ -60,6 +68,8 @@ pub(super) fn read_catalog(site: &Site<'_>) -> Result<Catalog> {
         log_durable: SeqNo::ZERO,
         floor: FileId(0),
         keyspaces: BTreeMap::new(),
+        retention: Retention::default(),
+        kept: Vec::new(),
     };
     for edit in read_manifest(fs, site.dir, manifest, db_id)? {
         let applied = apply_edit(&mut catalog, edit, &site.opener);
@@ -77,6 +87,14 @@ fn check_catalog(catalog: &Catalog) -> Result<(), String> {
     }
     if catalog.next_file.0 > NUMBER_USED_MAX {
         return Err("it claims to have used an impossible number of files".to_owned());
+    }
+    for (kept, next) in catalog.kept.iter().zip(catalog.kept.iter().skip(1)) {
+        if kept.id >= next.id || kept.last >= next.first {
+            return Err(format!("log segment {} is kept in the wrong place", next.id));
+        }
+    }
+    if catalog.kept.last().is_some_and(|last| last.id >= catalog.floor) {
+        return Err("a log segment is kept that is needed".to_owned());
     }
     let (mut names, mut files) = (HashSet::new(), HashSet::new());
     for (id, entry) in &catalog.keyspaces {
@@ -103,6 +121,8 @@ fn apply_edit(
     catalog.log_durable = catalog.log_durable.max(edit.log_durable.unwrap_or_default());
     catalog.floor = catalog.floor.max(edit.wal_floor.unwrap_or_default());
     catalog.next_keyspace = catalog.next_keyspace.max(edit.next_keyspace.unwrap_or_default());
+    catalog.retention = edit.log_retention.unwrap_or(catalog.retention);
+    catalog.kept.extend(edit.kept);
     for change in edit.keyspaces {
         if change.dropped {
             if catalog.keyspaces.remove(&change.id).is_none() {
@@ -127,6 +147,33 @@ fn apply_edit(
         entry.version = builder::apply(&entry.version, &change, opener).map_err(|bad| bad.0)?;
     }
     Ok(())
+}
+
+/// What is to be kept of the log: what the options say, or else what the database has.
+pub(super) fn retention(config: &Config, catalog: &Catalog) -> Retention {
+    config.log_retention.unwrap_or(catalog.retention)
+}
+
+/// The kept segments that are there, without one missing in between. None if none are wanted: then
+/// they are leftovers.
+pub(super) fn find_kept(site: &Site<'_>, catalog: &Catalog) -> VecDeque<LogSegment> {
+    if !retention(site.config, catalog).keeps() && !site.config.read_only {
+        return VecDeque::new();
+    }
+    let wals: BTreeMap<FileId, u64> = site
+        .listing
+        .iter()
+        .filter_map(|entry| match FileKind::parse(&entry.name) {
+            Some(FileKind::Wal(id)) if !entry.is_dir => Some((id, entry.len)),
+            _ => None,
+        })
+        .collect();
+    let mut found = VecDeque::new();
+    for kept in catalog.kept.iter().rev() {
+        let Some(bytes) = wals.get(&kept.id) else { break };
+        found.push_front(LogSegment::kept(kept, *bytes));
+    }
+    found
 }
 
 /// A keyspace's operands mean nothing without its merge operator.
