@@ -19,6 +19,7 @@ mod log;
 mod merges;
 mod options;
 mod pages;
+mod queues;
 mod ranges;
 mod read_only;
 mod recovery;
