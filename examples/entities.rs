@@ -57,7 +57,7 @@ struct Filter {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Sum {
     facts: u64,
-    sum: i64,
+    total: i64,
     most: i64,
 }
 
@@ -201,7 +201,8 @@ impl Entities {
             let value = from_ordered(value);
             let sum =
                 sums.entry(u32_of(&key[12..])).or_insert(Sum { most: value, ..Sum::default() });
-            *sum = Sum { facts: sum.facts + 1, sum: sum.sum + value, most: sum.most.max(value) };
+            *sum =
+                Sum { facts: sum.facts + 1, total: sum.total + value, most: sum.most.max(value) };
             valid = cursor.next()?;
         }
         Ok(sums)
@@ -245,7 +246,7 @@ fn facts_of(size: Size, month: u32, entity: u64) -> Vec<(u32, i64)> {
         let seed = mix(entity << 8 | u64::from(month), u64::from(n));
         // Some attributes are those of most entities.
         let attribute = if n < 3 { n } else { seed as u32 % size.attributes };
-        (attribute, (seed >> 32) as i64 % 2000 - 1000)
+        (attribute, i64::from((seed >> 32) as u32 % 2000) - 1000)
     };
     (0..size.each).map(draw).collect()
 }
