@@ -38,6 +38,12 @@ pub(crate) enum Planted {
     ConflictMissed,
     /// What was read of a range is not looked at again.
     PhantomMissed,
+    /// Recovery forgets merge operands.
+    OperandForgotten,
+    /// Flushes and compactions drop what will expire.
+    ExpiredEarly,
+    /// What is written into a dead span stays unseen.
+    DeadSpanKept,
 }
 
 impl Planted {

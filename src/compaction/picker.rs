@@ -25,6 +25,8 @@ use crate::version::sst_file::SstFile;
 
 /// Each level aims at this many times the size of the one above.
 const FANOUT: u64 = 10;
+/// So many tombstones are worth a compaction of their own, if each drops an entry.
+const DENSE_MIN: u64 = 64;
 /// Level 0 is compacted from this many files on.
 pub(crate) const L0_TRIGGER: usize = 4;
 
@@ -115,7 +117,8 @@ pub(crate) fn pick(version: &Arc<Version>, context: &PickContext<'_>) -> Option<
     // Where there is no room for the most urgent one there may be for another, which makes some.
     let plan =
         if context.is_space_scarce { plans.min_by_key(Plan::input_bytes) } else { plans.next() };
-    plan.or_else(|| pick_by_tombstone_age(version, &targets, context))
+    plan.or_else(|| pick_by_density(version, &targets, context))
+        .or_else(|| pick_by_tombstone_age(version, &targets, context))
         .or_else(|| pick_by_expiry(version, &targets, context))
 }
 
@@ -146,7 +149,12 @@ pub(crate) fn pick_for_reads(
 
 fn is_worth_it(plan: &Plan, paid: u64, share: u64) -> bool {
     let upper: u64 = plan.upper.iter().map(|file| file.meta.bytes).sum();
-    plan.input_bytes() <= paid && plan.input_bytes() - upper <= upper.saturating_mul(share)
+    let lower = plan.input_bytes() - upper;
+    // A tombstone is small, and counts for what it drops.
+    let entries: u64 = plan.lower.iter().map(|file| file.meta.entries).sum();
+    let dropped = u128::from(lower) * u128::from(plan.tombstones()) / u128::from(entries.max(1));
+    let weight = upper.saturating_add(dropped as u64);
+    plan.input_bytes() <= paid && lower <= weight.saturating_mul(share)
 }
 
 /// The compaction of all of level 0 into the base level. Where space is scarce, of its oldest file
@@ -278,6 +286,44 @@ fn pick_by_expiry(
     })
 }
 
+/// Tombstones that are at least half of what goes down, and of what they go down to: to be rid of
+/// them costs about what it would cost to write what they drop, and scans need not step over
+/// either. What is deleted here and there stays for the picks above.
+fn pick_by_density(
+    version: &Arc<Version>,
+    targets: &Targets,
+    context: &PickContext<'_>,
+) -> Option<Plan> {
+    let is_dense = |plan: &Plan| {
+        let entries = |files: &[Arc<SstFile>]| files.iter().map(|file| file.meta.entries).sum();
+        let most: u64 = u64::max(entries(&plan.upper), entries(&plan.lower));
+        plan.tombstones() >= DENSE_MIN && plan.tombstones() >= most / 2
+    };
+    let reason = Reason::TombstoneDensity;
+    let level0 = plan_level0(version, targets.base_level, context, reason).filter(is_dense);
+    level0.or_else(|| {
+        (targets.base_level..LEVELS).find_map(|level| {
+            let files = version.level(level).files.iter();
+            let many = files.filter(|file| {
+                file.meta.tombstones >= (file.meta.entries / 2).max(DENSE_MIN)
+                    && is_idle(file, context)
+                    && may_go_down(level, file, context)
+            });
+            let output = (level + 1).min(LEVELS - 1);
+            let mut plans = many.filter_map(|file| {
+                plan(version, level, vec![file.clone()], output, context, reason)
+            });
+            plans.find(is_dense)
+        })
+    })
+}
+
+/// Does a compaction of `file` get rid of its tombstones, or bring them down? On the deepest level only
+/// if all of them are dropped; else the same would be picked again and again.
+fn may_go_down(level: usize, file: &SstFile, context: &PickContext<'_>) -> bool {
+    level + 1 < LEVELS || file.is_older_than(context.oldest_snapshot.unwrap_or(SeqNo::MAX))
+}
+
 /// A file whose tombstones are older than the user wants goes one level down, whatever the sizes;
 /// on the deepest level it is rewritten without them. So an idle database converges to its live
 /// data. (Lethe, SIGMOD 2020.) What a snapshot may still need stays on the deepest level until that
@@ -300,13 +346,8 @@ fn pick_by_tombstone_age(
         }
     }
     for level in targets.base_level..LEVELS {
-        // At the bottom a file is rewritten only if that gets rid of all its tombstones; else the
-        // same would be picked again and again.
-        let pays = |file: &&Arc<SstFile>| {
-            let oldest = context.oldest_snapshot.unwrap_or(SeqNo::MAX);
-            level + 1 < LEVELS || file.is_older_than(oldest)
-        };
-        let file = version.level(level).files.iter().filter(expired).filter(pays);
+        let file = version.level(level).files.iter().filter(expired);
+        let file = file.filter(|file| may_go_down(level, file, context));
         let oldest = file.min_by_key(|file| file.meta.oldest_tombstone_ms);
         if let Some(file) = oldest {
             let output = (level + 1).min(LEVELS - 1);

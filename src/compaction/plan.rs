@@ -16,6 +16,8 @@ pub(crate) enum Reason {
     LevelSize,
     /// A file holds tombstones older than `tombstone_age`.
     TombstoneAge,
+    /// Tombstones are at least half of what is compacted.
+    TombstoneDensity,
     /// Everything in the files has expired: they are removed without being read.
     AllExpired,
     /// A file holds values that have expired.
@@ -51,6 +53,11 @@ impl Plan {
 
     pub(crate) fn input_bytes(&self) -> u64 {
         self.inputs().map(|file| file.meta.bytes).sum()
+    }
+
+    /// Tombstones that go down.
+    pub(crate) fn tombstones(&self) -> u64 {
+        self.upper.iter().map(|file| file.meta.tombstones).sum()
     }
 
     /// Can the files be moved down as they are? Not if there is something to merge with or to drop.

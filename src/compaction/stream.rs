@@ -133,7 +133,8 @@ impl<I: InternalIter, B: FnMut(&[u8]) -> bool> Survivors<I, B> {
             if !shadowed {
                 let mut kind = key.trailer.kind();
                 if kind == Some(ValueKind::Expiring)
-                    && expiry_of(self.inner.value()) <= self.expired_ms
+                    && (expiry_of(self.inner.value()) <= self.expired_ms
+                        || Planted::ExpiredEarly.is_on())
                 {
                     kind = Some(ValueKind::Delete);
                     self.trailer = Trailer::new(key.trailer.seqno(), ValueKind::Delete);

@@ -310,6 +310,9 @@ impl Core {
             if op.kind == ValueKind::Expiring {
                 keyspaces[at].note_expiry(expiry_of(op.value));
             }
+            if op.kind != ValueKind::Delete {
+                keyspaces[at].dead.note_write(op.key);
+            }
             let view = if at == 0 { &appended.head } else { &appended.rest[at - 1] };
             view.active.insert(op.key, Trailer::new(SeqNo::new(seqno), op.kind), op.value);
         }

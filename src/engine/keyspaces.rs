@@ -25,6 +25,7 @@ use crate::base::sync::atomic::AtomicU64;
 use crate::engine::read_cost::ReadCost;
 use crate::engine::snapshots::SnapshotPin;
 use crate::engine::snapshots::Snapshots;
+use crate::iter::DeadSpans;
 use crate::iter::Fold;
 use crate::memtable::Memtable;
 use crate::memtable::Memtables;
@@ -82,6 +83,8 @@ pub(crate) struct KeyspaceState {
     default_ttl_ms: AtomicU64,
     /// When the first value in the active memtable expires, or earlier; `u64::MAX` if none does.
     first_expiry_ms: AtomicU64,
+    /// Where readers have found nothing that lives.
+    pub(crate) dead: Arc<DeadSpans>,
 }
 
 const PLAIN: u32 = 0;
@@ -121,6 +124,7 @@ impl KeyspaceState {
             nature: AtomicU32::new(PLAIN),
             default_ttl_ms: AtomicU64::new(0),
             first_expiry_ms: AtomicU64::new(u64::MAX),
+            dead: Arc::default(),
         }
     }
 

@@ -28,6 +28,8 @@ use crate::engine::scheduler::CompactionJob;
 const SEEK_BYTES: u64 = 256;
 /// A point read loses less: a filter rules most runs out.
 const GET_BYTES: u64 = 16;
+/// And a step over an entry that is dead, with the versions beneath it.
+const DEAD_BYTES: u64 = 48;
 /// One read of so many is counted, for all of them.
 const SAMPLE: u32 = 64;
 /// How long nobody must have written before a memtable is written for readers.
@@ -41,7 +43,7 @@ pub(crate) struct ReadCost(AtomicU64);
 
 impl ReadCost {
     fn add(&self, bytes: u64) {
-        self.0.fetch_add(bytes * u64::from(SAMPLE), Relaxed);
+        self.0.fetch_add(bytes, Relaxed);
     }
 
     fn bytes(&self) -> u64 {
@@ -70,7 +72,7 @@ impl ReadView {
     #[inline]
     pub(crate) fn note_get(&self) {
         if is_sampled() {
-            self.cost.add(GET_BYTES * self.further_runs());
+            self.cost.add(u64::from(SAMPLE) * GET_BYTES * self.further_runs());
         }
     }
 
@@ -78,7 +80,14 @@ impl ReadView {
     #[inline]
     pub(crate) fn note_seek(&self) {
         if is_sampled() {
-            self.cost.add(SEEK_BYTES * self.further_runs());
+            self.cost.add(u64::from(SAMPLE) * SEEK_BYTES * self.further_runs());
+        }
+    }
+
+    /// Notes that a scan has stepped over dead entries.
+    pub(crate) fn note_dead(&self, steps: u64) {
+        if steps > 0 {
+            self.cost.add(DEAD_BYTES * steps);
         }
     }
 

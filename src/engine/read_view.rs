@@ -181,10 +181,14 @@ impl Engine {
     ) -> Result<TreeView> {
         let view = state.view_full();
         self.check_readable(state, pin.map(Arc::as_ref))?;
+        if let Some(claim) = state.dead.asking() {
+            let last = self.commit.append_lock().last_seqno();
+            state.dead.answer(claim, last);
+        }
         let seqno = self.read_seqno(pin.map(Arc::as_ref));
         // One instant for all that is read through it.
         let now_ms = if state.may_expire() { self.read_ms(pin.map(Arc::as_ref)) } else { 0 };
-        let at = ReadAt { seqno, now_ms, fold: state.fold() };
+        let at = ReadAt { seqno, now_ms, fold: state.fold(), dead: Some(state.dead.clone()) };
         Ok(TreeView { engine: self.clone(), view, at, own: None, _pin: pin.cloned() })
     }
 }
@@ -264,7 +268,7 @@ impl<'a> Reading<'a> {
     /// By a cursor over this one key, which folds.
     fn folded(&self, key: &[u8]) -> Result<Option<Slice>> {
         let bound = || Bound::Included(key.to_vec());
-        let at = ReadAt { seqno: self.seqno, now_ms: 0, fold: self.state.fold() };
+        let at = ReadAt { seqno: self.seqno, now_ms: 0, fold: self.state.fold(), dead: None };
         let mut tree = open_tree(self.view, at, (bound(), bound()))?;
         tree.seek(key)?;
         Ok(tree.valid().then(|| tree.value_slice()))
@@ -304,7 +308,7 @@ impl TreeView {
             vec![Source::Memtable(own.iter()), Source::Tree(Box::new(Flat::new(beneath)))];
         // Its numbers are the transaction's own: what they come to is nobody else's to remember.
         let fold = self.at.fold.as_ref().map(|fold| Arc::new(fold.afresh()));
-        let at = ReadAt { seqno: *upto, now_ms: self.at.now_ms, fold };
+        let at = ReadAt { seqno: *upto, now_ms: self.at.now_ms, fold, dead: None };
         let tree = Visible::new(Merging::new(sources), at, bounds.0, bounds.1);
         Ok(TreeIter { tree, from: self.clone() })
     }
@@ -350,6 +354,12 @@ type Tree = Visible<Merging<Source>>;
 pub(crate) struct TreeIter {
     tree: Tree,
     from: TreeView,
+}
+
+impl Drop for TreeIter {
+    fn drop(&mut self) {
+        self.from.view.note_dead(self.tree.take_dead_steps());
+    }
 }
 
 impl TreeIter {

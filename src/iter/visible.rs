@@ -26,6 +26,9 @@ use crate::base::slice::Slice;
 use crate::base::value::EXPIRY_LEN;
 use crate::base::value::ValueKind;
 use crate::base::value::expiry_of;
+use crate::iter::dead::DeadSpans;
+use crate::iter::dead::STRIDE;
+use crate::iter::dead::Walk;
 use crate::iter::fold::Fold;
 use crate::iter::fold::LONG_CHAIN;
 use crate::iter::fold::Operands;
@@ -54,6 +57,8 @@ pub(crate) struct ReadAt {
     pub(crate) now_ms: u64,
     /// Of the keyspace, if it has a merge operator. Requires: asked for after `seqno` was known.
     pub(crate) fold: Option<Arc<Fold>>,
+    /// Of the keyspace, if what is read is all of it.
+    pub(crate) dead: Option<Arc<DeadSpans>>,
 }
 
 /// A cursor over what is visible of `I`, within bounds.
@@ -69,6 +74,10 @@ pub(crate) struct Visible<I> {
     value: Vec<u8>,
     /// `Before`: the current value if it is large, and pinned rather than copied.
     large: Option<Slice>,
+    /// What was come past since the last entry that lives, if there is much of it.
+    walk: Option<Box<Walk>>,
+    /// Dead entries that were stepped over, about.
+    dead_steps: u64,
 }
 
 impl<I: InternalIter> Visible<I> {
@@ -87,7 +96,14 @@ impl<I: InternalIter> Visible<I> {
             key: Vec::new(),
             value: Vec::new(),
             large: None,
+            walk: None,
+            dead_steps: 0,
         }
+    }
+
+    /// How many dead entries were stepped over since this was last asked, about.
+    pub(crate) fn take_dead_steps(&mut self) -> u64 {
+        std::mem::take(&mut self.dead_steps)
     }
 
     #[inline]
@@ -259,7 +275,7 @@ impl<I: InternalIter> Visible<I> {
     /// From the inner cursor's place on to the first key that is visible and no tombstone.
     #[inline]
     fn find_forward(&mut self) -> Result<()> {
-        let mut steps = 0;
+        let (mut steps, mut dead) = (0, 0_u32);
         while self.inner.valid() {
             let key = self.inner.key();
             if is_above(key.user, &self.upper) {
@@ -281,9 +297,47 @@ impl<I: InternalIter> Visible<I> {
             if self.stand_on(trailer)? {
                 break;
             }
+            dead += 1;
+            if dead.is_multiple_of(STRIDE) {
+                self.remember_key();
+                if let Some((_, to)) = self.find_span(dead == STRIDE) {
+                    self.inner.seek(KeyRef::before_all(&to))?;
+                    continue;
+                }
+            }
             self.leave_key()?;
         }
+        if dead >= STRIDE {
+            self.learn();
+        }
         Ok(())
+    }
+
+    /// Of the walk that has come to `self.key`, which is dead: the ends of the span around it, if there
+    /// is one to go past. `first`: the walk begins.
+    #[cold]
+    fn find_span(&mut self, first: bool) -> Option<(Vec<u8>, Vec<u8>)> {
+        self.dead_steps += u64::from(STRIDE);
+        let dead = self.at.dead.as_ref()?;
+        let span = dead.around(&self.key, self.at.seqno, self.at.now_ms);
+        if first {
+            // What is left of an earlier one ended in an error.
+            self.walk = None;
+        }
+        let walk = self.walk.get_or_insert_with(|| Box::new(Walk::at(&self.key)));
+        match &span {
+            Some(span) => walk.pass(span),
+            None => walk.reach(&self.key),
+        }
+        span.map(|span| (span.from, span.to))
+    }
+
+    /// The walk has ended.
+    #[cold]
+    fn learn(&mut self) {
+        if let (Some(walk), Some(dead)) = (self.walk.take(), &self.at.dead) {
+            dead.learn(*walk, self.at.seqno, self.at.now_ms);
+        }
     }
 
     /// Stands on the entry that the inner cursor stands on, unless that says that the key is gone.
@@ -304,6 +358,7 @@ impl<I: InternalIter> Visible<I> {
     /// From the inner cursor's place back to the first key that is visible and no tombstone.
     #[inline]
     fn find_backward(&mut self) -> Result<()> {
+        let mut dead = 0_u32;
         while self.inner.valid() {
             let key = self.inner.key();
             if is_below(key.user, &self.lower) {
@@ -312,7 +367,14 @@ impl<I: InternalIter> Visible<I> {
             if self.inner.is_sole() {
                 let trailer = key.trailer;
                 if trailer.seqno() <= self.at.seqno && self.stand_on(trailer)? {
-                    return Ok(());
+                    break;
+                }
+                dead += 1;
+                if dead.is_multiple_of(STRIDE) {
+                    self.remember_key();
+                    if self.pass_span_backward(dead == STRIDE)? {
+                        continue;
+                    }
                 }
                 self.inner.prev()?;
                 continue;
@@ -321,22 +383,37 @@ impl<I: InternalIter> Visible<I> {
             match self.take_newest()? {
                 Verdict::Live => {
                     self.state = State::Before;
-                    return Ok(());
+                    break;
                 }
                 Verdict::Operand => {
                     self.inner.seek(KeyRef::seek(&self.key, self.at.seqno))?;
                     self.fold()?;
                     self.state = State::Folded;
-                    return Ok(());
+                    break;
                 }
                 Verdict::Expiring if self.keep_behind_expiry() => {
                     self.state = State::Before;
-                    return Ok(());
+                    break;
                 }
-                Verdict::Expiring | Verdict::Gone => {}
+                Verdict::Expiring | Verdict::Gone => {
+                    dead += 1;
+                    if dead.is_multiple_of(STRIDE) {
+                        self.pass_span_backward(dead == STRIDE)?;
+                    }
+                }
             }
         }
+        if dead >= STRIDE {
+            self.learn();
+        }
         Ok(())
+    }
+
+    /// As [`Visible::find_span`], and goes backwards past it. False if there is none.
+    fn pass_span_backward(&mut self, first: bool) -> Result<bool> {
+        let Some((from, _)) = self.find_span(first) else { return Ok(false) };
+        self.inner.seek_for_prev(KeyRef::before_all(&from))?;
+        Ok(true)
     }
 
     /// Backwards over all versions of `self.key`; keeps the newest visible one, and tells what it is.

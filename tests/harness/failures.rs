@@ -83,7 +83,7 @@ impl Faulty {
     /// Nothing fails from now on.
     fn mend(&mut self) {
         self.faults.clear();
-        self.workload.clock.wait();
+        self.workload.wait();
     }
 
     /// Opens with all that fails. An error is fine if a call failed.
@@ -180,7 +180,7 @@ impl Faulty {
             // It may have decided what the crash leaves open.
             let history = self.workload.history.clone();
             self.reopen();
-            self.workload.history = history;
+            self.workload.remember(history);
         }
         self.workload.trail.add("crash", plan.number());
         let mut wreck = slot.lock().take().unwrap_or_else(|| take(&self.workload.fs));

@@ -119,6 +119,20 @@ pub(crate) enum Op {
     Wait,
     /// Puts this many keys in a row, one by one.
     Fill(usize, Key, u8, Value),
+    /// Deletes this many keys in a row, one by one, and looks again and again at what is left.
+    Drain(usize, Key, u8),
+    /// In a transaction that looks at all that it reads and writes, and is rolled back or not.
+    Transact {
+        writes: Vec<Write>,
+        commit: bool,
+    },
+    /// Puts a value, or deletes the key, if it holds what is expected; `right`: it does.
+    Swap {
+        keyspace: usize,
+        key: Key,
+        value: Option<Value>,
+        right: bool,
+    },
     /// With `Durability::Os` if `unsynced`.
     Batch {
         writes: Vec<Write>,
@@ -300,7 +314,11 @@ fn draw_ends(choices: &mut Choices) -> Vec<bool> {
 
 impl Op {
     pub(crate) fn draw(choices: &mut Choices) -> Op {
-        match choices.below(128) {
+        let choice = choices.below(256);
+        if let 128..146 = choice {
+            return Op::draw_change(choice, choices);
+        }
+        match choice % 128 {
             0..20 => Op::Put(choices.index(KEYSPACES), Key::draw(choices), Value::draw(choices)),
             20..24 => Op::PutFor(Key::draw(choices), Value::draw(choices), choices.below(4) as u8),
             24..32 => Op::Merge(Key::draw(choices), Value::draw(choices)),
@@ -331,6 +349,22 @@ impl Op {
             },
             123..126 => Op::DropKeyspace(1 + choices.index(KEYSPACES - 1)),
             _ => Op::Verify,
+        }
+    }
+
+    fn draw_change(choice: u64, choices: &mut Choices) -> Op {
+        let (keyspace, key) = (choices.index(KEYSPACES), Key::draw(choices));
+        match choice {
+            128..134 => Op::Drain(keyspace, key, choices.below(256) as u8),
+            134..140 => {
+                let count = choices.below(8);
+                let writes = (0..count).map(|_| Write::draw(choices)).collect();
+                Op::Transact { writes, commit: choices.below(4) > 0 }
+            }
+            _ => {
+                let value = (choices.below(3) < 2).then(|| Value::draw(choices));
+                Op::Swap { keyspace, key, value, right: choices.below(4) > 0 }
+            }
         }
     }
 

@@ -6,10 +6,37 @@ use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::sync::Arc;
 
+use esker::Append;
 use esker::Db;
+use esker::Keyspace;
+use esker::KeyspaceOptions;
 
 /// The keyspaces that a workload knows.
 pub(crate) const NAMES: [&str; 3] = ["default", "ks0", "ks1"];
+/// The one whose operator appends operands with commas.
+pub(crate) const MERGING: usize = 1;
+/// The one with values that expire.
+pub(crate) const EXPIRING: usize = 2;
+
+/// The keyspace, created if it is not there.
+pub(crate) fn keyspace(db: &Db, index: usize) -> esker::Result<Keyspace> {
+    let options = match index {
+        MERGING => KeyspaceOptions::new().merge_operator(Append::new(",")),
+        _ => KeyspaceOptions::new(),
+    };
+    db.keyspace_with(NAMES[index], options)
+}
+
+/// After how many waits a value expires, if it does: it says so itself.
+pub(crate) fn until_of(value: &[u8]) -> Option<u32> {
+    let until = value.strip_prefix(b"until ")?.get(..6)?;
+    std::str::from_utf8(until).ok()?.parse().ok()
+}
+
+/// What the merging keyspace's operator makes of `old` and an operand.
+pub(crate) fn append(old: Option<&[u8]>, operand: &[u8]) -> Vec<u8> {
+    old.map_or_else(|| operand.to_vec(), |old| [old, operand].join(&b','))
+}
 
 /// A keyspace, as an index into [`NAMES`], and a key.
 pub(crate) type Place = (usize, Arc<[u8]>);
@@ -65,6 +92,28 @@ impl History {
             }
         }
         values
+    }
+
+    /// What expires after so many waits or fewer is gone from all states: readers judge by the clock.
+    pub(crate) fn expire(&mut self, waits: u32) {
+        let is_over = |(keyspace, _): &Place, value: &[u8]| {
+            *keyspace == EXPIRING && until_of(value).is_some_and(|until| until <= waits)
+        };
+        for state in [&mut self.base, &mut self.newest] {
+            state.retain(|place, value| !is_over(place, value));
+        }
+        for step in &mut self.steps {
+            let gone = |change: &Change| matches!(change, Change::Put(p, v) if is_over(p, v));
+            if step.iter().any(gone) {
+                let changes = step.iter().map(|change| match change {
+                    Change::Put(place, value) if is_over(place, value) => {
+                        Change::Delete(place.clone())
+                    }
+                    other => other.clone(),
+                });
+                *step = changes.collect();
+            }
+        }
     }
 
     pub(crate) fn push(&mut self, changes: Vec<Change>) {

@@ -11,9 +11,13 @@ use std::time::Duration;
 use esker::Compression;
 use esker::Db;
 use esker::Durability;
+use esker::Error;
 use esker::Iter;
 use esker::Options;
 use esker::Reader;
+use esker::Swap;
+use esker::Transaction;
+use esker::Update;
 use esker::WriteBatch;
 use esker::fs::CrashMode;
 use esker::fs::Fs;
@@ -22,11 +26,15 @@ use esker::fs::MemFs;
 use crate::harness::choices::Choices;
 use crate::harness::choices::TestClock;
 use crate::harness::state::Change;
+use crate::harness::state::EXPIRING;
 use crate::harness::state::History;
+use crate::harness::state::MERGING;
 use crate::harness::state::NAMES;
 use crate::harness::state::Place;
 use crate::harness::state::State;
+use crate::harness::state::append;
 use crate::harness::state::contents;
+use crate::harness::state::keyspace;
 
 /// Its parent is created with it.
 pub(crate) const DIR: &str = "/parent/db";
@@ -92,6 +100,22 @@ struct HeldIter {
 /// Key and value.
 type Entry = (Arc<[u8]>, Arc<[u8]>);
 
+/// An operation on a key, and what the key holds afterwards.
+struct Write {
+    place: Place,
+    what: What,
+    before: Option<Arc<[u8]>>,
+    after: Option<Arc<[u8]>>,
+}
+
+enum What {
+    Put,
+    /// It expires after so long.
+    PutFor(Duration),
+    Delete,
+    Merge(Vec<u8>),
+}
+
 pub(crate) struct Workload {
     pub(crate) choices: Choices,
     pub(crate) options: Options,
@@ -103,7 +127,9 @@ pub(crate) struct Workload {
     pub(crate) progress: Arc<Progress>,
     pub(crate) trail: Trail,
     held: Vec<Held>,
-    pub(crate) clock: Arc<TestClock>,
+    clock: Arc<TestClock>,
+    /// How often it was waited.
+    waits: u32,
 }
 
 impl Workload {
@@ -122,7 +148,21 @@ impl Workload {
             trail: Trail { origin, ..Trail::default() },
             held: Vec::new(),
             clock,
+            waits: 0,
         }
+    }
+
+    /// Lets an hour pass, or by the wall clock some weeks.
+    pub(crate) fn wait(&mut self) {
+        self.clock.wait();
+        self.waits += 1;
+        self.history.expire(self.waits);
+    }
+
+    /// Goes on with a history of earlier.
+    pub(crate) fn remember(&mut self, mut history: History) {
+        history.expire(self.waits);
+        self.history = history;
     }
 
     pub(crate) fn db(&self) -> &Db {
@@ -215,16 +255,20 @@ impl Workload {
             64..68 => self.db().flush().map(|()| self.durable()),
             68..78 => self.db().run_one_job().map(drop),
             78..82 => self.db().sync().map(|()| self.durable()),
-            82..84 => {
-                let name = self.choices.pick(&NAMES);
-                self.db().keyspace(name).map(drop)
+            82 => {
+                let index = self.choices.index(NAMES.len());
+                keyspace(self.db(), index).map(drop)
+            }
+            83 => {
+                self.wait();
+                Ok(())
             }
             84..87 => self.drop_keyspace(),
             87..90 => self.hold(),
             90..92 => self.let_go(),
             92..94 => {
-                let name = self.choices.pick(&NAMES);
-                self.db().keyspace(name)?.compact_range::<&[u8], _>(..)
+                let index = self.choices.index(NAMES.len());
+                keyspace(self.db(), index)?.compact_range::<&[u8], _>(..)
             }
             94..96 => self.run_all_jobs(),
             _ => self.reopen(),
@@ -260,23 +304,76 @@ impl Workload {
         self.change(true, vec![Change::DropKeyspace(index)], |db| db.drop_keyspace(NAMES[index]))
     }
 
-    fn draw_value(&mut self, op: u64) -> Vec<u8> {
+    /// A value that no other step writes, or an operand.
+    fn draw_value(&mut self, op: u64, what: &What) -> Vec<u8> {
         let step = self.history.last() + 1;
         let len = match self.choices.below(16) {
             0..10 => self.choices.below(32),
             10..14 => 40 + self.choices.below(100),
+            // Values would grow with each.
+            _ if matches!(what, What::Merge(_)) => 0,
             14 => 1500,
             // More than a segment of the log holds.
             _ => 2500 * (1 + self.choices.below(4)),
         };
         let mut value = format!("{step}.{op} ").into_bytes();
+        if let What::PutFor(ttl) = what {
+            let waits = ttl.as_millis().div_ceil(u128::from(TestClock::WAIT_MS));
+            let until = u128::from(self.waits) + waits;
+            value.splice(..0, format!("until {until:06};").into_bytes());
+        }
         let seed = self.choices.below(2);
         value.extend((0..len).map(|n| if seed == 0 { b'x' } else { (n * n / 7) as u8 }));
         value
     }
 
+    /// What is done to a key of the keyspace.
+    fn draw_what(&mut self, keyspace: usize) -> What {
+        match self.choices.below(16) {
+            n if n % 4 == 3 => What::Delete,
+            4.. if keyspace == MERGING => What::Merge(Vec::new()),
+            n @ 4.. if keyspace == EXPIRING => {
+                // The clock moves a little with each look at it.
+                let waits = u64::from(n as u32 % 4) * TestClock::WAIT_MS;
+                What::PutFor(Duration::from_millis(waits.saturating_sub(TestClock::WAIT_MS / 2)))
+            }
+            _ => What::Put,
+        }
+    }
+
+    /// Draws operations, each over what the ones before it have left.
+    fn draw_writes(&mut self, ops: u64) -> Vec<Write> {
+        let mut writes: Vec<Write> = Vec::new();
+        let state = self.history.at(self.visible());
+        for op in 0..ops {
+            let index = self.choices.pick(&[0, 0, 1, 2]);
+            let key: Arc<[u8]> = format!("key{:02}", self.choices.below(24)).into_bytes().into();
+            let place: Place = (index, key);
+            let mut what = self.draw_what(index);
+            let written = writes.iter().rev().find(|write| write.place == place);
+            let before = match written {
+                Some(write) => write.after.clone(),
+                None => state.get(&place).cloned(),
+            };
+            let mut after = None;
+            if !matches!(what, What::Delete) {
+                let mut value = self.draw_value(op, &what);
+                if let What::Merge(operand) = &mut what {
+                    operand.clone_from(&value);
+                    value = append(before.as_deref(), &value);
+                }
+                // What expires at once is as good as a delete.
+                let is_gone = matches!(what, What::PutFor(Duration::ZERO));
+                after = (!is_gone).then(|| value.into());
+            }
+            writes.push(Write { place, what, before, after });
+        }
+        writes
+    }
+
     fn write(&mut self) -> esker::Result<()> {
-        let durability = match self.choices.below(8) {
+        let choice = self.choices.below(256);
+        let durability = match choice % 8 {
             0 => Durability::Sync,
             1 => Durability::Interval(Duration::from_secs(3600)),
             2 => Durability::Interval(Duration::from_micros(50)),
@@ -287,24 +384,25 @@ impl Workload {
             2 => 2 + self.choices.below(4),
             _ => 2,
         };
-        let mut batch = WriteBatch::new();
-        batch.durability(durability);
-        let mut changes = Vec::new();
-        for op in 0..ops {
-            let index = self.choices.pick(&[0, 0, 1, 2]);
-            let keyspace = self.db().keyspace(NAMES[index])?;
-            let key: Arc<[u8]> = format!("key{:02}", self.choices.below(24)).into_bytes().into();
-            let place: Place = (index, key);
-            if self.choices.below(4) == 3 {
-                batch.delete(&keyspace, &place.1);
-                changes.push(Change::Delete(place));
-            } else {
-                let value = self.draw_value(op);
-                batch.put(&keyspace, &place.1, &value);
-                changes.push(Change::Put(place, value.into()));
+        let writes = self.draw_writes(ops);
+        for index in 0..NAMES.len() {
+            if writes.iter().any(|write| write.place.0 == index) {
+                keyspace(self.db(), index)?;
             }
         }
-        self.change(durability == Durability::Sync, changes, |db| db.write(batch))
+        let changes = writes.iter().map(|write| match &write.after {
+            Some(value) => Change::Put(write.place.clone(), value.clone()),
+            None => Change::Delete(write.place.clone()),
+        });
+        let changes = changes.collect();
+        let sync = durability == Durability::Sync;
+        match choice / 8 {
+            0..20 => self.change(sync, changes, |db| write_batch(db, &writes, durability)),
+            20..27 => self.change(sync, changes, |db| transact(db, &writes, durability)),
+            // With the durability of the database, whichever that is.
+            _ if ops == 1 => self.change(false, changes, |db| change_one(db, &writes[0])),
+            _ => self.change(sync, changes, |db| transact(db, &writes, durability)),
+        }
     }
 
     /// Takes a snapshot or an iterator, for a while.
@@ -316,16 +414,16 @@ impl Workload {
         let held = if self.choices.below(2) == 0 {
             let snapshot = self.db().snapshot();
             let mut readers = Vec::new();
-            for (index, name) in NAMES.iter().enumerate() {
-                readers.push((index, snapshot.keyspace(&self.db().keyspace(name)?)));
+            for index in 0..NAMES.len() {
+                readers.push((index, snapshot.keyspace(&keyspace(self.db(), index)?)));
             }
             Held::Snapshot { readers, state }
         } else {
-            let keyspace = self.choices.index(NAMES.len());
-            let iter = self.db().keyspace(NAMES[keyspace])?.iter();
-            let left = state.into_iter().filter(|((index, _), _)| *index == keyspace);
+            let wanted = self.choices.index(NAMES.len());
+            let iter = keyspace(self.db(), wanted)?.iter();
+            let left = state.into_iter().filter(|((index, _), _)| *index == wanted);
             let left = left.map(|((_, key), value)| (key, value)).collect();
-            let mut held = HeldIter { keyspace, iter, left };
+            let mut held = HeldIter { keyspace: wanted, iter, left };
             held.step(self.choices.below(4), &self.trail)?;
             Held::Iter(Box::new(held))
         };
@@ -406,6 +504,78 @@ impl HeldIter {
         }
         Ok(())
     }
+}
+
+fn write_batch(db: &Db, writes: &[Write], durability: Durability) -> esker::Result<()> {
+    let mut batch = WriteBatch::new();
+    batch.durability(durability);
+    for Write { place, what, after, .. } in writes {
+        let (keyspace, key) = (keyspace(db, place.0)?, &place.1);
+        let value = after.as_deref().unwrap_or(b"gone at once");
+        match what {
+            What::Put => batch.put(&keyspace, key, value),
+            What::PutFor(ttl) => batch.put_with_ttl(&keyspace, key, value, *ttl),
+            What::Delete => batch.delete(&keyspace, key),
+            What::Merge(operand) => batch.merge(&keyspace, key, operand),
+        };
+    }
+    db.write(batch)
+}
+
+/// In a transaction, or if it would take too much memory as a batch.
+fn transact(db: &Db, writes: &[Write], durability: Durability) -> esker::Result<()> {
+    let txn = db.transaction();
+    txn.durability(durability);
+    match write_in(&txn, db, writes) {
+        Ok(()) => txn.commit(),
+        Err(Error::TransactionMemory { .. }) => write_batch(db, writes, durability),
+        Err(error) => Err(error),
+    }
+}
+
+/// Looks at each key before and after. An error may be one of reading.
+fn write_in(txn: &Transaction, db: &Db, writes: &[Write]) -> esker::Result<()> {
+    for Write { place, what, before, after } in writes {
+        let (keyspace, key) = (keyspace(db, place.0)?, &place.1);
+        // What expires at once is alive for a transaction that began before.
+        let was_gone_at_once = before.is_none() && place.0 == EXPIRING;
+        let found = txn.get(&keyspace, key)?;
+        assert!(was_gone_at_once || found.as_deref() == before.as_deref());
+        let value = after.as_deref().unwrap_or(b"gone at once");
+        match what {
+            What::Put => txn.put(&keyspace, key, value)?,
+            What::PutFor(ttl) => txn.put_with_ttl(&keyspace, key, value, *ttl)?,
+            What::Delete => txn.delete(&keyspace, key)?,
+            What::Merge(operand) => txn.merge(&keyspace, key, operand)?,
+        }
+        if after.is_some() || matches!(what, What::Delete) {
+            assert_eq!(txn.get(&keyspace, key)?.as_deref(), after.as_deref());
+        }
+    }
+    Ok(())
+}
+
+/// By a conditional operation where there is one.
+fn change_one(db: &Db, write: &Write) -> esker::Result<()> {
+    let Write { place, what, before, after } = write;
+    let (keyspace, key, before) = (keyspace(db, place.0)?, &place.1, before.as_deref());
+    match what {
+        What::Put => {
+            let swap = keyspace.compare_and_swap(key, before, after.as_deref())?;
+            assert_eq!(swap, Swap::Done);
+        }
+        // Else it would write nothing.
+        What::Delete if before.is_some() => assert_eq!(keyspace.take(key)?.as_deref(), before),
+        What::Delete => keyspace.delete(key)?,
+        What::Merge(operand) => {
+            let merged = |old: Option<&[u8]>| Update::Put(append(old, operand));
+            assert_eq!(keyspace.fetch_update(key, merged)?.as_deref(), before);
+        }
+        What::PutFor(ttl) => {
+            keyspace.put_with_ttl(key, after.as_deref().unwrap_or(b"gone at once"), *ttl)?;
+        }
+    }
+    Ok(())
 }
 
 fn draw_options(choices: &mut Choices, clock: &Arc<TestClock>) -> Options {

@@ -1,7 +1,5 @@
 //! A database beside its model: each operation is done to both, each answer compared.
 
-use std::collections::BTreeMap;
-use std::collections::VecDeque;
 use std::ops::Bound;
 use std::ops::RangeBounds;
 use std::rc::Rc;
@@ -9,16 +7,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use esker::Append;
-use esker::Cursor;
 use esker::Db;
 use esker::Durability;
 use esker::Error;
-use esker::Iter;
 use esker::Keyspace;
 use esker::KeyspaceOptions;
 use esker::Options;
 use esker::Reader;
 use esker::Snapshot;
+use esker::Swap;
+use esker::Transaction;
 use esker::Ttl;
 use esker::WriteBatch;
 use esker::fs::CrashMode;
@@ -27,23 +25,30 @@ use parking_lot::Mutex;
 
 use crate::harness::choices::Choices;
 use crate::harness::choices::TestClock;
+use crate::harness::held::HeldCursor;
+use crate::harness::held::HeldIter;
+use crate::harness::held::Map;
+use crate::harness::held::move_cursor;
+use crate::harness::held::step_iter;
 use crate::harness::ops::EXPIRING;
 use crate::harness::ops::From;
 use crate::harness::ops::KEYSPACES;
 use crate::harness::ops::Key;
 use crate::harness::ops::KeyRange;
 use crate::harness::ops::MERGING;
-use crate::harness::ops::Move;
 use crate::harness::ops::Op;
 use crate::harness::ops::SLOTS;
 use crate::harness::ops::Settings;
 use crate::harness::ops::Value;
 use crate::harness::ops::Write;
+use crate::harness::state;
+use crate::harness::state::until_of;
 
 const DIR: &str = "/db";
 const NAMES: [&str; KEYSPACES] = ["default", "one", "two"];
 
-type Map = BTreeMap<Vec<u8>, Rc<Vec<u8>>>;
+const UNBOUNDED: KeyRange = (Bound::Unbounded, Bound::Unbounded);
+
 /// What all keyspaces hold. One that does not exist is empty.
 type State = [Map; KEYSPACES];
 /// What was left by the crash that [`Op::CrashAtEvent`] asked for, once it has happened.
@@ -54,17 +59,6 @@ struct HeldSnapshot {
     state: State,
     /// The keyspaces of its time; they may have been dropped since.
     keyspaces: [Option<Keyspace>; KEYSPACES],
-}
-
-struct HeldIter {
-    iter: Iter,
-    left: VecDeque<(Vec<u8>, Rc<Vec<u8>>)>,
-}
-
-struct HeldCursor {
-    cursor: Cursor,
-    map: Map,
-    at: Option<Vec<u8>>,
 }
 
 /// What keeps the database open.
@@ -139,6 +133,17 @@ impl World {
             }
             return;
         }
+        if let Op::Drain(keyspace, first, count) = op {
+            for n in 0..*count {
+                self.run(&Op::Delete(*keyspace, Key(first.0.wrapping_add(n))));
+            }
+            // The first learns, the second proves, the third relies on it.
+            for back in [false, true, false, true, false, true] {
+                let (from, range) = (From { snapshot: None, keyspace: *keyspace }, UNBOUNDED);
+                self.run(&Op::Scan { from, range, ends: vec![back] });
+            }
+            return;
+        }
         let before = self.armed.is_some().then(|| (self.state.clone(), self.older.clone()));
         self.step(op);
         let Some((mode, wreck)) = self.armed.clone() else { return };
@@ -164,6 +169,10 @@ impl World {
             Op::PutFor(key, value, waits) => self.put_for(*key, *value, *waits),
             Op::Wait => self.wait(),
             Op::Merge(key, value) => self.merge(*key, *value),
+            Op::Transact { writes, commit } => self.transact(writes, *commit),
+            Op::Swap { keyspace, key, value, right } => {
+                self.swap(*keyspace, *key, value.map(Value::bytes), *right);
+            }
             Op::Batch { writes, unsynced } => self.batch(writes, *unsynced),
             Op::Sync => {
                 self.db().sync().unwrap();
@@ -304,22 +313,70 @@ impl World {
         self.older.clear();
     }
 
+    /// What `write` makes of a state.
+    fn apply(state: &mut State, write: &Write) {
+        let (map, key) = (&mut state[write.keyspace], write.key.bytes());
+        match write.value {
+            Some(value) if write.merge && write.keyspace == MERGING => {
+                append(map, key, &value.bytes());
+            }
+            Some(value) => drop(map.insert(key, Rc::new(value.bytes()))),
+            None => drop(map.remove(&key)),
+        }
+    }
+
+    fn transact(&mut self, writes: &[Write], commit: bool) {
+        let keyspaces = [0, 1, 2].map(|index| self.keyspace(index));
+        let mut state = self.state.clone();
+        let txn = self.db().transaction();
+        match write_in(&txn, &keyspaces, &mut state, writes) {
+            // It has not happened.
+            Err(Error::TransactionMemory { .. }) => return,
+            result => result.unwrap(),
+        }
+        if commit {
+            txn.commit().unwrap();
+            self.state = state;
+            if !writes.is_empty() {
+                self.older.clear();
+            }
+        }
+    }
+
+    fn swap(&mut self, index: usize, key: Key, value: Option<Vec<u8>>, right: bool) {
+        let (keyspace, key) = (self.keyspace(index), key.bytes());
+        let before = self.state[index].get(&key).cloned();
+        let before = before.as_ref().map(|value| value.as_slice());
+        let expected = if right { before } else { Some(&b"what it is not"[..]) };
+        let swap = keyspace.compare_and_swap(&key, expected, value.as_deref()).unwrap();
+        if !right {
+            assert_eq!(swap, Swap::Differs(before.map(Into::into)));
+            return;
+        }
+        assert_eq!(swap, Swap::Done);
+        if before.is_some() || value.is_some() {
+            self.older.clear();
+        }
+        match value {
+            Some(value) => drop(self.state[index].insert(key, Rc::new(value))),
+            None => drop(self.state[index].remove(&key)),
+        }
+    }
+
     fn batch(&mut self, writes: &[Write], unsynced: bool) {
         let before = self.state.clone();
         let mut batch = WriteBatch::new();
         for write in writes {
             let keyspace = self.keyspace(write.keyspace);
             let key = write.key.bytes();
-            if let Some(value) = write.value.filter(|_| write.merge && write.keyspace == MERGING) {
-                batch.merge(&keyspace, &key, value.bytes());
-                append(&mut self.state[MERGING], key, &value.bytes());
-            } else if let Some(value) = write.value {
-                batch.put(&keyspace, &key, value.bytes());
-                self.state[write.keyspace].insert(key, Rc::new(value.bytes()));
-            } else {
-                batch.delete(&keyspace, &key);
-                self.state[write.keyspace].remove(&key);
-            }
+            match write.value.map(Value::bytes) {
+                Some(value) if write.merge && write.keyspace == MERGING => {
+                    batch.merge(&keyspace, key, value)
+                }
+                Some(value) => batch.put(&keyspace, key, value),
+                None => batch.delete(&keyspace, key),
+            };
+            World::apply(&mut self.state, write);
         }
         if unsynced {
             batch.durability(Durability::Os);
@@ -445,7 +502,7 @@ impl World {
         for slot in 0..SLOTS {
             for keyspace in 0..KEYSPACES {
                 let from = From { snapshot: Some(slot), keyspace };
-                let mut held = self.held_iter(from, (Bound::Unbounded, Bound::Unbounded));
+                let mut held = self.held_iter(from, UNBOUNDED);
                 while !step_iter(&mut held, &[false]) {}
             }
         }
@@ -455,10 +512,32 @@ impl World {
     }
 }
 
-/// After how many waits a value expires, if it does: it says so itself.
-fn until_of(value: &[u8]) -> Option<u32> {
-    let until = value.strip_prefix(b"until ")?.get(..6)?;
-    std::str::from_utf8(until).ok()?.parse().ok()
+/// Does `writes` in a transaction, and to the state that it reads, and compares all that is read.
+fn write_in(
+    txn: &Transaction,
+    keyspaces: &[Keyspace; KEYSPACES],
+    state: &mut State,
+    writes: &[Write],
+) -> esker::Result<()> {
+    for write in writes {
+        let (keyspace, key) = (&keyspaces[write.keyspace], write.key.bytes());
+        match write.value.map(Value::bytes) {
+            Some(value) if write.merge && write.keyspace == MERGING => {
+                txn.merge(keyspace, &key, value)?;
+            }
+            Some(value) => txn.put(keyspace, &key, value)?,
+            None => txn.delete(keyspace, &key)?,
+        }
+        World::apply(state, write);
+        let expected = state[write.keyspace].get(&key);
+        assert_eq!(txn.get(keyspace, &key)?.as_deref(), expected.map(|value| value.as_slice()));
+    }
+    for (keyspace, map) in keyspaces.iter().zip(state.iter()) {
+        let found = txn.iter(keyspace).map(|entry| entry.map(|(key, _)| key.to_vec()));
+        let found: Vec<_> = found.collect::<esker::Result<_>>()?;
+        assert!(found.iter().eq(map.keys()));
+    }
+    Ok(())
 }
 
 /// Removes what has expired after so many waits.
@@ -468,8 +547,8 @@ fn expire(state: &mut State, waits: u32) {
 
 /// What the merging keyspace's operator does.
 fn append(map: &mut Map, key: Vec<u8>, operand: &[u8]) {
-    let old = map.get(&key).map(|value| [value, &b","[..]].concat()).unwrap_or_default();
-    map.insert(key, Rc::new([&old[..], operand].concat()));
+    let merged = state::append(map.get(&key).map(|value| &value[..]), operand);
+    map.insert(key, Rc::new(merged));
 }
 
 fn keys_of(entries: &[(Vec<u8>, Rc<Vec<u8>>)]) -> Vec<&[u8]> {
@@ -484,72 +563,6 @@ fn summary(map: &Map) -> Vec<String> {
 
 fn bytes_of(range: KeyRange) -> (Bound<Vec<u8>>, Bound<Vec<u8>>) {
     (range.0.map(Key::bytes), range.1.map(Key::bytes))
-}
-
-/// One step at each of `ends`. True if it is over.
-fn step_iter(held: &mut HeldIter, ends: &[bool]) -> bool {
-    for back in ends {
-        let (found, expected) = if *back {
-            (held.iter.next_back(), held.left.pop_back())
-        } else {
-            (held.iter.next(), held.left.pop_front())
-        };
-        let found = found.transpose().unwrap();
-        let found = found.as_ref().map(|(key, value)| (&key[..], &value[..]));
-        let expected = expected.as_ref().map(|(key, value)| (&key[..], &value[..]));
-        assert_eq!(found, expected, "back: {back}");
-        if expected.is_none() {
-            assert!(held.iter.next().is_none() && held.iter.next_back().is_none());
-            return true;
-        }
-    }
-    false
-}
-
-fn move_cursor(held: &mut HeldCursor, moves: &[Move]) {
-    let HeldCursor { cursor, map, at } = held;
-    for step in moves {
-        let first_from = |bound: Bound<Vec<u8>>| {
-            map.range((bound, Bound::Unbounded)).next().map(|(key, _)| key.clone())
-        };
-        let last_to = |bound: Bound<Vec<u8>>| {
-            map.range((Bound::Unbounded, bound)).next_back().map(|(key, _)| key.clone())
-        };
-        let moved = match step {
-            Move::Seek(key) => {
-                *at = first_from(Bound::Included(key.bytes()));
-                cursor.seek(key.bytes())
-            }
-            Move::SeekForPrev(key) => {
-                *at = last_to(Bound::Included(key.bytes()));
-                cursor.seek_for_prev(key.bytes())
-            }
-            Move::First => {
-                *at = first_from(Bound::Unbounded);
-                cursor.seek_to_first()
-            }
-            Move::Last => {
-                *at = last_to(Bound::Unbounded);
-                cursor.seek_to_last()
-            }
-            Move::Next => {
-                *at = at.take().and_then(|key| first_from(Bound::Excluded(key)));
-                cursor.next()
-            }
-            Move::Prev => {
-                *at = at.take().and_then(|key| last_to(Bound::Excluded(key)));
-                cursor.prev()
-            }
-        };
-        assert_eq!(moved.unwrap(), at.is_some(), "{step:?}");
-        assert_eq!(cursor.valid(), at.is_some(), "{step:?}");
-        assert_eq!(cursor.key(), at.as_deref(), "{step:?}");
-        let value = at.as_ref().map(|key| map[key].as_slice());
-        assert_eq!(cursor.value(), value, "{step:?}");
-        if let Some((key, kept)) = cursor.entry() {
-            assert_eq!((Some(&key[..]), Some(&kept[..])), (at.as_deref(), value));
-        }
-    }
 }
 
 /// Operations on a database and on its model, each answer compared.

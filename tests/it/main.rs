@@ -21,6 +21,7 @@ mod log;
 mod merges;
 mod options;
 mod pages;
+mod queues;
 mod ranges;
 mod read_only;
 mod recovery;

@@ -100,6 +100,11 @@ fn op() -> impl Strategy<Value = Op> {
         8 => (0..KEYSPACES, key()).prop_map(|(ks, key)| Op::Delete(ks, key)),
         4 => (0..KEYSPACES, key(), 8..64_u8, value())
             .prop_map(|(ks, key, n, value)| Op::Fill(ks, key, n, value)),
+        2 => (0..KEYSPACES, key(), any::<u8>()).prop_map(|(ks, key, n)| Op::Drain(ks, key, n)),
+        3 => (prop::collection::vec(write(), 0..8), prop::bool::weighted(0.7))
+            .prop_map(|(writes, commit)| Op::Transact { writes, commit }),
+        3 => (0..KEYSPACES, key(), prop::option::weighted(0.7, value()), any::<bool>())
+            .prop_map(|(keyspace, key, value, right)| Op::Swap { keyspace, key, value, right }),
         8 => (prop::collection::vec(write(), 0..12), any::<bool>())
             .prop_map(|(writes, unsynced)| Op::Batch { writes, unsynced }),
         20 => reads(),

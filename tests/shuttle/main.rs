@@ -114,6 +114,11 @@ fn no_key_vanishes_while_versions_are_installed() {
 }
 
 #[test]
+fn what_is_written_where_nothing_lived_is_found() {
+    explore("what_is_written_where_nothing_lived_is_found", trees::dead_spans);
+}
+
+#[test]
 fn snapshots_read_the_same_during_compactions() {
     explore("snapshots_read_the_same_during_compactions", trees::snapshots);
 }

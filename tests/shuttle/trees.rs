@@ -196,3 +196,48 @@ pub(crate) fn snapshots() {
     assert_eq!(ssts(&fs), 0, "tombstones are left that nobody needs");
     assert!(scan(&open_alone(&fs)).is_empty());
 }
+
+/// Readers that learn where nothing lives, while somebody writes there: who begins to read after a
+/// write has returned finds it, and who reads as of earlier does not.
+pub(crate) fn dead_spans() {
+    let db = open(&tiny(MemFs::new()).durability(Durability::Os).background_threads(0));
+    let key = |n: u8| format!("{n}");
+    for n in 0..6 {
+        db.put(key(n), value(1, 1)).unwrap();
+        db.delete(key(n)).unwrap();
+    }
+    db.put("9", value(1, 1)).unwrap();
+    let written = Arc::new(AtomicU8::new(0));
+    let writers = [1, 4].map(|n| {
+        let (db, written) = (db.clone(), written.clone());
+        spawn(move || {
+            db.put(key(n), value(2, 1)).unwrap();
+            written.fetch_or(n, SeqCst);
+            db.delete(key(n + 1)).unwrap();
+        })
+    });
+    let read = move |db: &Db, written: &AtomicU8| {
+        for backward in [false, true, false] {
+            let sure = written.load(SeqCst);
+            let found: Vec<_> = if backward {
+                let mut found: Vec<_> = db.iter().rev().map(|entry| entry.unwrap().0).collect();
+                found.reverse();
+                found
+            } else {
+                db.iter().map(|entry| entry.unwrap().0).collect()
+            };
+            let known = [("1", 1), ("4", 4), ("9", sure)];
+            for (key, bit) in known {
+                let is_there = found.iter().any(|found| found == key);
+                assert!(is_there || sure & bit == 0 && key != "9", "{key} of {found:?}");
+            }
+            assert!(found.iter().all(|found| known.iter().any(|(key, _)| found == key)));
+        }
+    };
+    let (beside, seen) = (db.clone(), written.clone());
+    let reader = spawn(move || read(&beside, &seen));
+    read(&db, &written);
+    join(writers);
+    reader.join().unwrap();
+    read(&db, &written);
+}

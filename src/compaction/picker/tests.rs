@@ -75,7 +75,8 @@ fn trees() -> impl Strategy<Value = Arc<Version>> {
             for pair in borders.chunks_exact(2) {
                 let mut meta = file(id, pair[0].0, pair[1].0, pair[0].1.0);
                 if pair[0].1.1 {
-                    meta.tombstones = 1;
+                    // Dense beside files of its kind.
+                    (meta.entries, meta.tombstones) = (150, 100);
                     meta.oldest_tombstone_ms = id;
                 }
                 edit.added.push((level, meta));
@@ -145,7 +146,8 @@ fn run(plan: &Plan, next_id: &mut u64) -> KeyspaceEdit {
         *next_id += 1;
         let old = files.iter().map(|file| file.meta.oldest_tombstone_ms).min().unwrap();
         if plan.output_level + 1 < LEVELS && old != u64::MAX {
-            (meta.tombstones, meta.oldest_tombstone_ms) = (1, old);
+            (meta.entries, meta.tombstones) = (150, 100);
+            meta.oldest_tombstone_ms = old;
         }
         edit.added.push((plan.output_level as u8, meta));
     }
@@ -242,6 +244,43 @@ fn tombstones_at_the_bottom_wait_for_the_snapshots_that_need_them() {
     assert!(at(Some(7), 51).is_some());
 }
 
+#[test]
+fn tombstones_that_drop_half_of_what_is_rewritten_do_not_wait() {
+    let bottom = LEVELS - 1;
+    let tree = |tombstones, beneath| {
+        let mut edit = KeyspaceEdit::default();
+        let mut upper = file(2, 0, 9, 100);
+        (upper.entries, upper.tombstones) = (1000, tombstones);
+        let mut lower = file(1, 0, 20, 1000);
+        lower.entries = beneath;
+        edit.added.extend([(0, upper), (bottom as u8, lower)]);
+        apply(&Version::default(), &edit)
+    };
+    let busy = HashSet::new();
+    let pick = |version: &Arc<Version>| pick(version, &context(&busy, 0));
+    let plan = pick(&tree(500, 1000)).unwrap();
+    assert_eq!((plan.reason, plan.output_level), (Reason::TombstoneDensity, bottom));
+    assert!(pick(&tree(499, 1000)).is_none(), "too few of what goes down");
+    assert!(pick(&tree(1000, 2002)).is_none(), "too few of what is beneath");
+}
+
+#[test]
+fn dense_tombstones_at_the_bottom_wait_for_the_snapshots_that_need_them() {
+    let mut meta = file(7, 0, 9, 100);
+    (meta.entries, meta.tombstones) = (100, 64);
+    let mut edit = KeyspaceEdit::default();
+    edit.added.push(((LEVELS - 1) as u8, meta));
+    let version = apply(&Version::default(), &edit);
+    let busy = HashSet::new();
+    let at = |snapshot: Option<u64>| {
+        let oldest_snapshot = snapshot.map(SeqNo::new);
+        pick(&version, &PickContext { oldest_snapshot, ..context(&busy, 0) })
+    };
+    assert_eq!(at(None).unwrap().reason, Reason::TombstoneDensity);
+    assert!(at(Some(6)).is_none());
+    assert!(at(Some(7)).is_some());
+}
+
 /// A level 0 that is larger than what is free on the disk can still be made smaller.
 #[test]
 fn where_space_is_scarce_the_oldest_file_of_level_0_goes_first() {
@@ -285,4 +324,19 @@ fn reads_do_not_pay_for_small_parts_of_much() {
     assert!(pick(111, 10).is_none());
     assert!(pick(111, 11).is_some());
     assert!(pick(110, 11).is_none());
+}
+
+/// A scan has stepped over them again and again.
+#[test]
+fn tombstones_count_for_what_they_drop_when_reads_pay() {
+    let bottom = (LEVELS - 1) as u8;
+    let mut edit = KeyspaceEdit::default();
+    let (mut upper, mut lower) = (file(1, 0, 9, 1), file(2, 0, 9, 1000));
+    (upper.entries, upper.tombstones, lower.entries) = (100, 100, 1000);
+    edit.added.extend([(0, upper), (bottom, lower)]);
+    let version = apply(&Version::default(), &edit);
+    let busy = HashSet::new();
+    let pick = |share| pick_for_reads(&version, &context(&busy, 0), 10_000, share);
+    assert!(pick(9).is_none());
+    assert!(pick(10).is_some());
 }

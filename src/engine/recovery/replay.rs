@@ -129,7 +129,8 @@ fn apply_records(
                 check_keyspace(site, catalog, op.keyspace)?;
                 continue; // It was dropped.
             };
-            if seqno > *flushed {
+            let is_forgotten = op.kind == ValueKind::Merge && Planted::OperandForgotten.is_on();
+            if seqno > *flushed && !is_forgotten {
                 if op.kind == ValueKind::Expiring {
                     let _ = state.claim_expiry();
                     state.note_expiry(expiry_of(op.value));

@@ -40,6 +40,11 @@ impl Fuse {
         self.0.set(n);
     }
 
+    /// Operations since it was set to `u64::MAX`.
+    pub(super) fn spent(&self) -> u64 {
+        u64::MAX - self.0.get()
+    }
+
     pub(super) fn burn(&self) -> Result<()> {
         let left = self.0.get();
         self.0.set(left.wrapping_sub(1));

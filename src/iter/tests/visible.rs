@@ -63,7 +63,7 @@ fn fold() -> Arc<Fold> {
 }
 
 fn read_at(seqno: u64) -> ReadAt {
-    ReadAt { seqno: SeqNo::new(seqno), now_ms: NOW_MS, fold: Some(fold()) }
+    ReadAt { seqno: SeqNo::new(seqno), now_ms: NOW_MS, fold: Some(fold()), dead: None }
 }
 
 fn bound() -> impl Strategy<Value = Bound<Vec<u8>>> {
