@@ -587,7 +587,7 @@ fn draw_options(choices: &mut Choices, clock: &Arc<TestClock>) -> Options {
         .block_bytes(256)
         .file_bytes(4096)
         .wal_bytes(16 << 10 << (bits & 1))
-        .log_retention(if bits % 3 == 0 { 48 << 10 } else { 0 }, Duration::MAX)
+        .log_retention(if bits.is_multiple_of(3) { 48 << 10 } else { 0 }, Duration::MAX)
         .memory_budget(if bit(2) { 1 << 20 } else { 24 << 10 })
         .compression(if bit(3) { Compression::None } else { Compression::Lz4 })
         .filter_bits_per_key(if bit(4) { 0 } else { 10 })
