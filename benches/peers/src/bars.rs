@@ -88,14 +88,16 @@ const fn against_rocksdb(row: &'static str, figure: Figure) -> Bar {
 }
 
 /// In the order of the tables. A row without a bar is there to be seen.
-pub(crate) const BARS: [Bar; 44] = [
+pub(crate) const BARS: [Bar; 46] = [
     rate("fillseq", 2.0),
     rate("fillrandom", 2.0),
     rate("fillbatch", 1.5),
     rate("fillsync, 1 thread", 1.3),
+    bar("fillsync, 2 threads", Figure::OpsPerSecond),
     bar("fillsync, 4 threads", Figure::OpsPerSecond),
     rate("fillsync, 8 threads", 2.0),
     rate("overwrite", 2.0),
+    bar("overwrite, 2 threads", Figure::OpsPerSecond),
     rate("sustained overwrite", 2.0),
     rate("deleterandom", 2.0),
     read("readrandom", 2.5),

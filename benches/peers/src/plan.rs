@@ -89,14 +89,16 @@ pub(crate) enum Group {
 }
 
 /// Every row, in the order of the tables, with the group that does it.
-pub(crate) const ROWS: [(&str, Group); 30] = [
+pub(crate) const ROWS: [(&str, Group); 32] = [
     ("fillseq", Group::FillSeq),
     ("fillrandom", Group::Update),
     ("fillbatch", Group::FillBatch),
     ("fillsync, 1 thread", Group::FillSync),
+    ("fillsync, 2 threads", Group::FillSync),
     ("fillsync, 4 threads", Group::FillSync),
     ("fillsync, 8 threads", Group::FillSync),
     ("overwrite", Group::Update),
+    ("overwrite, 2 threads", Group::Update),
     ("sustained overwrite", Group::Update),
     ("deleterandom", Group::Update),
     ("readrandom", Group::Loaded),

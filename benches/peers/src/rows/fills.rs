@@ -1,9 +1,10 @@
-//! Fills, overwrites and deletes, as db_bench has them; one thread, a returned write is with the
-//! operating system.
+//! Fills, overwrites and deletes, as db_bench has them; one thread unless it says two. A returned
+//! write is with the operating system.
 
 use anyhow::Result;
 
 use super::Bench;
+use super::reads::in_threads;
 use crate::engines::Engine;
 use crate::measure::Meter;
 use crate::plan::limit;
@@ -60,6 +61,7 @@ impl Bench<'_> {
             self.load(&*engine, filled)?;
         }
         self.overwrite("overwrite", &*engine, 1, self.plan.seconds.fill)?;
+        self.overwrite_by_two(&*engine)?;
         self.overwrite("sustained overwrite", &*engine, TIMES_OVER, self.plan.seconds.sustained)?;
         if self.wants("deleterandom") {
             let run = || {
@@ -71,6 +73,25 @@ impl Bench<'_> {
             // What is left is not worth a ratio.
             self.write_row("deleterandom", &*engine, |_| 0, run)?;
         }
+        Ok(())
+    }
+
+    fn overwrite_by_two(&self, engine: &dyn Engine) -> Result<()> {
+        const ROW: &str = "overwrite, 2 threads";
+        if !self.wants(ROW) {
+            return Ok(());
+        }
+        let run = || {
+            in_threads(2, |thread| {
+                let mut random = self.random(60 + thread);
+                Meter::drive(limit(self.keys() / 2, self.plan.seconds.fill / 2.0), |n| {
+                    let i = random.below(self.keys());
+                    engine.put(&self.key(i), self.values.of(i + n))?;
+                    Ok(1)
+                })
+            })
+        };
+        self.write_row(ROW, engine, |_| self.keys(), run)?;
         Ok(())
     }
 

@@ -10,9 +10,12 @@ use crate::plan::limit;
 
 impl Bench<'_> {
     pub(super) fn fill_sync(&self) -> Result<()> {
-        for (row, threads) in
-            [("fillsync, 1 thread", 1), ("fillsync, 4 threads", 4), ("fillsync, 8 threads", 8)]
-        {
+        for (row, threads) in [
+            ("fillsync, 1 thread", 1),
+            ("fillsync, 2 threads", 2),
+            ("fillsync, 4 threads", 4),
+            ("fillsync, 8 threads", 8),
+        ] {
             if !self.wants(row) {
                 continue;
             }
