@@ -286,6 +286,10 @@ fn replay(edits: &[Edit]) -> Result<(), &'static str> {
     if edits.iter().filter_map(|edit| edit.log_durable).any(|last| last >= (1 << 56) - (1 << 48)) {
         return Err("a sequence number is impossible");
     }
+    // The log has no floor, so that no segment lies below it.
+    if edits.iter().any(|edit| !edit.kept.is_empty()) {
+        return Err("a segment of the log is kept that is needed");
+    }
     keyspaces.values().try_for_each(|files| check_version(files))
 }
 
