@@ -223,6 +223,7 @@ pub fn encode_edit(edit: &Edit) -> Vec<u8> {
         flushed_seqno: change.flushed.map(SeqNo::new),
         added: change.added.iter().map(|facts| (facts.level, facts.into())).collect(),
         removed: change.removed.iter().map(|(level, id)| (*level, FileId(*id))).collect(),
+        ..manifest::KeyspaceEdit::default()
     };
     manifest::encode_edit(&manifest::VersionEdit {
         next_file: edit.next_file.map(FileId),

@@ -194,6 +194,7 @@ mod base;
 #[cfg(any(test, feature = "testing"))]
 #[doc(hidden)]
 pub mod bench_api;
+mod blob;
 mod cache;
 mod compaction;
 mod engine;
@@ -221,6 +222,7 @@ pub use api::cursor::Cursor;
 pub use api::db::Db;
 pub use api::db::Verified;
 pub use api::iter::Iter;
+pub use api::keys::Keys;
 pub use api::keyspace::Keyspace;
 pub use api::options::KeyspaceOptions;
 pub use api::options::Options;
@@ -256,6 +258,7 @@ pub use base::slice::Slice;
 pub use base::slice::Value;
 pub use base::stats::LatencySummary;
 pub use engine::stats::BackgroundStats;
+pub use engine::stats::BlobStats;
 pub use engine::stats::FileStats;
 pub use engine::stats::KeyspaceStats;
 pub use engine::stats::LevelStats;

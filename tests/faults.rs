@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use esker::Db;
 use esker::Durability;
+use esker::KeyspaceOptions;
 use esker::Options;
 use esker::WriteBatch;
 use esker::fs::CrashMode;
@@ -293,11 +294,13 @@ fn threads_survive_failing_calls() {
 /// A full disk stops the writers with an error that says so; once there is space, they go on.
 #[test]
 fn writes_resume_when_there_is_space_again() {
-    for (threads, part) in [(0, ".sst"), (2, ".sst"), (0, ".wal"), (2, ".wal")] {
+    let parts = [".sst", ".wal", ".blob"];
+    for (threads, part) in parts.into_iter().flat_map(|part| [(0, part), (2, part)]) {
         let mem = MemFs::new();
         let fs = FaultFs::new(Arc::new(mem));
         let options = options().background_threads(threads).fs(Arc::new(fs.clone()));
         let db = options.open(DIR).unwrap();
+        db.keyspace_with("default", KeyspaceOptions::new().separate_values(50)).unwrap();
         let rule = FaultRule::new(FaultOp::Create, FaultError::ENOSPC).path_contains(part);
         fs.inject(rule.forever());
         let what = format!("{part} with {threads} threads");

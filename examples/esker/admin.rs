@@ -186,6 +186,7 @@ pub(crate) fn stats_json(stats: &Stats) -> serde_json::Value {
         },
         "write_amplification": stats.write_amplification(),
         "sst_bytes": stats.sst_bytes(),
+        "blob_bytes": stats.blob_bytes(),
         "snapshots": stats.snapshots,
         "read_only": stats.read_only,
         "given_up": stats.given_up.as_ref().map(given_up_json),
@@ -212,7 +213,8 @@ pub(crate) fn compact(
     progress: &Progress,
 ) -> Result<()> {
     let (db, keyspace) = global.open_keyspace(path)?;
-    let before = db.stats().sst_bytes();
+    let bytes = || db.stats().sst_bytes() + db.stats().blob_bytes();
+    let before = bytes();
     let start = latency::now();
     let bar = progress.wait("compacting");
     let done = std::thread::scope(|scope| {
@@ -236,7 +238,7 @@ pub(crate) fn compact(
     });
     drop(bar);
     done.map_err(|_| Failure::new("the compaction panicked"))??;
-    let after = db.stats().sst_bytes();
+    let after = bytes();
     if global.json {
         let json = json!({
             "bytes_before": before,

@@ -455,6 +455,9 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "BYTES", default_value_t = 100,
           value_parser = clap::value_parser!(u64).range(0..=(1 << 30)))]
     pub(crate) value_bytes: u64,
+    /// Values of so many bytes lie apart, in blob files; otherwise none do
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) separate: Option<usize>,
     /// Threads that share the operations
     #[arg(long, short, value_name = "T", default_value_t = 1,
           value_parser = clap::value_parser!(u64).range(1..=1024))]

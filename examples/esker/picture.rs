@@ -101,6 +101,16 @@ fn draw_keyspace(keyspace: &esker::KeyspaceStats, files: bool, ink: &Ink, out: &
             );
         }
     }
+    let blobs = &keyspace.blobs;
+    if blobs.files > 0 {
+        let _ = writeln!(
+            out,
+            "  blobs: {} in {}, {} of it garbage",
+            text::bytes(blobs.bytes),
+            text::plural(blobs.files as u64, "file"),
+            text::bytes(blobs.garbage_bytes),
+        );
+    }
     if keyspace.debt_bytes > 0 {
         let debt = text::bytes(keyspace.debt_bytes);
         let _ = writeln!(out, "  compaction has {debt} to move");
@@ -163,6 +173,11 @@ fn keyspace_json(keyspace: &esker::KeyspaceStats, files: bool) -> Value {
         "base_level": keyspace.base_level,
         "debt_bytes": keyspace.debt_bytes,
         "levels": levels,
+        "blobs": {
+            "files": keyspace.blobs.files,
+            "bytes": keyspace.blobs.bytes,
+            "garbage_bytes": keyspace.blobs.garbage_bytes,
+        },
     })
 }
 

@@ -34,17 +34,26 @@ pub(crate) fn scan(global: &Global, args: &ScanArgs) -> Result<()> {
         db.close()?;
         return Ok(());
     }
-    let mut entries = args.range.iter(&keyspace);
     let mut left = args.limit.unwrap_or(u64::MAX);
+    if args.keys_only {
+        let mut keys = args.range.iter(&keyspace).into_keys();
+        while left > 0 {
+            let key = if args.reverse { keys.next_back() } else { keys.next() };
+            let Some(key) = key else { break };
+            writer.write_key(&key?)?;
+            left -= 1;
+        }
+        writer.finish()?;
+        drop(keys);
+        db.close()?;
+        return Ok(());
+    }
+    let mut entries = args.range.iter(&keyspace);
     while left > 0 {
         let entry = if args.reverse { entries.next_back() } else { entries.next() };
         let Some(entry) = entry else { break };
         let (key, value) = entry?;
-        if args.keys_only {
-            writer.write_key(&key)?;
-        } else {
-            writer.write(&key, &value)?;
-        }
+        writer.write(&key, &value)?;
         left -= 1;
     }
     writer.finish()?;
@@ -131,11 +140,11 @@ pub(crate) fn count(
     let (db, keyspace) = global.open_keyspace_to_read(path)?;
     let mut bar = progress.entries("counting", estimate(&db, global, range));
     let mut found = 0u64;
-    for_each(&keyspace, range, |_, _| {
+    for key in range.iter(&keyspace).into_keys() {
+        key?;
         found += 1;
         bar.tick();
-        Ok(())
-    })?;
+    }
     drop(bar);
     let mut out = io::stdout().lock();
     if global.json {

@@ -42,6 +42,18 @@ pub struct Cursor {
     tree: Option<TreeIter>,
     /// What the last move failed with.
     failed: Option<Error>,
+    value_at: ValueAt,
+}
+
+/// Where the value of the entry is.
+#[derive(Debug)]
+enum ValueAt {
+    /// In the entry.
+    Entry,
+    /// It lies apart, and was fetched.
+    Fetched(Value),
+    /// Nobody wants it.
+    Nowhere,
 }
 
 impl Cursor {
@@ -50,7 +62,25 @@ impl Cursor {
     }
 
     pub(crate) fn over(view: Result<TreeView>) -> Cursor {
-        Cursor { failed: view.as_ref().err().cloned(), view, tree: None }
+        let failed = view.as_ref().err().cloned();
+        Cursor { failed, view, tree: None, value_at: ValueAt::Entry }
+    }
+
+    /// This cursor, for keys alone: it fetches no value that lies in a blob file, and has none to give.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let db = esker::Db::open(dir.path())?;
+    /// db.put("a", "1")?;
+    /// let mut cursor = db.cursor().keys_only();
+    /// assert!(cursor.seek_to_first()?);
+    /// assert_eq!((cursor.key(), cursor.value()), (Some(&b"a"[..]), None));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn keys_only(mut self) -> Cursor {
+        self.value_at = ValueAt::Nowhere;
+        self
     }
 
     fn place(&mut self, seek: impl FnOnce(&mut TreeIter) -> Result<()>) -> Result<bool> {
@@ -68,6 +98,9 @@ impl Cursor {
             }
         };
         seek(tree)?;
+        if tree.is_apart() || !matches!(self.value_at, ValueAt::Entry) {
+            fetch(tree, &mut self.value_at)?;
+        }
         Ok(tree.valid())
     }
 
@@ -77,6 +110,12 @@ impl Cursor {
         }
         let Some(tree) = self.tree.as_mut().filter(|tree| tree.valid()) else { return Ok(false) };
         if let Err(error) = step(tree) {
+            self.failed = Some(error.clone());
+            return Err(error);
+        }
+        if (tree.is_apart() || !matches!(self.value_at, ValueAt::Entry))
+            && let Err(error) = fetch(tree, &mut self.value_at)
+        {
             self.failed = Some(error.clone());
             return Err(error);
         }
@@ -153,13 +192,34 @@ impl Cursor {
 
     /// The value it stands on.
     pub fn value(&self) -> Option<&[u8]> {
-        self.current().map(TreeIter::value)
+        let tree = self.current()?;
+        match &self.value_at {
+            ValueAt::Entry => Some(tree.stored()),
+            ValueAt::Fetched(value) => Some(value),
+            ValueAt::Nowhere => None,
+        }
     }
 
     /// The entry it stands on, to keep.
     pub fn entry(&self) -> Option<(Key, Value)> {
-        self.current().map(|tree| (tree.key_slice(), tree.value_slice()))
+        let tree = self.current()?;
+        let value = match &self.value_at {
+            ValueAt::Entry => tree.stored_slice(),
+            ValueAt::Fetched(value) => value.clone(),
+            ValueAt::Nowhere => return None,
+        };
+        Some((tree.key_slice(), value))
     }
+}
+
+/// Has the value of the entry at hand, if it lies apart and anybody wants it.
+#[cold]
+fn fetch(tree: &TreeIter, value_at: &mut ValueAt) -> Result<()> {
+    if !matches!(value_at, ValueAt::Nowhere) {
+        let fetched = tree.is_apart().then(|| tree.value_slice()).transpose()?;
+        *value_at = fetched.map_or(ValueAt::Entry, ValueAt::Fetched);
+    }
+    Ok(())
 }
 
 impl fmt::Debug for Cursor {

@@ -5,6 +5,7 @@ use std::iter::FusedIterator;
 use std::ops::Bound;
 use std::ops::RangeBounds;
 
+use crate::api::keys::Keys;
 use crate::api::reader::Reader;
 use crate::base::error::Error;
 use crate::base::error::Result;
@@ -47,6 +48,20 @@ impl Iter {
         Iter { source, bounds, front: None, back: None, done: false }
     }
 
+    /// Its keys alone, as [`Reader::keys`] gives them.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let db = esker::Db::open(dir.path())?;
+    /// db.put("user/1", "Ada")?;
+    /// let keys = db.prefix("user/").into_keys().collect::<esker::Result<Vec<_>>>()?;
+    /// assert_eq!(keys, ["user/1"]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn into_keys(self) -> Keys {
+        Keys(self)
+    }
+
     fn open(&mut self) -> Result<Option<TreeIter>> {
         match &mut self.source {
             Source::Tree(view) => view.open_iter(self.bounds.clone()).map(Some),
@@ -54,7 +69,7 @@ impl Iter {
         }
     }
 
-    fn step_front(&mut self) -> Result<Option<(Key, Value)>> {
+    fn step_front<T>(&mut self, read: fn(&TreeIter) -> Result<T>) -> Result<Option<T>> {
         if let Some(front) = &mut self.front {
             front.next()?;
         } else {
@@ -71,10 +86,10 @@ impl Iter {
         {
             return Ok(None);
         }
-        Ok(Some((front.key_slice(), front.value_slice())))
+        read(front).map(Some)
     }
 
-    fn step_back(&mut self) -> Result<Option<(Key, Value)>> {
+    fn step_back<T>(&mut self, read: fn(&TreeIter) -> Result<T>) -> Result<Option<T>> {
         if let Some(back) = &mut self.back {
             back.prev()?;
         } else {
@@ -90,7 +105,7 @@ impl Iter {
         {
             return Ok(None);
         }
-        Ok(Some((back.key_slice(), back.value_slice())))
+        read(back).map(Some)
     }
 
     /// The database that it reads.
@@ -116,7 +131,7 @@ impl Iter {
     }
 
     /// Ends the iteration for good after an error or the last entry.
-    fn finish(&mut self, step: Result<Option<(Key, Value)>>) -> Option<Result<(Key, Value)>> {
+    fn finish<T>(&mut self, step: Result<Option<T>>) -> Option<Result<T>> {
         if !matches!(step, Ok(Some(_))) {
             self.done = true;
             self.front = None;
@@ -124,27 +139,46 @@ impl Iter {
         }
         step.transpose()
     }
+
+    /// What `read` takes of the next entry.
+    #[inline]
+    pub(crate) fn next_with<T>(&mut self, read: fn(&TreeIter) -> Result<T>) -> Option<Result<T>> {
+        if self.done {
+            return None;
+        }
+        let step = self.step_front(read);
+        self.finish(step)
+    }
+
+    /// What `read` takes of the next entry from the back.
+    #[inline]
+    pub(crate) fn next_back_with<T>(
+        &mut self,
+        read: fn(&TreeIter) -> Result<T>,
+    ) -> Option<Result<T>> {
+        if self.done {
+            return None;
+        }
+        let step = self.step_back(read);
+        self.finish(step)
+    }
+}
+
+fn entry(tree: &TreeIter) -> Result<(Key, Value)> {
+    Ok((tree.key_slice(), tree.value_slice()?))
 }
 
 impl Iterator for Iter {
     type Item = Result<(Key, Value)>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.done {
-            return None;
-        }
-        let step = self.step_front();
-        self.finish(step)
+        self.next_with(entry)
     }
 }
 
 impl DoubleEndedIterator for Iter {
     fn next_back(&mut self) -> Option<Self::Item> {
-        if self.done {
-            return None;
-        }
-        let step = self.step_back();
-        self.finish(step)
+        self.next_back_with(entry)
     }
 }
 

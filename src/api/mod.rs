@@ -14,6 +14,7 @@ pub(crate) mod conditional;
 pub(crate) mod cursor;
 pub(crate) mod db;
 pub(crate) mod iter;
+pub(crate) mod keys;
 pub(crate) mod keyspace;
 pub(crate) mod options;
 pub(crate) mod page;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::api::db::Db;
+use crate::base::blob::NEVER_APART;
 use crate::base::clock::Clock;
 use crate::base::clock::SystemClock;
 use crate::base::compression::Compression;
@@ -297,6 +298,34 @@ impl KeyspaceOptions {
     pub fn default_ttl(mut self, ttl: Duration) -> KeyspaceOptions {
         let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(0);
         self.config.default_ttl_ms = Some(if ttl.is_zero() { 1 } else { ttl_ms });
+        self
+    }
+
+    /// Values of `bytes` and more lie in files of their own, *blob files*, and the tree keeps handles to
+    /// them (default: none do; `usize::MAX` says so). Then flushes write such a value once, and
+    /// compactions move its handle alone: with values of 4 KiB that are overwritten at random, half of
+    /// what is written to disk and less. A read of the value costs one access more, and the values of
+    /// a range do not lie side by side. Pays from some KiB on, where values are overwritten or many.
+    ///
+    /// What lies in blob files and is not referred to any more is collected in the background: it is
+    /// at most half as much as what is referred to, once compaction has come to rest.
+    ///
+    /// May be changed whenever the keyspace is opened: values follow as they are rewritten.
+    ///
+    /// ```
+    /// use esker::KeyspaceOptions;
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// # let db = esker::Db::open(dir.path())?;
+    /// let images = db.keyspace_with("images", KeyspaceOptions::new().separate_values(4096))?;
+    /// images.put("logo", vec![7; 100_000])?;
+    /// db.flush()?;
+    /// assert_eq!(images.size_of("logo")?, Some(100_000));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn separate_values(mut self, bytes: usize) -> KeyspaceOptions {
+        let from = if bytes == usize::MAX { NEVER_APART } else { bytes as u64 };
+        self.config.separate_from = Some(from);
         self
     }
 

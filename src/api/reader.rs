@@ -9,6 +9,7 @@ use crate::api::cursor::Cursor;
 use crate::api::iter::Iter;
 use crate::api::iter::owned_bounds;
 use crate::api::iter::prefix_bounds;
+use crate::api::keys::Keys;
 use crate::base::error::Result;
 use crate::base::slice::Key;
 use crate::base::slice::Value;
@@ -78,6 +79,24 @@ impl Reader {
     /// As [`Reader::get`].
     pub fn contains_key(&self, key: impl AsRef<[u8]>) -> Result<bool> {
         self.engine.contains_key(&self.state, self.pin.as_deref(), key.as_ref())
+    }
+
+    /// How many bytes the value of `key` has. As [`Reader::get`], without fetching a value that lies in
+    /// a blob file.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let db = esker::Db::open(dir.path())?;
+    /// db.put("k", "value")?;
+    /// assert_eq!(db.size_of("k")?, Some(5));
+    /// assert_eq!(db.size_of("no")?, None);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Reader::get`].
+    pub fn size_of(&self, key: impl AsRef<[u8]>) -> Result<Option<usize>> {
+        self.engine.size_of(&self.state, self.pin.as_deref(), key.as_ref())
     }
 
     /// How long `key` still lives; `None` if it is absent.
@@ -170,6 +189,23 @@ impl Reader {
     /// All entries, in order.
     pub fn iter(&self) -> Iter {
         self.range::<&[u8], _>(..)
+    }
+
+    /// The keys that lie in `range`, in order; from either end. No value is copied, nor fetched if it
+    /// lies in a blob file.
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let db = esker::Db::open(dir.path())?;
+    /// for key in ["a", "b", "c"] {
+    ///     db.put(key, "")?;
+    /// }
+    /// let keys = db.keys("a".."c").collect::<esker::Result<Vec<_>>>()?;
+    /// assert_eq!(keys, ["a", "b"]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn keys<K: AsRef<[u8]>, R: RangeBounds<K>>(&self, range: R) -> Keys {
+        self.range(range).into_keys()
     }
 
     /// A cursor over all entries, which can be placed anywhere and moved both ways.

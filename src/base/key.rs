@@ -49,7 +49,7 @@ impl Trailer {
     /// compactions too: what shadows what is decided by the kind.
     #[inline]
     pub(crate) fn is_readable(self) -> bool {
-        self.kind_byte() <= ValueKind::Expiring as u8
+        self.kind_byte() <= ValueKind::ExpiringBlobRef as u8
     }
 
     /// Is it a put or a tombstone, of which nothing more need be known?
@@ -60,7 +60,8 @@ impl Trailer {
 
     /// Can an entry with this trailer have a value of `len` bytes?
     pub(crate) fn admits(self, len: usize) -> bool {
-        self.kind_byte() != ValueKind::Expiring as u8 || len >= EXPIRY_LEN
+        let expires = self.kind().is_some_and(ValueKind::expires);
+        !expires || len >= EXPIRY_LEN
     }
 
     /// The kind, or `None` for a seek trailer or a kind that this version does not know.

@@ -113,6 +113,8 @@ pub(crate) struct KeyspaceConfig {
     pub(crate) operator: Option<WantedOperator>,
     /// Milliseconds; 0: none.
     pub(crate) default_ttl_ms: Option<u64>,
+    /// Values of so many bytes lie apart; `NEVER_APART`: none do.
+    pub(crate) separate_from: Option<u64>,
 }
 
 /// A merge operator; by its name alone if that is all that is known.

@@ -8,6 +8,8 @@
 pub(crate) enum Planted {
     /// An SST is named in the manifest before its content is synced.
     SstNotSynced,
+    /// An SST is named in the manifest before the blobs that it refers to are synced.
+    BlobNotSynced,
     /// An SST is named in the manifest before its name is synced.
     DirNotSynced,
     /// An edit counts before the manifest is synced.

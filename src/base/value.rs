@@ -23,9 +23,9 @@ pub(crate) enum ValueKind {
     /// Eight bytes of absolute expiry (milliseconds since 1970, little-endian), then the value. From
     /// that time on it is as good as a tombstone.
     Expiring = 3,
-    /// A handle to a value in a blob file. Reserved: no released version writes it.
+    /// A handle to a value in a blob file. In SSTs only.
     BlobRef = 4,
-    /// A handle to a value in a blob file that expires. Reserved: no released version writes it.
+    /// Eight bytes of expiry, then a handle to the value in a blob file. In SSTs only.
     ExpiringBlobRef = 5,
     /// A range tombstone: key = first key, value = end. Reserved: no released version writes it.
     DeleteRange = 6,
@@ -62,7 +62,7 @@ pub(crate) fn with_expiry(expiry_ms: u64, value: &[u8]) -> Vec<u8> {
     [&expiry_ms.to_le_bytes()[..], value].concat()
 }
 
-/// When the `Expiring` entry with these bytes expires. Requires: that many bytes, as whatever reads
+/// When the entry with these bytes, which is of a kind that expires, does so. Requires: that many bytes, as whatever reads
 /// files and logs has checked; else it has expired.
 pub(crate) fn expiry_of(bytes: &[u8]) -> u64 {
     bytes.first_chunk::<EXPIRY_LEN>().map_or(0, |expiry| u64::from_le_bytes(*expiry))
@@ -98,6 +98,21 @@ impl Expiry {
 }
 
 impl ValueKind {
+    /// Has the entry an expiry in front of its value, or of its handle?
+    pub(crate) fn expires(self) -> bool {
+        matches!(self, ValueKind::Expiring | ValueKind::ExpiringBlobRef)
+    }
+
+    /// Has its key a value, wherever that lies?
+    pub(crate) fn holds_value(self) -> bool {
+        matches!(self, ValueKind::Put | ValueKind::Expiring) || self.is_apart()
+    }
+
+    /// Has the entry a handle instead of a value?
+    pub(crate) fn is_apart(self) -> bool {
+        matches!(self, ValueKind::BlobRef | ValueKind::ExpiringBlobRef)
+    }
+
     /// The kind in a seek key: sorts before every entry of the same key and sequence number.
     pub(crate) const SEEK: u8 = 0xff;
 

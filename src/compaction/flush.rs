@@ -6,9 +6,9 @@ use crate::base::error::Result;
 use crate::base::internal_iter::InternalIter as _;
 use crate::compaction::job::Beneath;
 use crate::compaction::job::JobContext;
+use crate::compaction::job::Written;
 use crate::compaction::job::write_survivors;
 use crate::iter::Merging;
-use crate::manifest::SstMeta;
 use crate::memtable::Memtable;
 use crate::version::Version;
 use crate::version::source::Source;
@@ -24,6 +24,16 @@ pub(crate) fn expected_bytes(memtables: &[Arc<Memtable>], version: &Version) -> 
     if entries == 0 { in_memory } else { in_memory.min(expected as u64) }
 }
 
+/// How many bytes of blob files [`run`] will write at most, about: as many as values were left of
+/// what was written before, if all that is in memory is large.
+pub(crate) fn expected_blob_bytes(memtables: &[Arc<Memtable>], version: &Version) -> u64 {
+    let in_memory: u64 = memtables.iter().map(|memtable| memtable.bytes() as u64).sum();
+    let stored: u64 = version.blobs.files().map(|file| file.record_bytes()).sum();
+    let raw: u64 = version.blobs.files().map(|file| file.meta.raw_bytes).sum();
+    let expected = u128::from(in_memory) * u128::from(stored) / u128::from(raw.max(1));
+    if raw == 0 { in_memory } else { in_memory.min(expected as u64) }
+}
+
 /// Merges `memtables` into one new file, durable on return; into none if nothing survives.
 ///
 /// Requires: `memtables` are the oldest of the keyspace, everything in them is visible, and
@@ -34,7 +44,7 @@ pub(crate) fn run(
     memtables: &[Arc<Memtable>],
     version: &Version,
     context: &JobContext<'_>,
-) -> Result<Vec<SstMeta>> {
+) -> Result<Written> {
     let sources = memtables.iter().map(|memtable| Source::Memtable(memtable.iter())).collect();
     let mut merged = Merging::new(sources);
     merged.seek_to_first()?;

@@ -12,15 +12,20 @@ use crate::base::internal_iter::InternalIter as _;
 use crate::base::key::KeyRef;
 use crate::base::seqno::SeqNo;
 use crate::base::sync::atomic::AtomicBool;
+use crate::compaction::apart::Apart;
+use crate::compaction::apart::ApartSpec;
 use crate::compaction::output::Output;
 use crate::compaction::output::OutputContext;
 use crate::compaction::output::OutputSpec;
 use crate::compaction::output::remove_debris;
 use crate::compaction::plan::Plan;
 use crate::compaction::stream::Survivors;
+use crate::fs::names::blob_path;
+use crate::fs::names::sst_path;
 use crate::iter::Concat;
 use crate::iter::Fold;
 use crate::iter::Merging;
+use crate::manifest::BlobMeta;
 use crate::manifest::KeyspaceEdit;
 use crate::manifest::SstMeta;
 use crate::version::LEVELS;
@@ -45,6 +50,7 @@ pub(crate) struct KeyRange {
 pub(crate) struct JobContext<'a> {
     pub(crate) output: &'a OutputContext,
     pub(crate) spec: OutputSpec,
+    pub(crate) apart: ApartSpec,
     /// Live snapshots, ascending.
     pub(crate) snapshots: Vec<SeqNo>,
     /// Of the keyspace, if it has a merge operator.
@@ -55,6 +61,27 @@ pub(crate) struct JobContext<'a> {
     pub(crate) zero_seqnos: bool,
     /// Set when the database closes.
     pub(crate) cancel: &'a AtomicBool,
+}
+
+/// The files that a job, or a part of one, has written.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Written {
+    pub(crate) ssts: Vec<SstMeta>,
+    pub(crate) blobs: Vec<BlobMeta>,
+}
+
+impl Written {
+    /// Bytes of all of them.
+    pub(crate) fn bytes(&self) -> u64 {
+        let ssts: u64 = self.ssts.iter().map(|meta| meta.bytes).sum();
+        ssts + self.blobs.iter().map(|meta| meta.bytes).sum::<u64>()
+    }
+
+    /// These, and `others`.
+    pub(crate) fn add(&mut self, others: Written) {
+        self.ssts.extend(others.ssts);
+        self.blobs.extend(others.blobs);
+    }
 }
 
 /// Cuts the plan into at most `parts` ranges of about equal input, at borders of input files.
@@ -84,7 +111,7 @@ pub(crate) fn run_range(
     plan: &Plan,
     range: &KeyRange,
     context: &JobContext<'_>,
-) -> Result<Vec<SstMeta>> {
+) -> Result<Written> {
     let mut sources = Vec::new();
     if plan.upper_level == 0 {
         for file in &plan.upper {
@@ -116,20 +143,24 @@ pub(crate) fn write_survivors(
     mut beneath: Beneath<'_>,
     zero_seqnos: bool,
     context: &JobContext<'_>,
-) -> Result<Vec<SstMeta>> {
+) -> Result<Written> {
+    let (keyspace, compression) = (context.spec.keyspace, context.spec.sst.compression);
+    let mut apart = Apart::new(context.output, keyspace, compression, &context.apart);
     let mut output = Output::new(context.output, context.spec.clone());
     let is_bottom = |user: &[u8]| beneath.is_free_of(user);
     let zero_seqnos = zero_seqnos && context.zero_seqnos;
     let (snapshots, fold) = (context.snapshots.clone(), context.fold.clone());
+    let (expired_ms, blobs) = (context.expired_ms, context.apart.version.clone());
     let mut survivors =
-        Survivors::new(merged, snapshots, is_bottom, zero_seqnos, fold, context.expired_ms)?;
+        Survivors::new(merged, snapshots, is_bottom, zero_seqnos, fold, expired_ms, blobs)?;
     let mut until_look = CANCEL_INTERVAL;
     while survivors.valid() {
         let (key, value) = survivors.entry();
         if to.is_some_and(|to| key.user >= to) {
             break;
         }
-        output.add(key, value, survivors.is_hot())?;
+        let (trailer, value) = apart.place(key, value)?;
+        output.add(KeyRef::new(key.user, trailer), value, survivors.is_hot())?;
         survivors.next()?;
         until_look -= 1;
         if until_look == 0 {
@@ -139,14 +170,18 @@ pub(crate) fn write_survivors(
             }
         }
     }
-    output.finish()
+    // Before what refers to them.
+    apart.finish()?;
+    let ssts = output.finish()?;
+    Ok(Written { ssts, blobs: apart.keep() })
 }
 
 /// The edit that replaces the plan's inputs by `added`.
-pub(crate) fn edit(plan: &Plan, context: &JobContext<'_>, added: Vec<SstMeta>) -> KeyspaceEdit {
+pub(crate) fn edit(plan: &Plan, context: &JobContext<'_>, added: Written) -> KeyspaceEdit {
     let mut edit = KeyspaceEdit::new(context.spec.keyspace);
     let output_level = plan.output_level as u8;
-    edit.added = added.into_iter().map(|meta| (output_level, meta)).collect();
+    edit.added = added.ssts.into_iter().map(|meta| (output_level, meta)).collect();
+    edit.added_blobs = added.blobs;
     edit.removed = plan.upper.iter().map(|file| (plan.upper_level as u8, file.meta.id)).collect();
     edit.removed.extend(plan.lower.iter().map(|file| (output_level, file.meta.id)));
     edit
@@ -154,14 +189,16 @@ pub(crate) fn edit(plan: &Plan, context: &JobContext<'_>, added: Vec<SstMeta>) -
 
 /// The edit of a trivial move: the same files, one level down.
 pub(crate) fn move_edit(plan: &Plan, context: &JobContext<'_>) -> KeyspaceEdit {
-    edit(plan, context, plan.upper.iter().map(|file| file.meta.clone()).collect())
+    let ssts = plan.upper.iter().map(|file| file.meta.clone()).collect();
+    edit(plan, context, Written { ssts, blobs: Vec::new() })
 }
 
 /// Removes the files of ranges that finished when another range of the same job failed.
-pub(crate) fn discard(context: &JobContext<'_>, files: &[SstMeta]) {
-    for meta in files {
-        remove_debris(context.output, meta.id);
-    }
+pub(crate) fn discard(context: &JobContext<'_>, files: &Written) {
+    let dir = &context.output.dir;
+    let ssts = files.ssts.iter().map(|meta| sst_path(dir, meta.id));
+    let blobs = files.blobs.iter().map(|meta| blob_path(dir, meta.id));
+    ssts.chain(blobs).for_each(|path| remove_debris(context.output, &path));
 }
 
 /// Tells, for ascending user keys, whether any file from some level on may hold one.

@@ -3,8 +3,10 @@
 //!
 //! *Overview of types.* The [`picker`] looks at a version and returns a [`plan::Plan`]. A
 //! [`job`] merges the plan's inputs, lets [`stream::Survivors`] decide which entries live, and
-//! gives them to [`output::Output`], which cuts files. [`flush`] does the same for memtables.
+//! gives them to [`output::Output`], which cuts files; large values go to blob files on the way
+//! ([`apart::Apart`]). [`flush`] does the same for memtables.
 
+pub(crate) mod apart;
 pub(crate) mod flush;
 pub(crate) mod job;
 pub(crate) mod output;

@@ -6,12 +6,14 @@
 //! so that the two levels' files line up and later compactions rewrite fewer bytes beside the ones
 //! they must.
 
+use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::base::clock::Clock;
 use crate::base::error::Result;
+use crate::base::ids::DbId;
 use crate::base::ids::FileId;
 use crate::base::ids::KeyspaceId;
 use crate::base::key::KeyRef;
@@ -32,6 +34,7 @@ const GRANDPARENT_OVERLAP_MAX: u64 = 10;
 /// Where files are created, and how.
 #[derive(Debug)]
 pub(crate) struct OutputContext {
+    pub(crate) db: DbId,
     pub(crate) fs: Arc<dyn Fs>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) dir: PathBuf,
@@ -182,7 +185,7 @@ impl Drop for Output<'_> {
     fn drop(&mut self) {
         self.open = None;
         for id in &self.created {
-            remove_debris(self.context, *id);
+            remove_debris(self.context, &sst_path(&self.context.dir, *id));
         }
     }
 }
@@ -202,13 +205,13 @@ fn describe(id: FileId, summary: SstSummary) -> SstMeta {
         raw_bytes: summary.raw_bytes,
         oldest_tombstone_ms: summary.oldest_tombstone_wall_ms,
         expiry: summary.expiry,
+        blobs: summary.blobs,
     }
 }
 
 /// Removes a file that no edit names. What cannot be removed now is swept at the next open.
-pub(crate) fn remove_debris(context: &OutputContext, id: FileId) {
-    let path = sst_path(&context.dir, id);
-    if let Err(error) = context.fs.remove(&path) {
+pub(crate) fn remove_debris(context: &OutputContext, path: &Path) {
+    if let Err(error) = context.fs.remove(path) {
         tracing::warn!(%error, "an unfinished file stays until the next open");
     }
 }

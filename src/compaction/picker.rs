@@ -100,6 +100,11 @@ pub(crate) fn pick(version: &Arc<Version>, context: &PickContext<'_>) -> Option<
         return Some(plan);
     }
     let targets = targets(version, context.base_bytes);
+    if version.blobs.is_collection_urgent()
+        && let Some(plan) = pick_by_garbage(version, &targets, context)
+    {
+        return Some(plan);
+    }
     let mut scores: Vec<(f64, usize)> = Vec::with_capacity(LEVELS);
     let l0_files = version.level(0).files.len();
     scores.push((l0_files as f64 / L0_TRIGGER as f64, 0));
@@ -118,6 +123,7 @@ pub(crate) fn pick(version: &Arc<Version>, context: &PickContext<'_>) -> Option<
     let plan =
         if context.is_space_scarce { plans.min_by_key(Plan::input_bytes) } else { plans.next() };
     plan.or_else(|| pick_by_density(version, &targets, context))
+        .or_else(|| pick_by_garbage(version, &targets, context))
         .or_else(|| pick_by_tombstone_age(version, &targets, context))
         .or_else(|| pick_by_expiry(version, &targets, context))
 }
@@ -250,6 +256,33 @@ fn pick_all_expired(version: &Arc<Version>, context: &PickContext<'_>) -> Option
             output_level: level,
             version: version.clone(),
         })
+    })
+}
+
+/// A file that refers to condemned blob files is rewritten where it is; level 0 goes down, since it
+/// is ordered by age.
+fn pick_by_garbage(
+    version: &Arc<Version>,
+    targets: &Targets,
+    context: &PickContext<'_>,
+) -> Option<Plan> {
+    let condemned = version.blobs.condemned(context.is_space_scarce);
+    if condemned.is_empty() {
+        return None;
+    }
+    let is_due = |file: &&Arc<SstFile>| {
+        file.meta.blobs.iter().any(|used| condemned.contains(&used.file)) && is_idle(file, context)
+    };
+    let reason = Reason::Garbage;
+    if version.level(0).files.iter().any(|file| is_due(&file)) {
+        let plan = plan_level0(version, targets.base_level, context, reason);
+        if plan.is_some() {
+            return plan;
+        }
+    }
+    (1..LEVELS).find_map(|level| {
+        let file = version.level(level).files.iter().find(is_due)?;
+        plan(version, level, vec![file.clone()], level, context, reason)
     })
 }
 

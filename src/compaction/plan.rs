@@ -22,6 +22,8 @@ pub(crate) enum Reason {
     AllExpired,
     /// A file holds values that have expired.
     Expired,
+    /// It holds handles to values in blob files with much garbage.
+    Garbage,
     /// Reads have paid for it.
     Reads,
     /// The user asked.

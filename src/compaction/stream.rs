@@ -19,9 +19,13 @@
 //! Requires: every entry of the stream was visible when the list of snapshots was taken; so a
 //! snapshot taken later sees the newest version, which R1 keeps.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
+use std::ops::Deref;
 use std::sync::Arc;
 
+use crate::base::blob::BlobSource;
+use crate::base::error::Error;
 use crate::base::error::Result;
 use crate::base::internal_iter::InternalIter;
 use crate::base::key::KeyRef;
@@ -38,7 +42,7 @@ use crate::iter::Operands;
 const CHAIN_BYTES_MAX: usize = 16 << 20;
 
 /// The entries of `I` that survive, in order, forwards.
-pub(crate) struct Survivors<I, B> {
+pub(crate) struct Survivors<I, B, S> {
     inner: I,
     /// Ascending.
     snapshots: Vec<SeqNo>,
@@ -48,6 +52,8 @@ pub(crate) struct Survivors<I, B> {
     fold: Option<Arc<Fold>>,
     /// What expires then or before has expired for every reader.
     expired_ms: u64,
+    /// Where values are that lie apart.
+    blobs: S,
     /// What became of operands, before where `inner` stands.
     queue: VecDeque<(Trailer, Vec<u8>)>,
     /// The user key of the last entry seen, and the stripe it was in; no stripe if that was an
@@ -57,7 +63,7 @@ pub(crate) struct Survivors<I, B> {
     trailer: Trailer,
 }
 
-impl<I: InternalIter, B: FnMut(&[u8]) -> bool> Survivors<I, B> {
+impl<I: InternalIter, B: FnMut(&[u8]) -> bool, S: Deref<Target: BlobSource>> Survivors<I, B, S> {
     /// Requires: `inner` stands on the first entry; `snapshots` ascend.
     pub(crate) fn new(
         inner: I,
@@ -66,7 +72,8 @@ impl<I: InternalIter, B: FnMut(&[u8]) -> bool> Survivors<I, B> {
         zero_seqnos: bool,
         fold: Option<Arc<Fold>>,
         expired_ms: u64,
-    ) -> Result<Survivors<I, B>> {
+        blobs: S,
+    ) -> Result<Survivors<I, B, S>> {
         let snapshots = if Planted::SnapshotIgnored.is_on() { Vec::new() } else { snapshots };
         let mut survivors = Survivors {
             inner,
@@ -75,6 +82,7 @@ impl<I: InternalIter, B: FnMut(&[u8]) -> bool> Survivors<I, B> {
             zero_seqnos,
             fold: fold.filter(|fold| fold.is_able()),
             expired_ms,
+            blobs,
             queue: VecDeque::new(),
             user: Vec::new(),
             seen: None,
@@ -132,7 +140,7 @@ impl<I: InternalIter, B: FnMut(&[u8]) -> bool> Survivors<I, B> {
             self.trailer = key.trailer;
             if !shadowed {
                 let mut kind = key.trailer.kind();
-                if kind == Some(ValueKind::Expiring)
+                if kind.is_some_and(ValueKind::expires)
                     && (expiry_of(self.inner.value()) <= self.expired_ms
                         || Planted::ExpiredEarly.is_on())
                 {
@@ -146,15 +154,15 @@ impl<I: InternalIter, B: FnMut(&[u8]) -> bool> Survivors<I, B> {
                 // bounds of every file.
                 let matters = match kind {
                     Some(ValueKind::Delete) => true,
-                    Some(ValueKind::Put | ValueKind::Expiring) => self.zero_seqnos,
-                    _ => false,
+                    Some(kind) => self.zero_seqnos && kind.holds_value(),
+                    None => false,
                 };
                 let oldest = matters
                     && stripe == 0
                     && ((self.is_bottom)(&self.user) || Planted::TombstoneDropped.is_on());
                 match kind {
                     Some(ValueKind::Delete) if oldest => {}
-                    Some(kind @ (ValueKind::Put | ValueKind::Expiring)) if oldest => {
+                    Some(kind) if oldest => {
                         self.trailer = Trailer::new(SeqNo::ZERO, kind);
                         return Ok(());
                     }
@@ -186,14 +194,15 @@ impl<I: InternalIter, B: FnMut(&[u8]) -> bool> Survivors<I, B> {
         let base = match beneath {
             Some(trailer) if self.stripe(trailer.seqno()) != stripe => None,
             Some(trailer) => match trailer.kind() {
-                Some(ValueKind::Put) => Some(Some(self.inner.value())),
+                Some(ValueKind::Put) => Some(Some(Cow::Borrowed(self.inner.value()))),
+                Some(ValueKind::BlobRef) => self.fetch_base()?.map(Some),
                 Some(ValueKind::Delete) => Some(None),
                 _ => None,
             },
             None => (self.is_bottom)(&self.user).then_some(None),
         };
         // A failure is for readers of the key to see.
-        let folded = base.and_then(|base| fold.merge(&self.user, base, &operands).ok());
+        let folded = base.and_then(|base| fold.merge(&self.user, base.as_deref(), &operands).ok());
         self.seen = None;
         if let Some(value) = folded {
             self.seen = Some(stripe);
@@ -205,6 +214,15 @@ impl<I: InternalIter, B: FnMut(&[u8]) -> bool> Survivors<I, B> {
             self.queue.extend(operands.into_entries());
         }
         Ok(())
+    }
+
+    /// The value that `inner` has a handle to; nothing if it is damaged.
+    fn fetch_base(&self) -> Result<Option<Cow<'static, [u8]>>> {
+        match self.blobs.fetch(&self.user, self.inner.value()) {
+            Ok(value) => Ok(Some(Cow::Owned(value.to_vec()))),
+            Err(Error::Corruption { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     fn is_operand_of(&self, stripe: usize) -> bool {

@@ -11,6 +11,7 @@ use crate::base::seqno::SeqNo;
 use crate::engine::Core;
 use crate::engine::DEFAULT_KEYSPACE;
 use crate::engine::keyspaces::KeyspaceState;
+use crate::engine::obsolete::OldFile;
 use crate::manifest::KeyspaceEdit;
 use crate::manifest::VersionEdit;
 use crate::version::Version;
@@ -21,10 +22,12 @@ const NAME_LEN_MAX: usize = 255;
 /// Is there nothing to change in `state`? Fails if that cannot be changed.
 fn is_as_wanted(state: &KeyspaceState, wanted: &KeyspaceConfig) -> Result<bool> {
     let same_ttl = wanted.default_ttl_ms.is_none_or(|ttl| ttl == state.default_ttl_ms());
-    let Some(operator) = &wanted.operator else { return Ok(same_ttl) };
+    let same_apart = wanted.separate_from.is_none_or(|from| from == state.separate_from());
+    let same = same_ttl && same_apart;
+    let Some(operator) = &wanted.operator else { return Ok(same) };
     let stored = state.fold();
     if stored.as_ref().is_none_or(|stored| stored.name() == operator.name) {
-        return Ok(stored.is_some() && same_ttl);
+        return Ok(stored.is_some() && same);
     }
     Err(Error::MergeOperator {
         keyspace: state.name.clone(),
@@ -44,6 +47,7 @@ fn check_together(wanted: &KeyspaceConfig) -> Result<()> {
 /// Adds to an edit what is wanted of its keyspace.
 fn settings_edit(mut edit: KeyspaceEdit, wanted: &KeyspaceConfig) -> KeyspaceEdit {
     edit.default_ttl_ms = wanted.default_ttl_ms;
+    edit.separate_from = wanted.separate_from;
     edit.merge_operator = wanted.operator.as_ref().map(|operator| operator.name.clone());
     edit
 }
@@ -122,6 +126,9 @@ impl Core {
                 let _ = state.claim_expiry();
             }
         }
+        if let Some(from) = wanted.separate_from {
+            state.set_separate_from(from);
+        }
         if let Some(WantedOperator { name, operator }) = &wanted.operator {
             let known = || self.config.merge_operators.find(name);
             state.set_operator(name, operator.clone().or_else(known));
@@ -161,7 +168,8 @@ impl Core {
             let _append = self.commit.append_lock();
             state.mark_dropped(&self.snapshots);
         }
-        self.obsolete.add(files.files().cloned());
+        self.obsolete.add(files.files().cloned().map(OldFile::Sst));
+        self.obsolete.add(files.blobs.files().cloned().map(OldFile::Blob));
         drop(files);
         drop(set);
         self.sweep();

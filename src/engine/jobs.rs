@@ -1,12 +1,17 @@
 //! Running one flush or compaction from claim to installed edit, on whatever thread.
 
+use std::collections::HashSet;
+
 use crate::base::error::Error;
 use crate::base::error::Result;
 use crate::base::options::SstOptions;
+use crate::compaction::apart::ApartSpec;
 use crate::compaction::flush;
 use crate::compaction::job;
 use crate::compaction::job::JobContext;
+use crate::compaction::job::Written;
 use crate::compaction::output::OutputSpec;
+use crate::compaction::plan::Plan;
 use crate::compaction::plan::Reason;
 use crate::engine::Core;
 use crate::engine::keyspaces::KeyspaceState;
@@ -16,7 +21,6 @@ use crate::engine::scheduler::Lane;
 use crate::engine::version_set::Change;
 use crate::engine::workers::run_side_by_side;
 use crate::manifest::KeyspaceEdit;
-use crate::manifest::SstMeta;
 use crate::version::LEVELS;
 use crate::version::Version;
 
@@ -101,11 +105,19 @@ impl Core {
             grandparents: Vec::new(),
             oldest_tombstone_ms: None,
         };
-        let context = self.job_context(&job.state, spec);
+        let apart = ApartSpec {
+            from: job.state.separate_from(),
+            file_bytes: self.config.file_bytes,
+            expected_bytes: flush::expected_blob_bytes(&memtables, &version),
+            condemned: HashSet::new(),
+            version: version.clone(),
+        };
+        let context = self.job_context(&job.state, spec, apart);
         let added = flush::run(&memtables, &version, &context)?;
-        let bytes: u64 = added.iter().map(|meta| meta.bytes).sum();
+        let bytes = added.bytes();
         let mut edit = KeyspaceEdit::new(job.state.id);
-        edit.added = added.iter().map(|meta| (0, meta.clone())).collect();
+        edit.added = added.ssts.iter().map(|meta| (0, meta.clone())).collect();
+        edit.added_blobs.clone_from(&added.blobs);
         edit.flushed_seqno = Some(last);
         self.install_added(Change { state: job.state.clone(), edit }, &context, &added)?;
         self.metrics.flushes.add(1);
@@ -141,9 +153,9 @@ impl Core {
             grandparents,
             oldest_tombstone_ms: tombstones.map(|file| file.meta.oldest_tombstone_ms).min(),
         };
-        let context = self.job_context(&job.state, spec);
+        let context = self.job_context(&job.state, spec, self.apart_spec(&job.state, plan));
         if plan.reason == Reason::AllExpired {
-            let edit = job::edit(plan, &context, Vec::new());
+            let edit = job::edit(plan, &context, Written::default());
             self.install(Change { state: job.state.clone(), edit })?;
             self.metrics.compactions.add(1);
         } else if plan.is_trivial_move() {
@@ -164,11 +176,11 @@ impl Core {
         let free = self.compaction_threads().saturating_sub(self.jobs.running()) + 1;
         let ranges = job::split(plan, free.min(most as usize));
         let parts = run_side_by_side(&ranges, |range| job::run_range(plan, range, context));
-        let mut added: Vec<SstMeta> = Vec::new();
+        let mut added = Written::default();
         let mut failure = None;
         for part in parts {
             match part {
-                Ok(files) => added.extend(files),
+                Ok(files) => added.add(files),
                 Err(error) => failure = failure.or(Some(error)),
             }
         }
@@ -176,7 +188,7 @@ impl Core {
             job::discard(context, &added);
             return Err(error);
         }
-        let written: u64 = added.iter().map(|meta| meta.bytes).sum();
+        let written = added.bytes();
         let edit = job::edit(plan, context, added.clone());
         self.install_added(Change { state: job.state.clone(), edit }, context, &added)?;
         self.metrics.compactions.add(1);
@@ -192,7 +204,7 @@ impl Core {
         &self,
         change: Change,
         context: &JobContext<'_>,
-        added: &[SstMeta],
+        added: &Written,
     ) -> Result<()> {
         let installed = self.install(change);
         if matches!(installed, Ok(false) | Err(Error::Closed)) {
@@ -201,12 +213,33 @@ impl Core {
         installed.map(drop)
     }
 
-    fn job_context(&self, state: &KeyspaceState, spec: OutputSpec) -> JobContext<'_> {
+    /// What a compaction does with large values: it moves those that it finds in blob files with
+    /// much garbage.
+    fn apart_spec(&self, state: &KeyspaceState, plan: &Plan) -> ApartSpec {
+        let condemned = plan.version.blobs.condemned(self.jobs.is_space_scarce(Lane::Compaction));
+        let used = plan.inputs().flat_map(|file| &file.meta.blobs);
+        let moved = used.filter(|used| condemned.contains(&used.file)).map(|used| used.bytes);
+        ApartSpec {
+            from: state.separate_from(),
+            file_bytes: self.config.file_bytes,
+            expected_bytes: moved.sum(),
+            condemned,
+            version: plan.version.clone(),
+        }
+    }
+
+    fn job_context(
+        &self,
+        state: &KeyspaceState,
+        spec: OutputSpec,
+        apart: ApartSpec,
+    ) -> JobContext<'_> {
         // Asked for before the snapshots are listed.
         let expired_ms = self.expired_ms();
         JobContext {
             output: &self.output,
             spec,
+            apart,
             snapshots: self.snapshots.list(),
             fold: state.fold(),
             expired_ms,

@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering::Release;
 
 use arc_swap::ArcSwap;
 
+use crate::base::blob::NEVER_APART;
 use crate::base::error::Error;
 use crate::base::error::Result;
 use crate::base::hooks::MergeOperator;
@@ -81,6 +82,8 @@ pub(crate) struct KeyspaceState {
     nature: AtomicU32,
     /// How long values live if a write does not say, in milliseconds; 0: for ever.
     default_ttl_ms: AtomicU64,
+    /// Values of so many bytes lie apart.
+    separate_from: AtomicU64,
     /// When the first value in the active memtable expires, or earlier; `u64::MAX` if none does.
     first_expiry_ms: AtomicU64,
     /// Where readers have found nothing that lives.
@@ -123,6 +126,7 @@ impl KeyspaceState {
             fold: OnceLock::new(),
             nature: AtomicU32::new(PLAIN),
             default_ttl_ms: AtomicU64::new(0),
+            separate_from: AtomicU64::new(NEVER_APART),
             first_expiry_ms: AtomicU64::new(u64::MAX),
             dead: Arc::default(),
         }
@@ -169,6 +173,14 @@ impl KeyspaceState {
 
     pub(crate) fn set_default_ttl(&self, ttl_ms: u64) {
         self.default_ttl_ms.store(ttl_ms, Relaxed);
+    }
+
+    pub(crate) fn separate_from(&self) -> u64 {
+        self.separate_from.load(Relaxed)
+    }
+
+    pub(crate) fn set_separate_from(&self, bytes: u64) {
+        self.separate_from.store(bytes, Relaxed);
     }
 
     /// Notes that a value in the active memtable expires at `expiry_ms`.

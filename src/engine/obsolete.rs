@@ -2,27 +2,60 @@
 //!
 //! Deletion is explicit, never in a `Drop`: so an error is seen, and a test can drive it.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::base::sync::Mutex;
+use crate::version::blob_file::BlobFile;
 use crate::version::sst_file::SstFile;
 
-/// Obsolete SSTs. The list holds one reference to each; readers' views hold the others.
+/// A file that is on its way out.
+#[derive(Debug)]
+pub(crate) enum OldFile {
+    Sst(Arc<SstFile>),
+    Blob(Arc<BlobFile>),
+}
+
+impl OldFile {
+    /// Is this the only reference to it?
+    fn is_unused(&self) -> bool {
+        match self {
+            OldFile::Sst(file) => Arc::strong_count(file) == 1,
+            OldFile::Blob(file) => Arc::strong_count(file) == 1,
+        }
+    }
+
+    pub(crate) fn path(&self) -> PathBuf {
+        match self {
+            OldFile::Sst(file) => file.path(),
+            OldFile::Blob(file) => file.path(),
+        }
+    }
+
+    /// Takes its blocks out of the cache: nobody reads them any more.
+    pub(crate) fn forget_blocks(&self) {
+        if let OldFile::Sst(file) = self {
+            file.forget_blocks();
+        }
+    }
+}
+
+/// Obsolete SSTs and blob files. The list holds one reference to each; readers' views hold the
+/// others.
 #[derive(Debug, Default)]
 pub(crate) struct Obsolete {
-    files: Mutex<Vec<Arc<SstFile>>>,
+    files: Mutex<Vec<OldFile>>,
 }
 
 impl Obsolete {
-    pub(crate) fn add(&self, files: impl Iterator<Item = Arc<SstFile>>) {
+    pub(crate) fn add(&self, files: impl Iterator<Item = OldFile>) {
         self.files.lock().extend(files);
     }
 
     /// Takes the files that nobody reads any more. Nobody can begin to: only old versions name
     /// them, and a file with one reference is named by none.
-    pub(crate) fn take_unused(&self) -> Vec<Arc<SstFile>> {
-        let mut files = self.files.lock();
-        files.extract_if(.., |file| Arc::strong_count(file) == 1).collect()
+    pub(crate) fn take_unused(&self) -> Vec<OldFile> {
+        self.files.lock().extract_if(.., |file| file.is_unused()).collect()
     }
 
     /// Number of files that wait for their last reader.

@@ -10,6 +10,8 @@ use std::cell::OnceCell;
 use std::ops::Bound;
 use std::sync::Arc;
 
+use crate::base::blob::BlobHandle;
+use crate::base::blob::BlobSource;
 use crate::base::error::Error;
 use crate::base::error::Result;
 use crate::base::ids::DbId;
@@ -85,8 +87,9 @@ impl Core {
         let seqno = self.read_seqno(pin);
         let reading = Reading::new(self, state, &view, pin, seqno);
         let found = live_value(lookup(&view, key, seqno, false)?, |found| match found.0.kind() {
-            // What operands are folded into is a value, whichever.
-            Some(ValueKind::Merge) => Ok(Some(Slice::default())),
+            // What operands are folded into is a value, whichever; so is what a handle leads to.
+            Some(ValueKind::Merge | ValueKind::BlobRef) => Ok(Some(Slice::default())),
+            Some(ValueKind::ExpiringBlobRef) => Ok(reading.unexpired(&found.1)),
             _ => reading.special(key, found),
         });
         Ok(found?.is_some())
@@ -118,6 +121,9 @@ impl Core {
             memtable.get_many(&mut lookups, seqno);
         }
         view.version.get_many(&mut lookups, seqno)?;
+        if !view.version.blobs.is_empty() {
+            prefetch_apart(&view, &lookups);
+        }
         let mut values: Vec<Option<Slice>> = vec![None; keys.len()];
         let mut lookups = lookups.into_iter();
         let mut last: Option<usize> = None;
@@ -131,6 +137,32 @@ impl Core {
             last = Some(index);
         }
         Ok(values)
+    }
+
+    /// How many bytes the value of `key` has, without fetching one that lies apart.
+    pub(crate) fn size_of(
+        &self,
+        state: &KeyspaceState,
+        pin: Option<&SnapshotPin>,
+        key: &[u8],
+    ) -> Result<Option<usize>> {
+        let view = state.view();
+        self.check_readable(state, pin)?;
+        let seqno = self.read_seqno(pin);
+        let reading = Reading::new(self, state, &view, pin, seqno);
+        let mut apart = None;
+        let found = live_value(lookup(&view, key, seqno, true)?, |found| {
+            let Some(kind) = found.0.kind().filter(|kind| kind.is_apart()) else {
+                return reading.special(key, found);
+            };
+            let live = if kind.expires() { reading.unexpired(&found.1) } else { Some(found.1) };
+            let Some(bytes) = live else { return Ok(None) };
+            let (_, handle) = view.version.locate(&bytes)?;
+            apart = Some(handle);
+            Ok(Some(Slice::default()))
+        })?;
+        let len = |handle: BlobHandle| handle.value_len as usize;
+        Ok(found.map(|value| apart.map_or(value.len(), len)))
     }
 
     /// When the value of `key` expires, [`NEVER_MS`] if it does not, and the time by which that is to
@@ -147,7 +179,7 @@ impl Core {
         let Some((trailer, head)) = lookup(&view, key, seqno, false)? else { return Ok(None) };
         let expiry_ms = match trailer.kind() {
             Some(ValueKind::Delete) => 0,
-            Some(ValueKind::Expiring) => expiry_of(&head),
+            Some(kind) if kind.expires() => expiry_of(&head),
             _ => NEVER_MS,
         };
         let now_ms = self.read_ms(pin);
@@ -188,7 +220,8 @@ impl Engine {
         let seqno = self.read_seqno(pin.map(Arc::as_ref));
         // One instant for all that is read through it.
         let now_ms = if state.may_expire() { self.read_ms(pin.map(Arc::as_ref)) } else { 0 };
-        let at = ReadAt { seqno, now_ms, fold: state.fold(), dead: Some(state.dead.clone()) };
+        let (fold, blobs) = (state.fold(), blobs_of(&view));
+        let at = ReadAt { seqno, now_ms, fold, dead: Some(state.dead.clone()), blobs };
         Ok(TreeView { engine: self.clone(), view, at, own: None, _pin: pin.cloned() })
     }
 }
@@ -256,23 +289,50 @@ impl<'a> Reading<'a> {
     fn special(&self, key: &[u8], (trailer, value): (Trailer, Slice)) -> Result<Option<Slice>> {
         match trailer.kind() {
             Some(ValueKind::Merge) => self.folded(key),
-            Some(ValueKind::Expiring) => {
-                let now_ms = self.now_ms.get_or_init(|| self.core.read_ms(self.pin));
-                Ok((expiry_of(&value) > *now_ms).then(|| value.skip(EXPIRY_LEN)))
+            Some(ValueKind::Expiring) => Ok(self.unexpired(&value)),
+            Some(ValueKind::BlobRef) => self.view.version.fetch(key, &value).map(Some),
+            Some(ValueKind::ExpiringBlobRef) => {
+                let handle = self.unexpired(&value);
+                handle.map(|handle| self.view.version.fetch(key, &handle)).transpose()
             }
             // What reads files and logs refuses such entries.
             _ => Err(Error::internal(format!("an entry of kind {}", trailer.kind_byte()))),
         }
     }
 
+    /// What lies behind the expiry, unless that has come.
+    fn unexpired(&self, value: &Slice) -> Option<Slice> {
+        let now_ms = self.now_ms.get_or_init(|| self.core.read_ms(self.pin));
+        (expiry_of(value) > *now_ms).then(|| value.clone().skip(EXPIRY_LEN))
+    }
+
     /// By a cursor over this one key, which folds.
     fn folded(&self, key: &[u8]) -> Result<Option<Slice>> {
         let bound = || Bound::Included(key.to_vec());
-        let at = ReadAt { seqno: self.seqno, now_ms: 0, fold: self.state.fold(), dead: None };
+        let (fold, blobs) = (self.state.fold(), blobs_of(self.view));
+        let at = ReadAt { seqno: self.seqno, now_ms: 0, fold, dead: None, blobs };
         let mut tree = open_tree(self.view, at, (bound(), bound()))?;
         tree.seek(key)?;
         Ok(tree.valid().then(|| tree.value_slice()))
     }
+}
+
+/// Asks the system for the values that lie apart, all of them before the first is read.
+fn prefetch_apart(view: &ReadView, lookups: &[Lookup<'_>]) {
+    for (trailer, stored) in lookups.iter().filter_map(|lookup| lookup.found.as_ref()) {
+        let Some(kind) = trailer.kind().filter(|kind| kind.is_apart()) else { continue };
+        let handle = stored.get(if kind.expires() { EXPIRY_LEN } else { 0 }..);
+        // What is wrong with it shows when it is read.
+        if let Ok((file, handle)) = view.version.locate(handle.unwrap_or_default()) {
+            file.will_need(handle);
+        }
+    }
+}
+
+/// Where a reader of `view` finds values that lie apart, if there are any.
+fn blobs_of(view: &ReadView) -> Option<Arc<dyn BlobSource>> {
+    let version = &view.version;
+    (!version.blobs.is_empty()).then(|| version.clone() as Arc<dyn BlobSource>)
 }
 
 /// One keyspace at one instant, for iterators. Keeps the database open.
@@ -308,7 +368,7 @@ impl TreeView {
             vec![Source::Memtable(own.iter()), Source::Tree(Box::new(Flat::new(beneath)))];
         // Its numbers are the transaction's own: what they come to is nobody else's to remember.
         let fold = self.at.fold.as_ref().map(|fold| Arc::new(fold.afresh()));
-        let at = ReadAt { seqno: *upto, now_ms: self.at.now_ms, fold, dead: None };
+        let at = ReadAt { seqno: *upto, fold, dead: None, ..self.at.clone() };
         let tree = Visible::new(Merging::new(sources), at, bounds.0, bounds.1);
         Ok(TreeIter { tree, from: self.clone() })
     }
@@ -405,16 +465,31 @@ impl TreeIter {
         self.tree.user_key()
     }
 
+    /// The value, or the handle of one that lies apart.
     #[inline]
-    pub(crate) fn value(&self) -> &[u8] {
+    pub(crate) fn stored(&self) -> &[u8] {
         self.tree.value()
+    }
+
+    /// Is what [`TreeIter::stored`] gives a handle?
+    #[inline]
+    pub(crate) fn is_apart(&self) -> bool {
+        self.tree.is_apart()
     }
 
     pub(crate) fn key_slice(&self) -> Slice {
         self.tree.key_slice()
     }
 
-    pub(crate) fn value_slice(&self) -> Slice {
+    pub(crate) fn value_slice(&self) -> Result<Slice> {
+        if self.tree.is_apart() {
+            return self.from.view.version.fetch(self.tree.user_key(), self.tree.value());
+        }
+        Ok(self.tree.value_slice())
+    }
+
+    /// What [`TreeIter::stored`] gives, to keep.
+    pub(crate) fn stored_slice(&self) -> Slice {
         self.tree.value_slice()
     }
 }

@@ -182,7 +182,9 @@ fn log_bytes(listing: &[DirEntry], floor: FileId) -> u64 {
 
 fn number_of(name: &str) -> Option<FileId> {
     match FileKind::parse(name)? {
-        FileKind::Manifest(id) | FileKind::Wal(id) | FileKind::Sst(id) => Some(id),
+        FileKind::Manifest(id) | FileKind::Wal(id) | FileKind::Sst(id) | FileKind::Blob(id) => {
+            Some(id)
+        }
         FileKind::Current | FileKind::Lock | FileKind::Temporary => None,
     }
 }
@@ -227,6 +229,7 @@ fn make_keyspaces(catalog: &Catalog, config: &Config) -> Keyspaces {
             let _ = state.claim_expiry();
         }
         state.set_default_ttl(entry.default_ttl_ms);
+        state.set_separate_from(entry.separate_from);
         if let Some(name) = &entry.operator {
             state.set_operator(name, config.merge_operators.find(name));
         }
@@ -342,6 +345,7 @@ fn assemble(parts: Parts<'_>, catalog: &Catalog) -> Result<Core> {
         config: site.config.clone(),
         retention: retention(site.config, catalog),
         output: OutputContext {
+            db: catalog.db_id,
             fs: site.fs.clone(),
             clock: clock.clone(),
             dir: site.dir.to_owned(),
@@ -431,12 +435,13 @@ impl Core {
             .iter()
             .flat_map(|state| {
                 let version = state.view_full().version.clone();
-                version.files().map(|file| file.meta.id).collect::<Vec<_>>()
+                let ssts = version.files().map(|file| file.meta.id);
+                ssts.chain(version.blobs.files().map(|file| file.meta.id)).collect::<Vec<_>>()
             })
             .collect();
         for entry in listing.iter().filter(|entry| !entry.is_dir) {
             let gone = match FileKind::parse(&entry.name) {
-                Some(FileKind::Sst(id)) => !live.contains(&id),
+                Some(FileKind::Sst(id) | FileKind::Blob(id)) => !live.contains(&id),
                 Some(FileKind::Manifest(id)) => id != self.versions.lock().manifest_id(),
                 Some(FileKind::Temporary) => true,
                 Some(FileKind::Wal(_) | FileKind::Current | FileKind::Lock) | None => false,

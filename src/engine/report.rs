@@ -7,6 +7,7 @@ use crate::compaction::picker;
 use crate::engine::Core;
 use crate::engine::keyspaces::KeyspaceState;
 use crate::engine::stats::BackgroundStats;
+use crate::engine::stats::BlobStats;
 use crate::engine::stats::FileStats;
 use crate::engine::stats::KeyspaceStats;
 use crate::engine::stats::LevelStats;
@@ -107,6 +108,11 @@ impl Core {
             levels: levels.collect(),
             base_level: targets.base_level,
             debt_bytes: picker::debt_bytes(&view.version, self.base_bytes()),
+            blobs: BlobStats {
+                files: view.version.blobs.files().count(),
+                bytes: view.version.blobs.files().map(|file| file.meta.bytes).sum(),
+                garbage_bytes: view.version.blobs.garbage_bytes(),
+            },
         }
     }
 }

@@ -232,6 +232,11 @@ impl Jobs {
         self.state.lock().running
     }
 
+    /// Did the last job of the lane find the disk full?
+    pub(crate) fn is_space_scarce(&self, lane: Lane) -> bool {
+        self.state.lock().is_space_scarce(lane)
+    }
+
     /// What the last job of the lane failed with, if it did.
     pub(crate) fn error(&self, lane: Lane) -> Option<Error> {
         self.state.lock().outcomes[lane as usize].error.clone()

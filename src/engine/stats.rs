@@ -58,6 +58,20 @@ pub struct KeyspaceStats {
     pub base_level: usize,
     /// Bytes that compaction still has to move for every level to be within its target.
     pub debt_bytes: u64,
+    /// Its blob files.
+    pub blobs: BlobStats,
+}
+
+/// The blob files of a keyspace: where its large values lie.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BlobStats {
+    /// How many there are.
+    pub files: usize,
+    /// Bytes of them.
+    pub bytes: u64,
+    /// Of these, bytes that nothing refers to any more, as far as compaction has seen.
+    pub garbage_bytes: u64,
 }
 
 /// One level.
@@ -161,15 +175,15 @@ pub struct WriteStats {
 pub struct BackgroundStats {
     /// Flushes.
     pub flushes: u64,
-    /// Bytes that they wrote.
+    /// Bytes that they wrote, to SSTs and blob files.
     pub flush_bytes: u64,
     /// Compactions, trivial moves not counted.
     pub compactions: u64,
     /// Files moved down as they were.
     pub moves: u64,
-    /// Bytes that compactions read.
+    /// Bytes of SSTs that compactions read.
     pub compaction_bytes_read: u64,
-    /// Bytes that compactions wrote.
+    /// Bytes that compactions wrote, to SSTs and blob files.
     pub compaction_bytes_written: u64,
     /// Jobs running now.
     pub running: usize,
@@ -207,6 +221,11 @@ impl Stats {
             + self.background.flush_bytes
             + self.background.compaction_bytes_written;
         if self.writes.bytes == 0 { 0.0 } else { disk as f64 / self.writes.bytes as f64 }
+    }
+
+    /// Bytes of all blob files.
+    pub fn blob_bytes(&self) -> u64 {
+        self.keyspaces.iter().map(|keyspace| keyspace.blobs.bytes).sum()
     }
 
     /// Bytes of all SSTs.

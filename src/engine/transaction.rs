@@ -312,7 +312,7 @@ impl Txn {
             let bound = || Bound::Included(key.to_vec());
             let mut tree = self.view(state)?.open_iter((bound(), bound()))?;
             tree.seek(key)?;
-            Ok(tree.valid().then(|| tree.value_slice()))
+            tree.valid().then(|| tree.value_slice()).transpose()
         })
     }
 

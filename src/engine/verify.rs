@@ -1,6 +1,7 @@
 //! Checks a whole open database against itself, byte by byte.
 //!
 //! 1. Every file of every version: checksums, order, counts, filters, and what the manifest says.
+//!    And every blob file: each of its records.
 //! 2. Every keyspace: its sources are walked together in key order, and of each key the newer
 //!    version must lie above the older one (I3 of [`crate::version`]).
 //! 3. The manifest: it still reads back.
@@ -8,10 +9,12 @@
 
 use std::sync::Arc;
 
+use crate::base::blob::BlobSource as _;
 use crate::base::error::Error;
 use crate::base::error::Result;
 use crate::base::internal_iter::InternalIter as _;
 use crate::base::key::Trailer;
+use crate::base::value::EXPIRY_LEN;
 use crate::engine::Core;
 use crate::engine::commit::LogSegment;
 use crate::fs::ReadMode;
@@ -31,10 +34,12 @@ pub struct Verified {
     pub blocks: u64,
     /// Entries in them, overwritten versions and tombstones included.
     pub entries: u64,
-    /// Bytes of the files.
+    /// Bytes of the SSTs and blob files.
     pub bytes: u64,
     /// Segments of the log that are kept for change feeds.
     pub kept_segments: u64,
+    /// Blob files.
+    pub blob_files: u64,
 }
 
 impl Core {
@@ -47,12 +52,21 @@ impl Core {
         // Each byte is read twice: for itself, and for its place among the others.
         let kept: Vec<LogSegment> =
             self.commit.append_lock().history().kept().iter().cloned().collect();
+        let blobs = || versions.iter().flat_map(|version| version.blobs.files());
         let total = files().map(|file| 2 * file.meta.bytes).sum::<u64>()
+            + blobs().map(|file| file.meta.bytes).sum::<u64>()
             + kept.iter().map(|segment| segment.bytes).sum::<u64>();
         let mut done = 0;
         let mut verified = Verified::default();
         for file in files() {
             self.verify_file(file, &mut verified)?;
+            done += file.meta.bytes;
+            progress(done, total);
+        }
+        for file in blobs() {
+            file.verify()?;
+            verified.blob_files += 1;
+            verified.bytes += file.meta.bytes;
             done += file.meta.bytes;
             progress(done, total);
         }
@@ -88,7 +102,8 @@ impl Core {
             && check.largest == meta.largest
             && check.min_seqno == meta.min_seqno
             && check.max_seqno == meta.max_seqno
-            && check.expiry == meta.expiry;
+            && check.expiry == meta.expiry
+            && check.blobs == meta.blobs;
         if !agrees {
             return Err(Error::corruption(&path, 0, "it is not what the manifest says it is"));
         }
@@ -130,6 +145,7 @@ impl Core {
                         )));
                     }
                     above = Some(trailer);
+                    source.check_handle(version)?;
                     finished += source.next()?;
                 }
             }
@@ -170,6 +186,16 @@ impl Walk {
         let (_, entries) = self.current.as_ref()?;
         let key = entries.key();
         Some((key.user, key.trailer))
+    }
+
+    /// If the entry has a handle: does it lead to a value of its key?
+    fn check_handle(&self, version: &Version) -> Result<()> {
+        let Some((_, entries)) = &self.current else { return Ok(()) };
+        let key = entries.key();
+        let kind = key.trailer.kind().filter(|kind| kind.is_apart());
+        let at = kind.map(|kind| if kind.expires() { EXPIRY_LEN } else { 0 });
+        let Some(handle) = at.and_then(|at| entries.value().get(at..)) else { return Ok(()) };
+        version.fetch(key.user, handle).map(drop)
     }
 
     /// One entry on. Returns the bytes of the file whose last entry that was, or 0.

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Acquire;
 
+use crate::base::blob::NEVER_APART;
 use crate::base::error::Error;
 use crate::base::error::Result;
 use crate::base::ids::FileId;
@@ -15,6 +16,7 @@ use crate::base::seqno::SeqNo;
 use crate::base::sync::MutexGuard;
 use crate::engine::Core;
 use crate::engine::keyspaces::KeyspaceState;
+use crate::engine::obsolete::OldFile;
 use crate::fs::names::manifest_path;
 use crate::manifest::KeyspaceEdit;
 use crate::manifest::ManifestWriter;
@@ -111,11 +113,13 @@ impl Core {
             });
         }
         self.append_edit(&mut set, &edit)?;
+        let blobs = base.blobs.files().filter(|file| next.blobs.get(file.meta.id).is_none());
+        let blobs: Vec<_> = blobs.cloned().map(OldFile::Blob).collect();
         state.install(next, flushed);
         let gone = base
             .files()
             .filter(|file| removed.contains(&file.meta.id) && !added.contains(&file.meta.id));
-        self.obsolete.add(gone.cloned());
+        self.obsolete.add(gone.cloned().map(OldFile::Sst).chain(blobs));
         drop(base);
         // Under the lock: a manifest that is made now must not name a segment that goes.
         let cut = floor.map(|floor| self.cut_history(floor));
@@ -240,6 +244,8 @@ pub(crate) fn snapshot_edit(state: &KeyspaceState, version: &Version) -> Keyspac
     edit.name = Some(state.name.clone());
     edit.flushed_seqno = Some(state.flushed());
     edit.default_ttl_ms = Some(state.default_ttl_ms()).filter(|ttl| *ttl > 0);
+    edit.separate_from = Some(state.separate_from()).filter(|from| *from != NEVER_APART);
+    edit.added_blobs = version.blobs.files().map(|file| file.meta.clone()).collect();
     edit.merge_operator = state.fold().map(|fold| fold.name().to_owned());
     for (level, files) in version.levels().iter().enumerate() {
         edit.added.extend(files.files.iter().map(|file| (level as u8, file.meta.clone())));

@@ -6,6 +6,7 @@
 //! MANIFEST-000007   log of version edits
 //! 000012.wal        write-ahead log segment
 //! 000013.sst        sorted string table
+//! 000014.blob       values that lie apart from their entries
 //! *.tmp             being written; garbage after a crash
 //! ```
 
@@ -33,6 +34,7 @@ pub(crate) enum FileKind {
     Manifest(FileId),
     Wal(FileId),
     Sst(FileId),
+    Blob(FileId),
     Temporary,
 }
 
@@ -59,6 +61,7 @@ impl FileKind {
         match suffix {
             "wal" => number(stem).map(FileKind::Wal),
             "sst" => number(stem).map(FileKind::Sst),
+            "blob" => number(stem).map(FileKind::Blob),
             _ => None,
         }
     }
@@ -76,6 +79,10 @@ pub(crate) fn sst_path(dir: &Path, id: FileId) -> PathBuf {
     dir.join(format!("{id}.sst"))
 }
 
+pub(crate) fn blob_path(dir: &Path, id: FileId) -> PathBuf {
+    dir.join(format!("{id}.blob"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -89,6 +96,7 @@ mod tests {
                 (manifest_path(dir, id), FileKind::Manifest(id)),
                 (wal_path(dir, id), FileKind::Wal(id)),
                 (sst_path(dir, id), FileKind::Sst(id)),
+                (blob_path(dir, id), FileKind::Blob(id)),
             ] {
                 assert_eq!(FileKind::parse(path.to_str().unwrap()), Some(kind));
             }

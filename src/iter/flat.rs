@@ -1,6 +1,6 @@
 //! What a reader sees, as a source again: so that something newer can be merged over it.
 //!
-//! Each user key has one entry, a put with sequence number 0. Whatever is merged over it has larger
+//! Each user key has one entry, a put with sequence number 0, or a handle with it. Whatever is merged over it has larger
 //! ones.
 
 use crate::base::error::Result;
@@ -23,8 +23,10 @@ impl<I: InternalIter> Flat<I> {
         Flat { tree }
     }
 
-    fn trailer() -> Trailer {
-        Trailer::new(SeqNo::ZERO, ValueKind::Put)
+    /// Requires: valid.
+    fn trailer(&self) -> Trailer {
+        let kind = if self.tree.is_apart() { ValueKind::BlobRef } else { ValueKind::Put };
+        Trailer::new(SeqNo::ZERO, kind)
     }
 
     fn stands_at(&self, user: &[u8]) -> bool {
@@ -36,7 +38,7 @@ impl<I: InternalIter> InternalIter for Flat<I> {
     fn seek(&mut self, target: KeyRef<'_>) -> Result<()> {
         self.tree.seek(target.user)?;
         // A larger trailer comes first.
-        if self.stands_at(target.user) && Self::trailer() > target.trailer {
+        if self.stands_at(target.user) && self.trailer() > target.trailer {
             self.tree.next()?;
         }
         Ok(())
@@ -44,7 +46,7 @@ impl<I: InternalIter> InternalIter for Flat<I> {
 
     fn seek_for_prev(&mut self, target: KeyRef<'_>) -> Result<()> {
         self.tree.seek_for_prev(target.user)?;
-        if self.stands_at(target.user) && Self::trailer() < target.trailer {
+        if self.stands_at(target.user) && self.trailer() < target.trailer {
             self.tree.prev()?;
         }
         Ok(())
@@ -71,7 +73,7 @@ impl<I: InternalIter> InternalIter for Flat<I> {
     }
 
     fn key(&self) -> KeyRef<'_> {
-        KeyRef::new(self.tree.user_key(), Self::trailer())
+        KeyRef::new(self.tree.user_key(), self.trailer())
     }
 
     fn is_sole(&self) -> bool {

@@ -22,6 +22,7 @@ mod fold;
 mod merging;
 #[cfg(test)]
 mod tests;
+mod verdict;
 mod visible;
 
 pub(crate) use concat::Concat;

@@ -8,11 +8,15 @@
 //! - if the newest visible version is a merge operand, either way: on or behind the last entry that
 //!   went into the value; that and k are kept in buffers.
 //!
+//! A value that lies apart is not fetched here, unless operands are folded into it: who asks for it gets
+//! the handle.
+//!
 //! Requires: all entries at or before the sequence number were there when the sources were opened.
 
 use std::ops::Bound;
 use std::sync::Arc;
 
+use crate::base::blob::BlobSource;
 use crate::base::error::Error;
 use crate::base::error::Result;
 use crate::base::internal_iter::InternalIter;
@@ -32,6 +36,9 @@ use crate::iter::dead::Walk;
 use crate::iter::fold::Fold;
 use crate::iter::fold::LONG_CHAIN;
 use crate::iter::fold::Operands;
+use crate::iter::verdict::Verdict;
+use crate::iter::verdict::unexpected;
+use crate::iter::verdict::verdict;
 
 /// After this many steps over versions of one key, seek past the rest.
 const STEPS_BEFORE_SEEK: u32 = 8;
@@ -41,12 +48,18 @@ enum State {
     Nowhere,
     /// The inner cursor stands on the entry.
     On,
+    /// The inner cursor stands on the entry, whose value lies behind its expiry.
+    OnExpiring,
+    /// The same, with a handle for the value.
+    OnExpiringHandle,
+    /// The inner cursor stands on the entry, which has a handle for the value.
+    OnHandle,
+    /// As `Before`, with a handle for the value.
+    BeforeHandle,
     /// The inner cursor stands before all entries of the key, or nowhere.
     Before,
     /// The inner cursor stands on or behind the last entry that was folded into the value.
     Folded,
-    /// The inner cursor stands on the entry, whose value lies behind its expiry.
-    OnExpiring,
 }
 
 /// As of when, and by which rules, somebody reads.
@@ -59,6 +72,8 @@ pub(crate) struct ReadAt {
     pub(crate) fold: Option<Arc<Fold>>,
     /// Of the keyspace, if what is read is all of it.
     pub(crate) dead: Option<Arc<DeadSpans>>,
+    /// Where values are that lie apart, if there are any.
+    pub(crate) blobs: Option<Arc<dyn BlobSource>>,
 }
 
 /// A cursor over what is visible of `I`, within bounds.
@@ -115,19 +130,27 @@ impl<I: InternalIter> Visible<I> {
     #[inline]
     pub(crate) fn user_key(&self) -> &[u8] {
         match self.state {
-            State::Before | State::Folded => &self.key,
+            State::Before | State::BeforeHandle | State::Folded => &self.key,
             _ => self.inner.key().user,
         }
+    }
+
+    /// Is what [`Visible::value`] gives a handle? Requires: valid.
+    #[inline]
+    pub(crate) fn is_apart(&self) -> bool {
+        matches!(self.state, State::OnHandle | State::BeforeHandle | State::OnExpiringHandle)
     }
 
     /// Requires: valid.
     #[inline]
     pub(crate) fn value(&self) -> &[u8] {
-        match (&self.large, self.state) {
-            (Some(large), State::Before) => large,
-            (None, State::Before) | (_, State::Folded) => &self.value,
-            (_, State::OnExpiring) => self.inner.value().get(EXPIRY_LEN..).unwrap_or_default(),
-            _ => self.inner.value(),
+        match self.state {
+            State::Before | State::BeforeHandle => self.large.as_deref().unwrap_or(&self.value),
+            State::Folded => &self.value,
+            State::OnExpiring | State::OnExpiringHandle => {
+                self.inner.value().get(EXPIRY_LEN..).unwrap_or_default()
+            }
+            State::On | State::OnHandle | State::Nowhere => self.inner.value(),
         }
     }
 
@@ -141,6 +164,9 @@ impl<I: InternalIter> Visible<I> {
         match (&self.large, self.state) {
             (Some(large), State::Before) => large.clone(),
             (None, State::Before) | (_, State::Folded) => Slice::copy_from(&self.value),
+            (_, State::OnHandle | State::BeforeHandle | State::OnExpiringHandle) => {
+                Slice::copy_from(self.value())
+            }
             (_, State::OnExpiring) => self.inner.value_slice().skip(EXPIRY_LEN),
             _ => self.inner.value_slice(),
         }
@@ -197,12 +223,12 @@ impl<I: InternalIter> Visible<I> {
     pub(crate) fn next(&mut self) -> Result<()> {
         let state = std::mem::replace(&mut self.state, State::Nowhere);
         match state {
-            State::Before => {
+            State::Before | State::BeforeHandle => {
                 self.inner.seek(KeyRef::after_all(&self.key))?;
                 self.pass_key()?;
             }
             State::Folded => self.pass_key()?,
-            State::On | State::OnExpiring | State::Nowhere => self.leave_key()?,
+            _ => self.leave_key()?,
         }
         self.find_forward()
     }
@@ -211,7 +237,7 @@ impl<I: InternalIter> Visible<I> {
     #[inline]
     pub(crate) fn prev(&mut self) -> Result<()> {
         let state = std::mem::replace(&mut self.state, State::Nowhere);
-        if matches!(state, State::On | State::OnExpiring) {
+        if is_on(state) {
             if self.inner.is_sole() {
                 // What is behind it of the same key, on a cursor that came forwards, is too new.
                 self.inner.prev()?;
@@ -343,6 +369,19 @@ impl<I: InternalIter> Visible<I> {
     /// Stands on the entry that the inner cursor stands on, unless that says that the key is gone.
     #[inline]
     fn stand_on(&mut self, trailer: Trailer) -> Result<bool> {
+        if !trailer.is_plain() {
+            return self.stand_on_special(trailer);
+        }
+        let is_live = trailer.kind_byte() == ValueKind::Put as u8;
+        if is_live {
+            self.state = State::On;
+        }
+        Ok(is_live)
+    }
+
+    /// The same, of an entry that is neither a put nor a tombstone.
+    #[cold]
+    fn stand_on_special(&mut self, trailer: Trailer) -> Result<bool> {
         self.state = match verdict(trailer)? {
             Verdict::Live => State::On,
             Verdict::Operand => {
@@ -350,7 +389,9 @@ impl<I: InternalIter> Visible<I> {
                 State::Folded
             }
             Verdict::Expiring if self.is_alive(self.inner.value()) => State::OnExpiring,
-            Verdict::Expiring | Verdict::Gone => return Ok(false),
+            Verdict::Handle => State::OnHandle,
+            Verdict::ExpiringHandle if self.is_alive(self.inner.value()) => State::OnExpiringHandle,
+            Verdict::Expiring | Verdict::ExpiringHandle | Verdict::Gone => return Ok(false),
         };
         Ok(true)
     }
@@ -395,7 +436,15 @@ impl<I: InternalIter> Visible<I> {
                     self.state = State::Before;
                     break;
                 }
-                Verdict::Expiring | Verdict::Gone => {
+                Verdict::Handle => {
+                    self.state = State::BeforeHandle;
+                    break;
+                }
+                Verdict::ExpiringHandle if self.keep_behind_expiry() => {
+                    self.state = State::BeforeHandle;
+                    break;
+                }
+                Verdict::Expiring | Verdict::ExpiringHandle | Verdict::Gone => {
                     dead += 1;
                     if dead.is_multiple_of(STRIDE) {
                         self.pass_span_backward(dead == STRIDE)?;
@@ -499,7 +548,11 @@ impl<I: InternalIter> Visible<I> {
                 }
                 Verdict::Live => base = Some(self.inner.value().to_vec()),
                 Verdict::Gone => {}
-                Verdict::Expiring => return Err(unexpected(trailer)),
+                Verdict::Handle => {
+                    let blobs = self.at.blobs.as_ref().ok_or_else(|| unexpected(trailer))?;
+                    base = Some(blobs.fetch(&self.key, self.inner.value())?.to_vec());
+                }
+                Verdict::Expiring | Verdict::ExpiringHandle => return Err(unexpected(trailer)),
             }
             break;
         }
@@ -512,30 +565,8 @@ impl<I: InternalIter> Visible<I> {
     }
 }
 
-/// What the newest visible version of a key makes of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
-    Live,
-    /// It, and what lies beneath it, must be folded.
-    Operand,
-    /// Live until it expires.
-    Expiring,
-    Gone,
-}
-
-#[inline]
-fn verdict(trailer: Trailer) -> Result<Verdict> {
-    match trailer.kind() {
-        Some(ValueKind::Put) => Ok(Verdict::Live),
-        Some(ValueKind::Delete) => Ok(Verdict::Gone),
-        Some(ValueKind::Merge) => Ok(Verdict::Operand),
-        Some(ValueKind::Expiring) => Ok(Verdict::Expiring),
-        _ => Err(unexpected(trailer)),
-    }
-}
-
-/// What reads files and logs refuses such entries.
-#[cold]
-fn unexpected(trailer: Trailer) -> Error {
-    Error::internal(format!("an entry of kind {}", trailer.kind_byte()))
+/// Does the inner cursor stand on the entry?
+fn is_on(state: State) -> bool {
+    let on_handle = matches!(state, State::OnHandle | State::OnExpiringHandle);
+    on_handle || matches!(state, State::On | State::OnExpiring)
 }

@@ -10,16 +10,22 @@
 //! 7 keyspace          fields    9 SST removed      fields    11 largest key        trailer u64, bytes
 //!                               11 merge operator bytes     13 seqnos             two varints
 //!                               13 default time to live, ms  14 entries            varint
-//!  8 log retention: bytes,                                   16 tombstones         varint
-//!    ms                varints                               18 raw bytes          varint
-//! 10 log segment kept: number,                               20 oldest tombstone   varint, ms
-//!    first and last seqno, end,                              22 entries that expire, first
-//!    when it ended, ms varints                                  and last expiry    varints, ms
+//!  8 log retention: bytes,      15 blob file added fields    16 tombstones         varint
+//!    ms                varints  16 values apart from varint  17 blob files: for each its number
+//! 10 log segment kept: number,                                  and bytes          varints
+//!    first and last seqno, end,                              18 raw bytes          varint
+//!    when it ended, ms varints  blob file                    20 oldest tombstone   varint, ms
+//!                               3 file number       varint   22 entries that expire, first
+//!                               5 size              varint      and last expiry    varints, ms
+//!                               7 uid               u64
+//!                               14 values           varint
+//!                               18 raw bytes        varint
 //!
-//! reserved for later            SST: 15 seqno of all entries (ingested), 17 blob files
+//! reserved for later            SST: 15 seqno of all entries (ingested)
 //! ```
 #![deny(clippy::indexing_slicing)]
 
+use crate::base::blob::BlobUse;
 use crate::base::coding::Decoder;
 use crate::base::coding::Malformed;
 use crate::base::coding::put_bytes;
@@ -33,6 +39,7 @@ use crate::base::options::LEVELS;
 use crate::base::options::Retention;
 use crate::base::seqno::SeqNo;
 use crate::base::value::Expiry;
+use crate::manifest::edit::BlobMeta;
 use crate::manifest::edit::KeptSegment;
 use crate::manifest::edit::KeyspaceEdit;
 use crate::manifest::edit::SstMeta;
@@ -120,11 +127,17 @@ fn encode_keyspace(edit: &KeyspaceEdit) -> Vec<u8> {
     if let Some(ttl) = edit.default_ttl_ms {
         put_number(&mut out, 13, ttl);
     }
+    if let Some(bytes) = edit.separate_from {
+        put_number(&mut out, 16, bytes);
+    }
     if edit.dropped {
         put_field(&mut out, 5, &[]);
     }
     if let Some(flushed) = edit.flushed_seqno {
         put_number(&mut out, 6, flushed.get());
+    }
+    for meta in &edit.added_blobs {
+        put_field(&mut out, 15, &encode_blob(meta));
     }
     for (level, meta) in &edit.added {
         put_field(&mut out, 7, &encode_sst(*level, meta));
@@ -135,6 +148,16 @@ fn encode_keyspace(edit: &KeyspaceEdit) -> Vec<u8> {
         put_number(&mut sst, 3, id.0);
         put_field(&mut out, 9, &sst);
     }
+    out
+}
+
+fn encode_blob(meta: &BlobMeta) -> Vec<u8> {
+    let mut out = Vec::new();
+    put_number(&mut out, 3, meta.id.0);
+    put_number(&mut out, 5, meta.bytes);
+    put_field(&mut out, 7, &meta.uid.to_le_bytes());
+    put_number(&mut out, 14, meta.values);
+    put_number(&mut out, 18, meta.raw_bytes);
     out
 }
 
@@ -160,6 +183,14 @@ fn encode_sst(level: u8, meta: &SstMeta) -> Vec<u8> {
         put_varint(&mut expiry, meta.expiry.min_ms);
         put_varint(&mut expiry, meta.expiry.max_ms);
         put_field(&mut out, 22, &expiry);
+    }
+    if !meta.blobs.is_empty() {
+        let mut blobs = Vec::new();
+        for blob in &meta.blobs {
+            put_varint(&mut blobs, blob.file.0);
+            put_varint(&mut blobs, blob.bytes);
+        }
+        put_field(&mut out, 17, &blobs);
     }
     out
 }
@@ -246,6 +277,19 @@ impl<'a> Field<'a> {
         self.end(kept)
     }
 
+    fn blobs(mut self) -> Result<Vec<BlobUse>, BadEdit> {
+        let mut blobs: Vec<BlobUse> = Vec::new();
+        while !self.0.is_empty() {
+            let (file, bytes) = (FileId(self.0.varint()?), self.0.varint()?);
+            let ascends = blobs.last().is_none_or(|last| last.file < file);
+            if !ascends || file > FileId::STORED_MAX || bytes == 0 || bytes > AMOUNT_MAX {
+                return Err(BadEdit::Malformed("blob files that cannot be"));
+            }
+            blobs.push(BlobUse { file, bytes });
+        }
+        Ok(blobs)
+    }
+
     fn text(self) -> Result<String, BadEdit> {
         let text = std::str::from_utf8(self.0.rest());
         text.map(str::to_owned).map_err(|_| BadEdit::Malformed("a name is no UTF-8"))
@@ -315,6 +359,8 @@ fn decode_keyspace(mut fields: Fields<'_>) -> Result<KeyspaceEdit, BadEdit> {
             }
             11 => edit.merge_operator = Some(field.text()?),
             13 => edit.default_ttl_ms = Some(field.number()?),
+            15 => edit.added_blobs.push(decode_blob(field.fields())?),
+            16 => edit.separate_from = Some(field.number()?),
             _ => unknown(tag)?,
         }
     }
@@ -342,6 +388,7 @@ fn decode_sst(mut fields: Fields<'_>) -> Result<(u8, SstMeta), BadEdit> {
             16 => meta.tombstones = field.amount()?,
             18 => meta.raw_bytes = field.amount()?,
             20 => meta.oldest_tombstone_ms = field.number()?,
+            17 => meta.blobs = field.blobs()?,
             22 => meta.expiry = field.expiry()?,
             _ => unknown(tag)?,
         }
@@ -349,6 +396,23 @@ fn decode_sst(mut fields: Fields<'_>) -> Result<(u8, SstMeta), BadEdit> {
     let level = level.ok_or(BadEdit::Malformed("an SST without a level"))?;
     meta.id = id.ok_or(BadEdit::Malformed("an SST without a number"))?;
     Ok((level, meta))
+}
+
+fn decode_blob(mut fields: Fields<'_>) -> Result<BlobMeta, BadEdit> {
+    let mut meta = BlobMeta::default();
+    let mut id = None;
+    while let Some((tag, field)) = fields.next()? {
+        match tag {
+            3 => id = Some(field.file()?),
+            5 => meta.bytes = field.amount()?,
+            7 => meta.uid = field.u64()?,
+            14 => meta.values = field.amount()?,
+            18 => meta.raw_bytes = field.amount()?,
+            _ => unknown(tag)?,
+        }
+    }
+    meta.id = id.ok_or(BadEdit::Malformed("a blob file without a number"))?;
+    Ok(meta)
 }
 
 /// The edit in `bytes`, or what is wrong with it.

@@ -1,5 +1,6 @@
 //! What an edit says.
 
+use crate::base::blob::BlobUse;
 use crate::base::ids::FileId;
 use crate::base::ids::KeyspaceId;
 use crate::base::key::InternalKey;
@@ -27,6 +28,22 @@ pub(crate) struct SstMeta {
     /// When the oldest tombstone was first written to a file; `u64::MAX` if there is none.
     pub(crate) oldest_tombstone_ms: u64,
     pub(crate) expiry: Expiry,
+    /// The blob files that its entries refer to, ascending.
+    pub(crate) blobs: Vec<BlobUse>,
+}
+
+/// What the manifest knows of a blob file. It is there as long as any SST refers to it: so nothing
+/// says that it is gone.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct BlobMeta {
+    pub(crate) id: FileId,
+    /// Size of the file.
+    pub(crate) bytes: u64,
+    /// Identity drawn at random, also in the file's header and in every checksum of it.
+    pub(crate) uid: u64,
+    pub(crate) values: u64,
+    /// Bytes of keys and values, uncompressed.
+    pub(crate) raw_bytes: u64,
 }
 
 /// Changes of one keyspace.
@@ -39,11 +56,14 @@ pub(crate) struct KeyspaceEdit {
     pub(crate) merge_operator: Option<String>,
     /// How long its values live if a write does not say, in milliseconds; 0: for ever.
     pub(crate) default_ttl_ms: Option<u64>,
+    /// Values of so many bytes lie apart from their entries.
+    pub(crate) separate_from: Option<u64>,
     /// Removes the keyspace and all its files.
     pub(crate) dropped: bool,
     /// Everything up to here is in SSTs; the log is not needed for it.
     pub(crate) flushed_seqno: Option<SeqNo>,
     pub(crate) added: Vec<(u8, SstMeta)>,
+    pub(crate) added_blobs: Vec<BlobMeta>,
     pub(crate) removed: Vec<(u8, FileId)>,
 }
 

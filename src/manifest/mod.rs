@@ -35,6 +35,7 @@ pub(crate) use codec::decode_edit;
 pub(crate) use codec::encode as encode_edit;
 pub(crate) use current::install_current;
 pub(crate) use current::read_current;
+pub(crate) use edit::BlobMeta;
 pub(crate) use edit::KeptSegment;
 pub(crate) use edit::KeyspaceEdit;
 pub(crate) use edit::SstMeta;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
+use crate::base::blob::BlobUse;
 use crate::base::error::Error;
 use crate::base::ids::DbId;
 use crate::base::ids::FileId;
@@ -67,26 +68,48 @@ fn meta() -> impl Strategy<Value = SstMeta> {
                 raw_bytes,
                 oldest_tombstone_ms,
                 expiry: Expiry::default(),
+                blobs: Vec::new(),
             }
         },
     )
 }
 
+fn blob_uses() -> impl Strategy<Value = Vec<BlobUse>> {
+    prop::collection::btree_map(file_id(), 1..=1u64 << 52, 0..4)
+        .prop_map(|uses| uses.into_iter().map(|(file, bytes)| BlobUse { file, bytes }).collect())
+}
+
+fn blob_meta() -> impl Strategy<Value = BlobMeta> {
+    let amount = || 0..=1u64 << 52;
+    (file_id(), amount(), any::<u64>(), amount(), amount()).prop_map(
+        |(id, bytes, uid, values, raw_bytes)| BlobMeta { id, bytes, uid, values, raw_bytes },
+    )
+}
+
 fn keyspace_edit() -> impl Strategy<Value = KeyspaceEdit> {
-    let added = prop::collection::vec((0..7u8, meta()), 0..4);
+    let added = prop::collection::vec((0..7u8, meta(), blob_uses()), 0..4).prop_map(|added| {
+        let meta = |(level, meta, blobs)| (level, SstMeta { blobs, ..meta });
+        added.into_iter().map(meta).collect::<Vec<_>>()
+    });
+    let added_blobs = prop::collection::vec(blob_meta(), 0..3);
+    let added = (added, added_blobs);
     let removed = prop::collection::vec((0..7u8, file_id()), 0..4);
     let flushed = prop::option::of(seqno());
     let texts = any::<(Option<String>, Option<String>)>();
     (any::<u32>(), texts, any::<bool>(), flushed, added, removed).prop_map(
-        |(id, (name, merge_operator), dropped, flushed_seqno, added, removed)| KeyspaceEdit {
-            id: KeyspaceId(id),
-            name,
-            merge_operator,
-            default_ttl_ms: Some(7),
-            dropped,
-            flushed_seqno,
-            added,
-            removed,
+        |(id, (name, merge_operator), dropped, flushed_seqno, (added, added_blobs), removed)| {
+            KeyspaceEdit {
+                id: KeyspaceId(id),
+                name,
+                merge_operator,
+                default_ttl_ms: Some(7),
+                separate_from: flushed_seqno.map(SeqNo::get),
+                dropped,
+                flushed_seqno,
+                added,
+                added_blobs,
+                removed,
+            }
         },
     )
 }
@@ -131,6 +154,7 @@ fn numbers_that_leave_no_room_for_more_are_refused() {
         let kept = vec![KeptSegment { id: FileId(id), first, last, end: 0, ended_ms: 0 }];
         VersionEdit { kept, ..VersionEdit::default() }
     };
+    let used = |file, bytes| BlobUse { file: FileId(file), bytes };
     for edit in [
         kept(u64::MAX, 1, 2),
         kept(1, 1, u64::MAX),
@@ -145,6 +169,10 @@ fn numbers_that_leave_no_room_for_more_are_refused() {
         sst(SstMeta { tombstones: u64::MAX, ..SstMeta::default() }),
         sst(SstMeta { raw_bytes: u64::MAX, ..SstMeta::default() }),
         sst(SstMeta { max_seqno: SeqNo::MAX, ..SstMeta::default() }),
+        sst(SstMeta { blobs: vec![used(1, u64::MAX)], ..SstMeta::default() }),
+        sst(SstMeta { blobs: vec![used(1, 0)], ..SstMeta::default() }),
+        sst(SstMeta { blobs: vec![used(u64::MAX, 1)], ..SstMeta::default() }),
+        sst(SstMeta { blobs: vec![used(2, 1), used(2, 1)], ..SstMeta::default() }),
     ] {
         let decoded = codec::decode(&codec::encode(&edit));
         assert!(matches!(decoded, Err(codec::BadEdit::Malformed(_))), "{edit:?}");

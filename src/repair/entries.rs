@@ -11,6 +11,7 @@ use crate::base::key::Trailer;
 use crate::base::value::ValueKind;
 use crate::fs::Fs;
 use crate::fs::ReadMode;
+use crate::repair::blobs::BlobFiles;
 use crate::repair::inventory::SstSource;
 use crate::repair::report::Loss;
 use crate::repair::report::RepairReport;
@@ -88,15 +89,24 @@ impl<'a> Entries<'a> {
         &mut self,
         user: &[u8],
         versions: &mut Vec<(Trailer, Vec<u8>)>,
+        blobs: &mut BlobFiles,
         report: &mut RepairReport,
     ) {
+        let is_operand = |trailer: Trailer| trailer.kind() == Some(ValueKind::Merge);
         let mut is_complete = false;
+        // What the log has instead makes what is older superfluous.
+        let others = versions.iter().filter(|(trailer, _)| !is_operand(*trailer));
+        let known = others.map(|(trailer, _)| trailer.seqno()).max();
         while let Some(key) = self.key().filter(|key| key.user == user) {
             let trailer = key.trailer;
-            if !is_complete {
-                versions.push((trailer, self.value().to_vec()));
+            is_complete |= known.is_some_and(|known| trailer.seqno() <= known);
+            // Of a value that is lost, an older version counts.
+            if !is_complete
+                && let Some(entry) = blobs.resolve(user, (trailer, self.value()), report)
+            {
+                versions.push(entry);
+                is_complete = !is_operand(trailer);
             }
-            is_complete |= trailer.kind() != Some(ValueKind::Merge);
             self.next(report);
         }
     }

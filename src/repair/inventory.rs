@@ -63,6 +63,9 @@ pub(super) struct Inventory {
     pub(super) names: BTreeMap<KeyspaceId, String>,
     /// Names of merge operators.
     operators: BTreeMap<KeyspaceId, String>,
+    /// From how many bytes on their values lie apart.
+    separate: BTreeMap<KeyspaceId, u64>,
+    blobs: BTreeMap<FileId, u64>,
     dropped: BTreeSet<KeyspaceId>,
     /// No number from here on was used for a keyspace.
     next_keyspace: u32,
@@ -191,6 +194,8 @@ impl Inventory {
             }
             self.names.extend(change.name.map(|name| (id, name)));
             self.operators.extend(change.merge_operator.map(|name| (id, name)));
+            self.separate.extend(change.separate_from.map(|bytes| (id, bytes)));
+            self.blobs.extend(change.added_blobs.iter().map(|meta| (meta.id, meta.uid)));
             let flushed = self.flushed.entry(id).or_default();
             *flushed = (*flushed).max(change.flushed_seqno.unwrap_or_default());
             for (_, file) in change.removed {
@@ -280,6 +285,19 @@ impl Inventory {
             Home::Keyspace(id) => self.operators.get(&id).map(String::as_str),
             Home::File(_) => None,
         }
+    }
+
+    /// From how many bytes on values of a home are known to lie apart.
+    pub(super) fn separate_from(&self, home: Home) -> Option<u64> {
+        match home {
+            Home::Keyspace(id) => self.separate.get(&id).copied(),
+            Home::File(_) => None,
+        }
+    }
+
+    /// The identities of blob files, as far as the manifest gives them.
+    pub(super) fn blob_uids(&self) -> BTreeMap<FileId, u64> {
+        self.blobs.clone()
     }
 
     /// A name for each home that is no other's.

@@ -5,7 +5,8 @@
 //!    that exists for this only, of each key what counts staying.
 //! 3. Each keyspace: the SSTs' entries ([`entries`]), as far as their blocks verify, are merged with
 //!    what the log gave; of each key the version with the highest sequence number is written, and
-//!    if that is a merge operand, the others down to a put as well.
+//!    if that is a merge operand, the others down to a put as well. Values that lie apart are fetched
+//!    from the blob files ([`blobs`]).
 //!
 //! It stands above the public interface, whose writes fill the new database. The old one is only
 //! read. Memory holds a block of each run of SSTs and a segment of the log, beside the new
@@ -38,11 +39,13 @@ use crate::fs::LockMode;
 use crate::fs::names::FileKind;
 use crate::fs::names::LOCK;
 
+mod blobs;
 mod entries;
 mod inventory;
 mod log;
 mod report;
 
+use blobs::BlobFiles;
 use entries::Entries;
 use inventory::Home;
 use inventory::Inventory;
@@ -145,7 +148,9 @@ impl Options {
             .recovery(Recovery::Strict)
             .durability(Durability::Os);
         let db = options.open(to)?;
-        let mut repair = Repair { fs, dir, db, inventory, report, progress, done: 0, total };
+        let uids = inventory.blob_uids();
+        let blobs = BlobFiles::new(fs.clone(), &dir, inventory.db, uids);
+        let mut repair = Repair { fs, dir, db, inventory, blobs, report, progress, done: 0, total };
         repair.run(&listing)?;
         drop(lock);
         Ok(repair.report)
@@ -179,6 +184,7 @@ struct Repair<'a> {
     dir: PathBuf,
     db: Db,
     inventory: Inventory,
+    blobs: BlobFiles,
     report: RepairReport,
     progress: &'a mut dyn FnMut(u64, u64),
     done: u64,
@@ -197,10 +203,13 @@ impl Repair<'_> {
         homes.dedup();
         for home in homes {
             let files = ssts.remove(&home).unwrap_or_default();
-            let options = match self.inventory.operator_of(home) {
-                Some(name) => KeyspaceOptions::new().merge_operator_named(name),
-                None => KeyspaceOptions::new(),
-            };
+            let mut options = KeyspaceOptions::new();
+            if let Some(name) = self.inventory.operator_of(home) {
+                options = options.merge_operator_named(name);
+            }
+            if let Some(bytes) = self.inventory.separate_from(home) {
+                options = options.separate_values(usize::try_from(bytes).unwrap_or(usize::MAX));
+            }
             let keyspace = self.db.keyspace_with(&self.inventory.name_of(home), options)?;
             let log = match home {
                 Home::Keyspace(id) => staged.keyspace(id),
@@ -244,7 +253,7 @@ impl Repair<'_> {
                 versions = log::unpack(&staged)?;
                 next_logged = logged.as_mut().and_then(Iterator::next).transpose()?;
             }
-            ssts.take_versions(&user, &mut versions, &mut self.report);
+            ssts.take_versions(&user, &mut versions, &mut self.blobs, &mut self.report);
             if let Some(remark) = out.add(&user, versions) {
                 self.report.remark(remark);
             }

@@ -4,6 +4,7 @@
 //! something wrong.
 #![deny(clippy::indexing_slicing)]
 
+use crate::base::blob::BlobUse;
 use crate::base::coding::Malformed;
 use crate::base::error::Result;
 use crate::base::key::InternalKey;
@@ -23,6 +24,7 @@ use crate::sst::index_block::IndexBlock;
 use crate::sst::properties::Properties;
 use crate::sst::reader::SstReader;
 use crate::sst::top_index::Partition;
+use crate::sst::writer::BlobUses;
 
 /// What a verified file was found to hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -40,6 +42,7 @@ pub(crate) struct SstCheck {
     pub(crate) min_seqno: SeqNo,
     pub(crate) max_seqno: SeqNo,
     pub(crate) expiry: Expiry,
+    pub(crate) blobs: Vec<BlobUse>,
 }
 
 impl SstReader {
@@ -50,6 +53,7 @@ impl SstReader {
             reader: self,
             file,
             seen: SstCheck { min_seqno: SeqNo::MAX, ..SstCheck::default() },
+            blobs: BlobUses::default(),
             end: 0,
             behind: Vec::new(),
         };
@@ -59,14 +63,15 @@ impl SstReader {
             }
         }
         pass.tail()?;
-        let mut seen = pass.seen;
+        let mut seen = SstCheck { blobs: pass.blobs.into_list(), ..pass.seen };
         if seen.entries == 0 {
             seen.min_seqno = SeqNo::ZERO;
         }
         let said = said_by(self.properties());
-        // Properties do not count what expires.
+        // Properties do not count what expires, nor do they know blob files.
         let expiry = Expiry { entries: seen.expiry.entries, ..said.expiry };
-        let agrees = SstCheck { partitions: seen.partitions, expiry, ..said } == seen;
+        let blobs = seen.blobs.clone();
+        let agrees = SstCheck { partitions: seen.partitions, expiry, blobs, ..said } == seen;
         let answer = if agrees {
             Ok(seen)
         } else {
@@ -95,6 +100,7 @@ fn said_by(properties: &Properties) -> SstCheck {
             min_ms: properties.min_expiry_ms,
             max_ms: properties.max_expiry_ms,
         },
+        blobs: Vec::new(),
     }
 }
 
@@ -108,6 +114,7 @@ struct Pass<'a> {
     file: &'a dyn ReadableFile,
     /// Its `largest` is the entry before the one being looked at.
     seen: SstCheck,
+    blobs: BlobUses,
     /// Where the last data block ended.
     end: u64,
     /// The blocks behind the data blocks.
@@ -242,9 +249,10 @@ impl Pass<'_> {
         seen.tombstones += u64::from(kind == ValueKind::Delete);
         seen.key_bytes += key.user.len() as u64;
         seen.value_bytes += value.len() as u64;
-        if kind == ValueKind::Expiring {
+        if kind.expires() {
             seen.expiry.note(expiry_of(value));
         }
+        self.blobs.note(key.trailer, value)?;
         seen.min_seqno = seen.min_seqno.min(key.trailer.seqno());
         seen.max_seqno = seen.max_seqno.max(key.trailer.seqno());
         seen.largest.trailer = key.trailer;

@@ -1,8 +1,12 @@
 //! Writes one SST from entries that come in order.
 
 use std::cmp::Ordering;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::base::blob::BlobHandle;
+use crate::base::blob::BlobUse;
+use crate::base::coding::Malformed;
 use crate::base::coding::put_varint;
 use crate::base::compression::Compression;
 use crate::base::error::Error;
@@ -17,6 +21,7 @@ use crate::base::key::Trailer;
 use crate::base::options::SstOptions;
 use crate::base::planted::Planted;
 use crate::base::seqno::SeqNo;
+use crate::base::value::EXPIRY_LEN;
 use crate::base::value::Expiry;
 use crate::base::value::ValueKind;
 use crate::base::value::expiry_of;
@@ -67,6 +72,28 @@ pub(crate) struct SstSummary {
     /// `u64::MAX` if there are no tombstones.
     pub(crate) oldest_tombstone_wall_ms: u64,
     pub(crate) expiry: Expiry,
+    /// Ascending.
+    pub(crate) blobs: Vec<BlobUse>,
+}
+
+/// The blob files that entries refer to, and how many bytes of each.
+#[derive(Debug, Default)]
+pub(super) struct BlobUses(BTreeMap<FileId, u64>);
+
+impl BlobUses {
+    /// Counts an entry, if it has a handle.
+    pub(super) fn note(&mut self, trailer: Trailer, value: &[u8]) -> Result<(), Malformed> {
+        if let Some(kind) = trailer.kind().filter(|kind| kind.is_apart()) {
+            let at = if kind.expires() { EXPIRY_LEN } else { 0 };
+            let handle = BlobHandle::decode(value.get(at..).unwrap_or_default())?;
+            *self.0.entry(handle.file).or_default() += u64::from(handle.len);
+        }
+        Ok(())
+    }
+
+    pub(super) fn into_list(self) -> Vec<BlobUse> {
+        self.0.into_iter().map(|(file, bytes)| BlobUse { file, bytes }).collect()
+    }
 }
 
 /// A partition that is complete but not written: those of a file follow its data blocks.
@@ -105,6 +132,7 @@ pub(crate) struct SstWriter {
     last_hash: KeyHash,
     properties: Properties,
     expiry: Expiry,
+    blobs: BlobUses,
     partition_blocks_max: usize,
     /// Where blocks go whose entries were read from the cache, and how many of the entries of the
     /// block being filled were.
@@ -148,6 +176,7 @@ impl SstWriter {
                 ..Properties::default()
             },
             expiry: Expiry::default(),
+            blobs: BlobUses::default(),
             partition_blocks_max: PARTITION_BLOCKS_MAX,
             hot_blocks: None,
             hot_entries: 0,
@@ -212,11 +241,10 @@ impl SstWriter {
         }
         self.last_trailer = key.trailer;
         self.block.add(key, self.last_hash, value);
-        self.count(key, value, first);
-        Ok(())
+        self.count(key, value, first)
     }
 
-    fn count(&mut self, key: KeyRef<'_>, value: &[u8], first: bool) {
+    fn count(&mut self, key: KeyRef<'_>, value: &[u8], first: bool) -> Result<()> {
         let seqno = key.trailer.seqno();
         let properties = &mut self.properties;
         if first {
@@ -224,13 +252,17 @@ impl SstWriter {
         }
         properties.entries += 1;
         properties.tombstones += u64::from(key.trailer.kind_byte() == ValueKind::Delete as u8);
-        if key.trailer.kind_byte() == ValueKind::Expiring as u8 {
-            self.expiry.note(expiry_of(value));
+        if !key.trailer.is_plain() {
+            if key.trailer.kind().is_some_and(ValueKind::expires) {
+                self.expiry.note(expiry_of(value));
+            }
+            self.blobs.note(key.trailer, value).map_err(|bad| Error::internal(bad.0))?;
         }
         properties.key_bytes += key.user.len() as u64;
         properties.value_bytes += value.len() as u64;
         properties.min_seqno = properties.min_seqno.min(seqno);
         properties.max_seqno = properties.max_seqno.max(seqno);
+        Ok(())
     }
 
     /// Length of the file if it were finished now, about.
@@ -404,6 +436,7 @@ impl SstWriter {
             raw_bytes: properties.key_bytes + properties.value_bytes,
             oldest_tombstone_wall_ms: properties.oldest_tombstone_wall_ms,
             expiry: self.expiry,
+            blobs: self.blobs.into_list(),
         })
     }
 

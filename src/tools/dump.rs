@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::base::batch::Ops;
+use crate::base::blob::BlobHandle;
+use crate::base::coding::Malformed;
 use crate::base::error::Error;
 use crate::base::error::Result;
 use crate::base::ids::FileId;
@@ -14,6 +16,8 @@ use crate::base::internal_iter::InternalIter as _;
 use crate::base::value::EXPIRY_LEN;
 use crate::base::value::ValueKind;
 use crate::base::value::expiry_of;
+use crate::blob;
+use crate::blob::BlobReader;
 use crate::cache::BlockCache;
 use crate::fs::Fs;
 use crate::fs::OsFs;
@@ -61,6 +65,8 @@ pub fn dump(path: impl AsRef<Path>, out: &mut dyn Write) -> Result<()> {
         dump.log(wal::FORMAT, Dump::batch)
     } else if magic == manifest::CURRENT_FORMAT.magic {
         dump.current()
+    } else if magic == blob::FORMAT.magic {
+        dump.blobs()
     } else {
         dump.sst()
     }
@@ -154,6 +160,20 @@ impl Dump<'_> {
         Ok(())
     }
 
+    fn blobs(&mut self) -> Result<()> {
+        let file = OsFs.open(&self.path, ReadMode::Sequential)?;
+        let reader = BlobReader::open(file.clone(), self.path.clone(), None)?;
+        let FileHeader { db, file: id, extra: [uid, keyspace, ..] } = *reader.header();
+        self.line(&format!(
+            "blob file {id} of database {db}: keyspace {keyspace}, uid {uid:016x}"
+        ))?;
+        let values = blob::scan(&reader, file.as_ref(), |offset, len, key, stored| {
+            let (key, stored) = (shown(key), stored.len());
+            self.line(&format!("offset {offset}: {len} bytes, value of {key}, {stored} as stored"))
+        })?;
+        self.line(&format!("{values} values"))
+    }
+
     fn sst(&mut self) -> Result<()> {
         let file = OsFs.open(&self.path, ReadMode::Sequential)?;
         let cache = Arc::new(BlockCache::new(0));
@@ -178,12 +198,28 @@ impl Dump<'_> {
 
 /// A value, and when it expires if it does.
 fn shown_value(kind: Option<ValueKind>, value: &[u8]) -> String {
+    if kind.is_some_and(ValueKind::is_apart) {
+        return shown_handle(kind, value);
+    }
     match (kind, value.get(EXPIRY_LEN..)) {
         (Some(ValueKind::Expiring), Some(rest)) => {
             format!("{} until {} ms", shown(rest), expiry_of(value))
         }
         _ => shown(value),
     }
+}
+
+/// Where a value lies, and when it expires if it does.
+fn shown_handle(kind: Option<ValueKind>, stored: &[u8]) -> String {
+    let expires = kind.is_some_and(ValueKind::expires);
+    let handle = stored.get(if expires { EXPIRY_LEN } else { 0 }..).unwrap_or_default();
+    let place = match BlobHandle::decode(handle) {
+        Ok(BlobHandle { file, offset, len, value_len }) => {
+            format!("{value_len} bytes in blob file {file}, offset {offset}, record of {len}")
+        }
+        Err(Malformed(what)) => what.to_owned(),
+    };
+    if expires { format!("{place}, until {} ms", expiry_of(stored)) } else { place }
 }
 
 /// Bytes in quotes, escaped, cut where they are long.

@@ -66,7 +66,10 @@ pub(crate) fn apply(
             files.sort_by(|a, b| a.meta.smallest.as_ref().cmp(&b.meta.smallest.as_ref()));
         }
     }
-    Ok(Version { levels: levels.into_iter().map(Level::new).collect() })
+    let gone = moved.iter().flat_map(|file| &file.meta.blobs);
+    let new = edit.added.iter().flat_map(|(_, meta)| &meta.blobs);
+    let blobs = base.blobs.apply(&edit.added_blobs, gone, new, opener).map_err(BadEdit)?;
+    Ok(Version { levels: levels.into_iter().map(Level::new).collect(), blobs })
 }
 
 #[cfg(test)]

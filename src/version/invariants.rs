@@ -5,7 +5,8 @@ use std::collections::HashSet;
 
 use crate::version::Version;
 
-/// Checks I1, I2 and I4; returns what is violated. (I3 needs the entries; `verify` checks it.)
+/// Checks I1, I2 and I4, and of I5 what the builder does not; returns what is violated. (I3 needs
+/// the entries; `verify` checks it.)
 pub(crate) fn check(version: &Version) -> Result<(), String> {
     let mut ids = HashSet::new();
     for file in version.files() {
@@ -39,5 +40,5 @@ pub(crate) fn check(version: &Version) -> Result<(), String> {
             }
         }
     }
-    Ok(())
+    version.blobs.check()
 }

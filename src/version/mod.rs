@@ -11,6 +11,7 @@
 //! - I3: of two versions of one user key, the newer one lies on the lower-numbered level, or in the
 //!   newer file of level 0.
 //! - I4: no file is on two levels.
+//! - I5: it has the blob files that its SSTs refer to, and no others.
 
 use std::sync::Arc;
 
@@ -23,8 +24,11 @@ pub(crate) use crate::base::options::LEVELS;
 use crate::base::seqno::SeqNo;
 use crate::base::slice::Slice;
 use crate::base::value::head_of;
+use crate::version::blobs::Blobs;
 use crate::version::sst_file::SstFile;
 
+pub(crate) mod blob_file;
+pub(crate) mod blobs;
 pub(crate) mod builder;
 pub(crate) mod invariants;
 pub(crate) mod source;
@@ -91,11 +95,12 @@ fn get_many_from(file: &SstFile, lookups: &mut [Lookup<'_>], seqno: SeqNo) -> Re
 #[derive(Debug, Clone)]
 pub(crate) struct Version {
     levels: Vec<Level>,
+    pub(crate) blobs: Blobs,
 }
 
 impl Default for Version {
     fn default() -> Version {
-        Version { levels: vec![Level::default(); LEVELS] }
+        Version { levels: vec![Level::default(); LEVELS], blobs: Blobs::default() }
     }
 }
 

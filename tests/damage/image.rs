@@ -240,7 +240,11 @@ pub(crate) fn with_levels() -> Maker {
 
 /// The same entries under another identity.
 pub(crate) fn with_levels_as(identity: u64) -> Maker {
-    let mut maker = Maker { seed: 1, ..Maker::new(identity) };
+    with_levels_in(Maker { seed: 1, ..Maker::new(identity) })
+}
+
+/// The same entries in a database that is there.
+pub(crate) fn with_levels_in(mut maker: Maker) -> Maker {
     maker.bottom("default", 0..60);
     maker.bottom("side", 0..20);
     maker.put("default", &(0..60).step_by(3).collect::<Vec<_>>(), 40, Durability::Os);

@@ -11,6 +11,7 @@
     reason = "a test fails by panicking, and may use clocks"
 )]
 
+mod blob;
 mod files;
 mod image;
 mod log;

@@ -29,7 +29,7 @@ use crate::harness::workload::DIR;
 use crate::harness::workload::Workload;
 
 /// Ends of names, which tell what a file is.
-const CLASSES: [&str; 5] = [".sst", ".wal", "MANIFEST-", "CURRENT", "LOCK"];
+const CLASSES: [&str; 6] = [".sst", ".wal", "MANIFEST-", "CURRENT", "LOCK", ".blob"];
 /// Files that may come to lie in the directory.
 const STRAYS: [&str; 6] =
     ["notes.txt", "000999.sst", "000999.wal", "CURRENT.tmp", "MANIFEST-000999", "x.sst"];
@@ -79,7 +79,7 @@ struct Damage {
 impl Damage {
     fn draw(choices: &mut Choices) -> Damage {
         Damage {
-            class: choices.pick(&[0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 4].map(|n| CLASSES[n])),
+            class: choices.pick(&[0, 0, 5, 1, 1, 1, 2, 2, 2, 3, 4].map(|n| CLASSES[n])),
             which: choices.index(256),
             kind: choices.pick(&KINDS),
             at: choices.below(1 << 16),

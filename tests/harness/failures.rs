@@ -43,6 +43,7 @@ fn draw_rule(choices: &mut Choices) -> FaultRule {
     let error = choices.pick(&[FaultError::EIO, FaultError::ENOSPC, FaultError::EMFILE]);
     let rule = FaultRule::new(op, error).nth(choices.below(12)).effect(choices.pick(effects(op)));
     let rule = match choices.below(8) {
+        3 => rule.path_contains(".blob"),
         4 => rule.path_contains(".wal"),
         5 => rule.path_contains(".sst"),
         6 => rule.path_contains("MANIFEST"),

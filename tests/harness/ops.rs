@@ -217,6 +217,8 @@ pub(crate) struct Settings {
     pub(crate) filter_bits: u32,
     pub(crate) threads: usize,
     pub(crate) eager_tombstones: bool,
+    /// Values of so many bytes lie apart, most of the time.
+    pub(crate) separate: usize,
 }
 
 impl Settings {
@@ -409,10 +411,12 @@ impl Op {
 impl Settings {
     /// Without threads, so that all runs are alike.
     pub(crate) fn draw(choices: &mut Choices) -> Settings {
-        let memtable = 1024 << choices.below(4);
+        let size = choices.index(4);
         let bits = choices.below(256);
         Settings {
-            memtable,
+            memtable: 1024 << size,
+            // No choice of its own, so that inputs keep their meaning.
+            separate: [usize::MAX, 50, 300, 1000][size],
             block: 256 << (bits & 1),
             file: 4096 << (bits >> 1 & 1),
             wal: 16 << 10 << (bits >> 2 & 1),

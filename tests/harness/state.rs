@@ -18,11 +18,12 @@ pub(crate) const MERGING: usize = 1;
 /// The one with values that expire.
 pub(crate) const EXPIRING: usize = 2;
 
-/// The keyspace, created if it is not there.
+/// The keyspace, created if it is not there. Its larger values lie apart.
 pub(crate) fn keyspace(db: &Db, index: usize) -> esker::Result<Keyspace> {
+    let apart = KeyspaceOptions::new().separate_values([1000, 50, 150][index]);
     let options = match index {
-        MERGING => KeyspaceOptions::new().merge_operator(Append::new(",")),
-        _ => KeyspaceOptions::new(),
+        MERGING => apart.merge_operator(Append::new(",")),
+        _ => apart,
     };
     db.keyspace_with(NAMES[index], options)
 }

@@ -72,6 +72,9 @@ struct Held {
 
 pub(crate) struct World {
     options: Options,
+    separate: usize,
+    /// How often the database was opened again.
+    opens: usize,
     fs: MemFs,
     db: Option<Db>,
     held: Held,
@@ -85,13 +88,16 @@ pub(crate) struct World {
 }
 
 impl World {
-    pub(crate) fn new(options: Options) -> World {
+    pub(crate) fn new(settings: &Settings) -> World {
+        let options = settings.options();
         let clock = Arc::new(TestClock::new(7));
         let options = options.clock(clock.clone());
         let fs = MemFs::new();
         let db = options.clone().fs(Arc::new(fs.clone())).open(DIR).unwrap();
         World {
             options,
+            separate: settings.separate,
+            opens: 0,
             fs,
             db: Some(db),
             held: Held::default(),
@@ -110,14 +116,13 @@ impl World {
     /// The keyspace, created if it is not there.
     fn keyspace(&mut self, index: usize) -> Keyspace {
         if self.held.keyspaces[index].is_none() {
-            let keyspace = match index {
-                0 => Keyspace::clone(self.db()),
-                MERGING => {
-                    let options = KeyspaceOptions::new().merge_operator(Append::new(","));
-                    self.db().keyspace_with(NAMES[index], options).unwrap()
-                }
-                _ => self.db().keyspace(NAMES[index]).unwrap(),
-            };
+            // Now and then values go back to their entries.
+            let apart = if self.opens % 4 == 3 { usize::MAX } else { self.separate };
+            let mut options = KeyspaceOptions::new().separate_values(apart);
+            if index == MERGING {
+                options = options.merge_operator(Append::new(","));
+            }
+            let keyspace = self.db().keyspace_with(NAMES[index], options).unwrap();
             self.held.keyspaces[index] = Some(keyspace);
         }
         self.held.keyspaces[index].clone().unwrap()
@@ -226,6 +231,8 @@ impl World {
                 let (found, expected) = (reader.get(key.bytes()).unwrap(), map.get(&key.bytes()));
                 assert_eq!(found.as_deref(), expected.map(|value| value.as_slice()));
                 assert_eq!(reader.contains_key(key.bytes()).unwrap(), expected.is_some());
+                let size = reader.size_of(key.bytes()).unwrap();
+                assert_eq!(size, expected.map(|value| value.len()));
                 let expires = expected.map(|value| until_of(value).is_some());
                 let ttl = reader.ttl(key.bytes()).unwrap();
                 assert_eq!(ttl.map(|ttl| ttl != Ttl::Forever), expires);
@@ -436,6 +443,7 @@ impl World {
     fn open(&mut self) {
         let options = self.options.clone().fs(Arc::new(self.fs.clone()));
         self.db = Some(options.open(DIR).unwrap());
+        self.opens += 1;
         for name in self.db().keyspaces() {
             let index = NAMES.iter().position(|known| **known == name).unwrap();
             self.keyspace(index);
@@ -480,6 +488,8 @@ impl World {
                 (key.to_vec(), Rc::new(value.to_vec()))
             };
             let forward: Vec<_> = keyspace.iter().map(entry).collect();
+            let keys: Vec<_> = keyspace.keys::<&[u8], _>(..).map(Result::unwrap).collect();
+            assert_eq!(keys, keys_of(&forward));
             let mut backward: Vec<_> = keyspace.iter().rev().map(entry).collect();
             backward.reverse();
             assert_eq!(keys_of(&forward), keys_of(&backward));
@@ -568,7 +578,7 @@ fn bytes_of(range: KeyRange) -> (Bound<Vec<u8>>, Bound<Vec<u8>>) {
 /// Operations on a database and on its model, each answer compared.
 pub(crate) fn ops_model(data: &[u8]) {
     let mut choices = Choices::bytes(data);
-    let mut world = World::new(Settings::draw(&mut choices).options());
+    let mut world = World::new(&Settings::draw(&mut choices));
     while !choices.over() {
         world.run(&Op::draw(&mut choices));
     }

@@ -6,6 +6,7 @@
     reason = "a test fails by panicking, and may use clocks"
 )]
 
+mod blobs;
 mod engine;
 mod lifecycle;
 mod log;

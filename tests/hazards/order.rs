@@ -8,6 +8,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use esker::Durability;
+use esker::KeyspaceOptions;
 use esker::Result;
 use esker::fs::DirEntry;
 use esker::fs::DirLock;
@@ -28,11 +29,13 @@ struct Pending {
     content: BTreeSet<PathBuf>,
     /// Files created or renamed since the last sync of the directory.
     names: BTreeSet<PathBuf>,
-    /// SSTs that were created and not removed.
-    ssts: BTreeSet<PathBuf>,
+    /// SSTs and blob files that were created and not removed.
+    files: BTreeSet<PathBuf>,
     /// Was every change of the manifest synced?
     manifest_synced: bool,
     manifest_edits: usize,
+    /// Blob files that were created.
+    blobs: usize,
     removals: usize,
     directory_syncs: usize,
 }
@@ -70,8 +73,9 @@ impl Fs for Watched {
     fn create(&self, path: &Path) -> Result<Box<dyn WritableFile>> {
         let mut pending = self.pending.lock();
         pending.names.insert(path.to_owned());
-        if is(path, ".sst") {
-            pending.ssts.insert(path.to_owned());
+        if is(path, ".sst") || is(path, ".blob") {
+            pending.blobs += usize::from(is(path, ".blob"));
+            pending.files.insert(path.to_owned());
         }
         Ok(self.file(path, self.fs.create(path)?))
     }
@@ -103,7 +107,7 @@ impl Fs for Watched {
         let current = pending.names.iter().any(|path| is(path, "CURRENT"));
         assert!(!current, "{} goes before the name of CURRENT is durable", path.display());
         pending.removals += 1;
-        pending.ssts.remove(path);
+        pending.files.remove(path);
         pending.content.remove(path);
         pending.names.remove(path);
         drop(pending);
@@ -140,9 +144,9 @@ impl WritableFile for WatchedFile {
         let mut pending = self.pending.lock();
         if is(&self.path, "MANIFEST") {
             // Without threads no file is half written while an edit is made.
-            for sst in &pending.ssts {
-                let early = pending.content.contains(sst) || pending.names.contains(sst);
-                assert!(!early, "an edit is written while {} is not durable", sst.display());
+            for file in &pending.files {
+                let early = pending.content.contains(file) || pending.names.contains(file);
+                assert!(!early, "an edit is written while {} is not durable", file.display());
             }
             pending.manifest_synced = false;
             pending.manifest_edits += 1;
@@ -171,7 +175,7 @@ impl WritableFile for WatchedFile {
     }
 }
 
-/// SST content and name, then the edit that names it, then removals; a manifest, then `CURRENT`,
+/// Content and name of blob files and SSTs, then the edit that names it, then removals; a manifest, then `CURRENT`,
 /// then its name, then removals. Also after keyspaces were dropped.
 #[test]
 fn nothing_is_named_or_removed_before_what_it_relies_on_is_durable() {
@@ -182,7 +186,8 @@ fn nothing_is_named_or_removed_before_what_it_relies_on_is_durable() {
         let options = options(&mem).fs(Arc::new(fs)).durability(Durability::Os);
         let db = options.open(DIR).unwrap();
         for i in 0..200_u8 {
-            let side = db.keyspace("side").unwrap();
+            let apart = KeyspaceOptions::new().separate_values(150);
+            let side = db.keyspace_with("side", apart).unwrap();
             side.put([i], [i; 200]).unwrap();
             db.put([i % 40], [round; 100]).unwrap();
             match i % 50 {
@@ -196,5 +201,6 @@ fn nothing_is_named_or_removed_before_what_it_relies_on_is_durable() {
     let pending = pending.lock();
     assert!(pending.manifest_edits > 40, "{pending:?}");
     assert!(pending.removals > 40, "{pending:?}");
+    assert!(pending.blobs > 10, "{pending:?}");
     assert!(pending.directory_syncs > 40, "{pending:?}");
 }

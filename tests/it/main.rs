@@ -9,6 +9,7 @@ mod anomalies;
 mod bank;
 mod basics;
 mod batches;
+mod blobs;
 mod changes;
 mod changes_model;
 mod combined;

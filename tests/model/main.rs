@@ -30,7 +30,7 @@ proptest! {
 
     #[test]
     fn answers_like_a_map(settings in settings(), ops in ops(60..300)) {
-        let mut world = World::new(settings.options());
+        let mut world = World::new(&settings);
         for op in &ops.0 {
             world.run(op);
         }

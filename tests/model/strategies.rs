@@ -149,10 +149,11 @@ pub(crate) fn settings() -> impl Strategy<Value = Settings> {
         prop::sample::select(&[0_u32, 10][..]),
         prop::sample::select(&[0_usize, 0, 0, 2][..]),
         prop::bool::weighted(0.2),
+        prop::sample::select(&[0_usize, 40, 300, 1000, usize::MAX][..]),
     );
     (sizes, switches).prop_map(|(sizes, switches)| {
         let (memtable, block, file, wal, budget) = sizes;
-        let (lz4, mmap, filter_bits, threads, eager_tombstones) = switches;
+        let (lz4, mmap, filter_bits, threads, eager_tombstones, separate) = switches;
         Settings {
             memtable: memtable as usize,
             block,
@@ -164,6 +165,7 @@ pub(crate) fn settings() -> impl Strategy<Value = Settings> {
             filter_bits,
             threads,
             eager_tombstones,
+            separate,
         }
     })
 }

@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 use esker::Db;
 use esker::Keyspace;
+use esker::KeyspaceOptions;
 
 use crate::bench::report::Table;
 use crate::bench::workloads::Bench;
@@ -50,6 +51,8 @@ pub(crate) enum Workload {
     SeekRandom,
     /// Read everything in order
     ReadSeq,
+    /// Read all keys in order, without their values
+    ReadKeys,
     /// Read everything backwards
     ReadReverse,
     /// Read random keys while one more thread overwrites
@@ -102,8 +105,14 @@ impl Place<'_> {
 
     fn open(&self, path: &Path) -> Result<(Db, Keyspace)> {
         let db = self.global.options().durability(self.args.durability).open(path)?;
-        let keyspace = db.keyspace(self.keyspace_name())?;
+        let keyspace = self.keyspace(&db)?;
         Ok((db, keyspace))
+    }
+
+    fn keyspace(&self, db: &Db) -> Result<Keyspace> {
+        let apart = self.args.separate.unwrap_or(usize::MAX);
+        let options = KeyspaceOptions::new().separate_values(apart);
+        Ok(db.keyspace_with(self.keyspace_name(), options)?)
     }
 
     /// An empty keyspace: in a new temporary database, or in the user's if it is ours there. A
@@ -120,7 +129,7 @@ impl Place<'_> {
         }
         if keyspace.name() == KEYSPACE {
             db.drop_keyspace(KEYSPACE)?;
-            let keyspace = db.keyspace(KEYSPACE)?;
+            let keyspace = self.keyspace(&db)?;
             return Ok((db, keyspace));
         }
         Ok((db, keyspace))

@@ -46,7 +46,8 @@ impl Sustained {
         Sustained {
             per_second: measured.per_second.clone(),
             write_amplification: (disk(after) - disk(before)) as f64 / user.max(1) as f64,
-            space_amplification: after.sst_bytes() as f64 / live_bytes.max(1) as f64,
+            space_amplification: (after.sst_bytes() + after.blob_bytes()) as f64
+                / live_bytes.max(1) as f64,
             peak_anonymous: measured.peak_anonymous,
         }
     }

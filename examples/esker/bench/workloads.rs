@@ -109,6 +109,7 @@ impl<'a> Bench<'a> {
             Workload::ReadSeq => {
                 self.measure(&name, self.args.num, |worker| self.walk(worker, false))
             }
+            Workload::ReadKeys => self.measure(&name, self.args.num, |w| self.walk_keys(w)),
             Workload::ReadReverse => {
                 self.measure(&name, self.args.num, |worker| self.walk(worker, true))
             }
@@ -271,6 +272,19 @@ impl<'a> Bench<'a> {
             valid = if steps.is_multiple_of(SAMPLE) { worker.latency.time(step)? } else { step()? };
             worker.count(1);
             steps += 1;
+        }
+        Ok(())
+    }
+
+    /// Walks over all keys; each thread over all of them.
+    fn walk_keys(&self, worker: &mut Worker<'_>) -> Result<()> {
+        let mut keys = self.keyspace.keys::<&[u8], _>(..);
+        for step in 0u64.. {
+            let timed = step.is_multiple_of(SAMPLE);
+            let key = if timed { worker.latency.time(|| keys.next()) } else { keys.next() };
+            let Some(key) = key.transpose()? else { break };
+            worker.bytes += key.len() as u64;
+            worker.count(1);
         }
         Ok(())
     }

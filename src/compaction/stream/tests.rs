@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
+use crate::base::blob::BlobSource;
 use crate::base::error::Result;
 use crate::base::hooks::MergeOperator;
 use crate::base::hooks::MergeResult;
@@ -15,6 +16,7 @@ use crate::base::key::InternalKey;
 use crate::base::key::KeyRef;
 use crate::base::key::Trailer;
 use crate::base::seqno::SeqNo;
+use crate::base::slice::Slice;
 use crate::base::value::ValueKind;
 use crate::base::value::expiry_of;
 use crate::base::value::with_expiry;
@@ -114,7 +116,12 @@ fn cases() -> impl Strategy<Value = Case> {
     // A sequence number is that of one entry.
     let writes = prop::collection::btree_map(1..NEWEST, (0..5_u8, 0..6_u8), 0..40);
     // Operands and values that expire are never in one keyspace.
-    let kinds = prop_oneof![Just([0, 1, 1, 2, 2, 2]), Just([0, 1, 3, 3, 4, 4])];
+    let kinds = prop_oneof![
+        Just([0, 1, 1, 2, 2, 2]),
+        Just([0, 1, 3, 3, 4, 4]),
+        Just([0, 1, 5, 2, 2, 5]),
+        Just([0, 5, 6, 3, 7, 4])
+    ];
     let beneath = prop::collection::btree_set(0..5_u8, 0..5);
     let snapshots = prop::collection::btree_set(0..=NEWEST, 0..6);
     let operator = prop_oneof![
@@ -133,6 +140,9 @@ fn cases() -> impl Strategy<Value = Case> {
                     0 => (ValueKind::Delete, Vec::new()),
                     3 => (ValueKind::Expiring, with_expiry(EXPIRED_MS - seqno % 2, &value)),
                     4 => (ValueKind::Expiring, with_expiry(EXPIRED_MS + 1, &value)),
+                    5 => (ValueKind::BlobRef, value),
+                    6 => (ValueKind::ExpiringBlobRef, with_expiry(EXPIRED_MS, &value)),
+                    7 => (ValueKind::ExpiringBlobRef, with_expiry(EXPIRED_MS + 1, &value)),
                     kind => (ValueKind::from_byte(kind).unwrap(), value),
                 };
                 (InternalKey::new([user], Trailer::new(SeqNo::new(seqno), kind)), value)
@@ -150,6 +160,16 @@ fn cases() -> impl Strategy<Value = Case> {
     )
 }
 
+/// Values that lie apart have their handles for values.
+#[derive(Debug)]
+struct Apart;
+
+impl BlobSource for Apart {
+    fn fetch(&self, _: &[u8], handle: &[u8]) -> Result<Slice> {
+        Ok(Slice::copy_from(handle))
+    }
+}
+
 fn survivors(case: &Case, entries: Vec<Entry>) -> Vec<Entry> {
     let mut last_asked: Option<Vec<u8>> = None;
     let is_bottom = |user: &[u8]| {
@@ -160,7 +180,8 @@ fn survivors(case: &Case, entries: Vec<Entry>) -> Vec<Entry> {
     let inner = Forward(entries, 0);
     let (snapshots, fold) = (case.snapshots.clone(), Some(fold(case.operator)));
     let mut stream =
-        Survivors::new(inner, snapshots, is_bottom, case.zero_seqnos, fold, EXPIRED_MS).unwrap();
+        Survivors::new(inner, snapshots, is_bottom, case.zero_seqnos, fold, EXPIRED_MS, &Apart)
+            .unwrap();
     let mut out = Vec::new();
     while stream.valid() {
         let (key, value) = stream.entry();
@@ -177,13 +198,15 @@ fn seen(case: &Case, entries: &[Entry], seqno: SeqNo) -> BTreeMap<Vec<u8>, Vec<u
     // Of each key the newest comes first: go back, so that it has the last word.
     for (key, value) in entries.iter().rev().filter(|(key, _)| key.trailer.seqno() <= seqno) {
         match key.trailer.kind() {
-            Some(ValueKind::Put) => map.insert(key.user.clone(), value.clone()),
+            Some(ValueKind::Put | ValueKind::BlobRef) => {
+                map.insert(key.user.clone(), value.clone())
+            }
             Some(ValueKind::Merge) => {
                 let base = map.get(&key.user).map(|base| [base, &b","[..]].concat());
                 let merged = [base.as_deref().unwrap_or_default(), value].concat();
                 map.insert(key.user.clone(), merged)
             }
-            Some(ValueKind::Expiring) if expiry_of(value) > EXPIRED_MS => {
+            Some(kind) if kind.expires() && expiry_of(value) > EXPIRED_MS => {
                 map.insert(key.user.clone(), value.clone())
             }
             _ => map.remove(&key.user),
@@ -222,7 +245,7 @@ proptest! {
                 let folded = other.trailer.kind() == Some(ValueKind::Merge)
                     && value.ends_with(content)
                     && other.trailer.seqno() == key.trailer.seqno();
-                let expired = other.trailer.kind() == Some(ValueKind::Expiring)
+                let expired = other.trailer.kind().is_some_and(ValueKind::expires)
                     && expiry_of(content) <= EXPIRED_MS
                     && key.trailer == Trailer::new(other.trailer.seqno(), ValueKind::Delete);
                 other.user == key.user
@@ -247,7 +270,7 @@ proptest! {
         let mut complete = BTreeSet::new();
         let mut operands = BTreeSet::new();
         for (key, value) in &out {
-            let has_expired = key.trailer.kind() == Some(ValueKind::Expiring)
+            let has_expired = key.trailer.kind().is_some_and(ValueKind::expires)
                 && expiry_of(value) <= EXPIRED_MS;
             prop_assert!(!has_expired, "what has expired is kept");
             let at = (key.user.clone(), stripe(key));

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use crate::base::blob::NEVER_APART;
 use crate::base::error::Error;
 use crate::base::error::Result;
 use crate::base::ids::DbId;
@@ -19,6 +20,7 @@ use crate::engine::recovery::Site;
 use crate::fs::DirEntry;
 use crate::fs::names::FileKind;
 use crate::fs::names::NUMBER_USED_MAX;
+use crate::fs::names::blob_path;
 use crate::fs::names::manifest_path;
 use crate::fs::names::sst_path;
 use crate::manifest::KeptSegment;
@@ -45,13 +47,26 @@ pub(super) struct Catalog {
     pub(super) kept: Vec<KeptSegment>,
 }
 
-#[derive(Default)]
 pub(super) struct KeyspaceEntry {
     pub(super) name: String,
     pub(super) flushed: SeqNo,
     pub(super) operator: Option<String>,
     pub(super) default_ttl_ms: u64,
+    pub(super) separate_from: u64,
     pub(super) version: Version,
+}
+
+impl KeyspaceEntry {
+    fn new(name: String) -> KeyspaceEntry {
+        KeyspaceEntry {
+            name,
+            flushed: SeqNo::ZERO,
+            operator: None,
+            default_ttl_ms: 0,
+            separate_from: NEVER_APART,
+            version: Version::default(),
+        }
+    }
 }
 
 /// Phase 1.
@@ -102,7 +117,8 @@ fn check_catalog(catalog: &Catalog) -> Result<(), String> {
             return Err(format!("keyspace {} has a number or a name that is not its own", id.0));
         }
         invariants::check(&entry.version)?;
-        for file in entry.version.files().map(|file| file.meta.id) {
+        let ssts = entry.version.files().map(|file| file.meta.id);
+        for file in ssts.chain(entry.version.blobs.files().map(|file| file.meta.id)) {
             if file >= catalog.next_file || !files.insert(file) {
                 return Err(format!("file {file} has a number that is not its own"));
             }
@@ -131,7 +147,7 @@ fn apply_edit(
             continue;
         }
         if let Some(name) = &change.name {
-            let entry = KeyspaceEntry { name: name.clone(), ..KeyspaceEntry::default() };
+            let entry = KeyspaceEntry::new(name.clone());
             if catalog.keyspaces.insert(change.id, entry).is_some() {
                 return Err(format!("an edit creates keyspace {} again", change.id.0));
             }
@@ -143,6 +159,7 @@ fn apply_edit(
             entry.operator.clone_from(&change.merge_operator);
         }
         entry.default_ttl_ms = change.default_ttl_ms.unwrap_or(entry.default_ttl_ms);
+        entry.separate_from = change.separate_from.unwrap_or(entry.separate_from);
         entry.flushed = entry.flushed.max(change.flushed_seqno.unwrap_or_default());
         entry.version = builder::apply(&entry.version, &change, opener).map_err(|bad| bad.0)?;
     }
@@ -197,15 +214,19 @@ pub(super) fn check_operators(catalog: &Catalog, config: &Config) -> Result<()> 
 pub(super) fn check_files(site: &Site<'_>, catalog: &Catalog) -> Result<()> {
     let sizes: BTreeMap<&str, &DirEntry> =
         site.listing.iter().map(|entry| (entry.name.as_str(), entry)).collect();
-    for file in catalog.keyspaces.values().flat_map(|entry| entry.version.files()) {
-        let path = sst_path(site.dir, file.meta.id);
+    let versions = || catalog.keyspaces.values().map(|entry| &entry.version);
+    let ssts = versions().flat_map(Version::files);
+    let ssts = ssts.map(|file| (sst_path(site.dir, file.meta.id), file.meta.bytes));
+    let blobs = versions().flat_map(|version| version.blobs.files());
+    let blobs = blobs.map(|file| (blob_path(site.dir, file.meta.id), file.meta.bytes));
+    for (path, bytes) in ssts.chain(blobs) {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let Some(entry) = sizes.get(name).filter(|entry| !entry.is_dir) else {
             return Err(Error::corruption(&path, 0, "the file is missing"));
         };
-        if entry.len != file.meta.bytes {
-            let what = format!("it has {} bytes, and should have {}", entry.len, file.meta.bytes);
-            return Err(Error::corruption(&path, entry.len.min(file.meta.bytes), what));
+        if entry.len != bytes {
+            let what = format!("it has {} bytes, and should have {bytes}", entry.len);
+            return Err(Error::corruption(&path, entry.len.min(bytes), what));
         }
     }
     Ok(())

@@ -63,7 +63,8 @@ fn fold() -> Arc<Fold> {
 }
 
 fn read_at(seqno: u64) -> ReadAt {
-    ReadAt { seqno: SeqNo::new(seqno), now_ms: NOW_MS, fold: Some(fold()), dead: None }
+    let fold = Some(fold());
+    ReadAt { seqno: SeqNo::new(seqno), now_ms: NOW_MS, fold, dead: None, blobs: None }
 }
 
 fn bound() -> impl Strategy<Value = Bound<Vec<u8>>> {
@@ -182,10 +183,10 @@ proptest! {
 #[test]
 fn reserved_kinds_are_errors_only_where_they_count() {
     let entries = [
-        entry(b"a", 1, ValueKind::BlobRef, b"handle"),
+        entry(b"a", 1, ValueKind::DeleteRange, b"end"),
         entry(b"a", 2, ValueKind::Put, b"value"),
         entry(b"b", 3, ValueKind::Put, b"value"),
-        entry(b"c", 4, ValueKind::ExpiringBlobRef, b"handle"),
+        entry(b"c", 4, ValueKind::DeleteRange, b"end"),
     ];
     let at = |seqno| {
         let inner = merge(&entries, &Fuse::never());
@@ -202,6 +203,37 @@ fn reserved_kinds_are_errors_only_where_they_count() {
         [at(1).seek_to_first(), at(1).seek_to_last(), at(4).seek(b"c"), at(4).seek_to_last()]
     {
         assert!(result.is_err());
+    }
+}
+
+/// Values that lie apart are not fetched: what there is to give is the handle, without an expiry.
+#[test]
+fn handles_are_given_for_values_that_lie_apart() {
+    let expiring = |expiry| with_expiry(expiry, b"handle");
+    let entries = [
+        entry(b"a", 1, ValueKind::BlobRef, b"old"),
+        entry(b"a", 2, ValueKind::BlobRef, b"handle"),
+        entry(b"b", 3, ValueKind::ExpiringBlobRef, &expiring(NOW_MS)),
+        entry(b"c", 4, ValueKind::Put, b"value"),
+        entry(b"d", 5, ValueKind::ExpiringBlobRef, &expiring(NOW_MS + 1)),
+    ];
+    let mut sorted = entries.to_vec();
+    sort(&mut sorted);
+    let expected: [(&[u8], &[u8], bool); 3] =
+        [(b"a", b"handle", true), (b"c", b"value", false), (b"d", b"handle", true)];
+    let inner = VecIter::new(sorted, Fuse::never());
+    let mut iter = Visible::new(inner, read_at(9), Bound::Unbounded, Bound::Unbounded);
+    iter.seek_to_first().unwrap();
+    for expected in expected {
+        assert_eq!((iter.user_key(), iter.value(), iter.is_apart()), expected);
+        assert_eq!(iter.value_slice(), expected.1);
+        iter.next().unwrap();
+    }
+    iter.seek_to_last().unwrap();
+    for expected in expected.into_iter().rev() {
+        assert_eq!((iter.user_key(), iter.value(), iter.is_apart()), expected);
+        assert_eq!(iter.value_slice(), expected.1);
+        iter.prev().unwrap();
     }
 }
 
