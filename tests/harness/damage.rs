@@ -336,10 +336,11 @@ fn look(workload: &Workload, expected: &Expected, hit: &[PathBuf]) {
         }
     };
     expected.check(&db);
-    let is_live_sst =
-        |path: &&PathBuf| path.extension().is_some_and(|e| e == "sst") && fs.exists(path).unwrap();
+    let is_live_data = |path: &&PathBuf| {
+        path.extension().is_some_and(|e| e == "sst" || e == "blob") && fs.exists(path).unwrap()
+    };
     let verified = db.verify(&mut |_, _| {});
-    match hit.iter().find(is_live_sst) {
+    match hit.iter().find(is_live_data) {
         Some(path) => assert!(verified.is_err(), "{what}: {} passes for sound", path.display()),
         None => drop(verified.map_err(|error| {
             // Of the log, segments that are kept for change feeds are read by this alone.
