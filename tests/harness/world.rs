@@ -171,21 +171,7 @@ impl World {
                 self.state[*keyspace].remove(&key.bytes());
                 self.older.clear();
             }
-            Op::DeleteRange(keyspace, range) => {
-                let range = bytes_of(*range);
-                self.keyspace(*keyspace).delete_range(range.clone()).unwrap();
-                self.state[*keyspace].retain(|key, _| !range.contains(key));
-                // A range without keys is not written, so it makes nothing durable.
-                self.db().sync().unwrap();
-                self.older.clear();
-            }
-            Op::DeletePrefix(keyspace, key, len) => {
-                let mut prefix = key.bytes();
-                prefix.truncate(usize::from(*len));
-                self.keyspace(*keyspace).delete_prefix(&prefix).unwrap();
-                self.state[*keyspace].retain(|key, _| !key.starts_with(&prefix));
-                self.older.clear();
-            }
+            Op::DeleteRange(..) | Op::DeletePrefix(..) => self.delete_many(op),
             Op::PutFor(key, value, waits) => self.put_for(*key, *value, *waits),
             Op::Wait => self.wait(),
             Op::Merge(key, value) => self.merge(*key, *value),
@@ -237,6 +223,26 @@ impl World {
             }
             _ => self.read(op),
         }
+    }
+
+    fn delete_many(&mut self, op: &Op) {
+        match op {
+            Op::DeleteRange(keyspace, range) => {
+                let range = bytes_of(*range);
+                self.keyspace(*keyspace).delete_range(range.clone()).unwrap();
+                self.state[*keyspace].retain(|key, _| !range.contains(key));
+                // A range without keys is not written, so it makes nothing durable.
+                self.db().sync().unwrap();
+            }
+            Op::DeletePrefix(keyspace, key, len) => {
+                let mut prefix = key.bytes();
+                prefix.truncate(usize::from(*len));
+                self.keyspace(*keyspace).delete_prefix(&prefix).unwrap();
+                self.state[*keyspace].retain(|key, _| !key.starts_with(&prefix));
+            }
+            _ => unreachable!("{op:?} deletes no range"),
+        }
+        self.older.clear();
     }
 
     fn read(&mut self, op: &Op) {
