@@ -87,7 +87,7 @@ impl Sst {
             writer.add(KeyRef::new(key, trailer), value)?;
         }
         let summary = writer.finish()?;
-        let expected = SstExpectation { bytes: summary.bytes, uid: summary.uid };
+        let expected = SstExpectation { bytes: summary.bytes, uid: summary.uid, ranges: None };
         let file = fs.open(path, ReadMode::Mmap)?;
         let cache = Arc::new(BlockCache::new(256 << 20));
         let reader = SstReader::open(file, path.to_owned(), FileId(1), Some(expected), cache)?;

@@ -22,6 +22,7 @@ use crate::base::key::KeyRef;
 use crate::base::key::Trailer;
 use crate::base::options::Recovery;
 use crate::base::options::SstOptions;
+use crate::base::range_tombstone::Fragments;
 use crate::base::seqno::SeqNo;
 use crate::base::sync::Mutex;
 use crate::base::value::ValueKind;
@@ -288,6 +289,9 @@ pub struct SstShape {
 /// User key, sequence number, value (none: a tombstone).
 pub type SstEntry = (Vec<u8>, u64, Option<Vec<u8>>);
 
+/// A range tombstone: first key, end (none: all keys behind it), sequence number.
+pub type SstRange = (Vec<u8>, Option<Vec<u8>>, u64);
+
 /// A file in memory, being written or read.
 #[derive(Clone, Debug, Default)]
 struct Written(Arc<Mutex<Vec<u8>>>);
@@ -342,8 +346,9 @@ impl ReadableFile for Stored {
     fn will_need(&self, _range: Range<u64>) {}
 }
 
-/// The file of `entries`, which are in order: keys ascend, sequence numbers of a key descend.
-pub fn build_sst(entries: &[SstEntry], shape: SstShape) -> Result<Vec<u8>> {
+/// The file of `entries`, which are in order: keys ascend, sequence numbers of a key descend; and of
+/// `ranges` in any order.
+pub fn build_sst(entries: &[SstEntry], ranges: &[SstRange], shape: SstShape) -> Result<Vec<u8>> {
     let compression = if shape.lz4 { Compression::Lz4 } else { Compression::None };
     let options = SstOptions {
         block_bytes: shape.block_bytes,
@@ -359,6 +364,8 @@ pub fn build_sst(entries: &[SstEntry], shape: SstShape) -> Result<Vec<u8>> {
         let trailer = Trailer::new(SeqNo::new(*seqno), kind);
         writer.add(KeyRef::new(user, trailer), value.as_deref().unwrap_or_default())?;
     }
+    let pieces = ranges.iter().map(|(from, to, n)| (&**from, to.as_deref(), SeqNo::new(*n)));
+    writer.set_ranges(Fragments::cut(pieces));
     writer.finish()?;
     let bytes = std::mem::take(&mut *file.0.lock());
     Ok(bytes)
@@ -390,6 +397,15 @@ impl Sst {
         let seqno = SeqNo::new(seqno);
         self.reader
             .get(user, KeyHash::of(user), seqno, |trailer, value| (trailer.0, value.to_vec()))
+    }
+
+    /// The pieces of its range tombstones, in order.
+    pub fn ranges(&self) -> Vec<SstRange> {
+        let pieces = self.reader.ranges().pieces();
+        let piece = |(from, to, seqno): (&[u8], Option<&[u8]>, SeqNo)| {
+            (from.to_vec(), to.map(<[u8]>::to_vec), seqno.get())
+        };
+        pieces.map(piece).collect()
     }
 
     pub fn may_contain(&self, user: &[u8]) -> Result<bool> {
@@ -452,8 +468,8 @@ pub fn reseal(file: &mut [u8], blocks: &[Range<usize>], uid: u64) {
     parts::reseal(file, blocks, uid);
 }
 
-/// Where properties and top index of an intact file lie.
-pub fn tail_blocks(file: &[u8]) -> Option<[Range<usize>; 2]> {
+/// Where range tombstones, if there are any, properties and top index of an intact file lie.
+pub fn tail_blocks(file: &[u8]) -> Option<Vec<Range<usize>>> {
     parts::tail_blocks(file)
 }
 

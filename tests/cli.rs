@@ -200,6 +200,35 @@ fn cas_swaps_only_what_is_expected() {
 }
 
 #[test]
+fn delete_range_removes_keys_by_bounds_or_prefix() {
+    let shell = Shell::new();
+    let fill = || {
+        for key in ["a", "b", "c", "user/1", "user/2", "z"] {
+            shell.ok(&["put", "db", key, "v"]);
+        }
+    };
+    let keys = || shell.text(&["scan", "db", "--keys-only"]).split_whitespace().collect::<String>();
+    fill();
+    shell.ok(&["delete-range", "db", "--from", "b", "--to", "c"]);
+    assert_eq!(keys(), "acuser/1user/2z");
+    let told = shell.json(&["delete-range", "db", "--prefix", "user/", "--json"]);
+    assert_eq!((told["ok"] == true, keys()), (true, "acz".to_owned()));
+    shell.ok(&["delete-range", "db", "--from", "d", "--to", "b"]);
+    assert!(shell.fails(&["delete-range", "db"]).contains("say which keys"));
+    assert_eq!(keys(), "acz");
+    shell.ok(&["delete-range", "db", "--to", "b", "--durability", "os"]);
+    assert_eq!(keys(), "cz");
+    shell.ok(&["delete-range", "db", "--all"]);
+    assert_eq!(keys(), "");
+    fill();
+    let args = ["txn", "db"];
+    succeeded(&args, shell.feed(&args, b"delete-range\ta\tuser/2\nput\tb\t1\n"));
+    assert_eq!(keys(), "buser/2z");
+    let levels = shell.json(&["levels", "db", "--json"]);
+    assert!(levels.to_string().contains("\"range_tombstones\":0"), "{levels}");
+}
+
+#[test]
 fn txn_runs_a_script_whole_or_not_at_all() {
     let shell = Shell::new();
     let args = ["txn", "db"];

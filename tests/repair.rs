@@ -476,3 +476,55 @@ fn a_repair_works_on_disk() {
         assert_eq!(entry.unwrap().1, value("k", n).as_bytes());
     }
 }
+
+/// Of files as of the log; and where those of a file do not read, what they hid is back, and named.
+#[test]
+fn range_deletes_are_heeded_wherever_they_lie() {
+    let fs = MemFs::new();
+    let db = tiny().fs(Arc::new(fs.clone())).open(OLD).unwrap();
+    let key = |i: u32| format!("key{i:05}");
+    let put = |i: u32| db.put(key(i), value(&key(i), i)).unwrap();
+    (0..300).for_each(put);
+    db.compact_range::<&[u8], _>(..).unwrap();
+    let snapshot = db.snapshot();
+    db.delete_range(key(50)..key(120)).unwrap();
+    (60..70).for_each(put);
+    db.flush().unwrap();
+    db.delete_range(key(65)..key(67)).unwrap();
+    db.delete_prefix("key002").unwrap();
+    (210..220).for_each(put);
+    let contents = contents_of(&db);
+    assert_eq!(contents["default"].len(), 300 - 70 + 10 - 2 - 100 + 10);
+    let fs = fs.crash_clone(CrashMode::KeepAll, 0);
+    drop((snapshot, db));
+    let copy = || fs.crash_clone(CrashMode::KeepAll, 0);
+    let (report, found) = repair(&copy());
+    assert!(report.is_clean() && found == contents, "{report}");
+    let without = copy();
+    for name in files(&fs).into_keys().filter(|name| name.starts_with("MANIFEST")) {
+        remove(&without, &name);
+    }
+    let (report, found) = repair(&without);
+    assert!(!report.is_clean() && found["default"].len() >= contents["default"].len(), "{report}");
+    assert!(missing(&contents, &found).is_empty(), "{report}");
+
+    let mut named = 0;
+    for (name, bytes) in files(&fs).into_iter().filter(|(name, _)| name.ends_with(".sst")) {
+        // The handle of the range tombstones in the footer: offset, length.
+        let footer = &bytes[bytes.len() - 72..];
+        let at = u64::from_le_bytes(footer[24..32].try_into().unwrap()) as usize;
+        let len = u32::from_le_bytes(footer[32..36].try_into().unwrap()) as usize;
+        for offset in at..at + len {
+            let damaged = copy();
+            flip(&damaged, &name, offset);
+            let (report, found) = repair(&damaged);
+            let what = report.to_string();
+            assert!(what.contains("range tombstones cannot be read"), "{what}");
+            assert!(what.contains("may be back"), "{what}");
+            assert!(missing(&contents, &found).is_empty(), "{report}");
+            assert_eq!(found["default"].len(), contents["default"].len() + 60, "{report}");
+            named += 1;
+        }
+    }
+    assert!(named > 10);
+}

@@ -144,6 +144,10 @@ fn parts(op: ChangeOp<'_>) -> Parts<'_> {
             ("put", vec![("key", key), ("value", value)], Some(expiry_ms))
         }
         ChangeOp::Delete { key } => ("delete", vec![("key", key)], None),
+        ChangeOp::DeleteRange { from, to } => {
+            let to = to.map(|to| ("to", to));
+            ("delete-range", std::iter::once(("from", from)).chain(to).collect(), None)
+        }
         ChangeOp::Merge { key, operand } => {
             ("merge", vec![("key", key), ("operand", operand)], None)
         }

@@ -1,5 +1,6 @@
 //! The command line: its commands and options, and what each means.
 
+use std::ops::Bound;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -142,6 +143,18 @@ pub(crate) enum Command {
         #[command(flatten)]
         durability: DurabilityArg,
     },
+    /// Remove all keys of a range, in one write
+    DeleteRange {
+        /// The directory of the database
+        db: PathBuf,
+        #[command(flatten)]
+        range: RangeArgs,
+        /// All keys there are
+        #[arg(long, conflicts_with_all = ["from", "to", "prefix"])]
+        all: bool,
+        #[command(flatten)]
+        durability: DurabilityArg,
+    },
     /// Print how long a key still lives, or change that
     Ttl {
         /// The directory of the database
@@ -179,6 +192,7 @@ pub(crate) enum Command {
     ///   scan PREFIX        print the entries whose keys begin so
     ///   put KEY VALUE      set the value
     ///   delete KEY         remove the key
+    ///   delete-range A B   remove the keys from A to before B
     ///   expect KEY VALUE   give up unless this is the value
     ///   expect KEY         give up unless the key is absent
     ///   use KEYSPACE       go on in that keyspace
@@ -534,10 +548,21 @@ impl RangeArgs {
         if let Some(Bytes(prefix)) = &self.prefix {
             return reader.prefix(prefix);
         }
+        reader.range::<Vec<u8>, _>(self.std_bounds())
+    }
+
+    fn std_bounds(&self) -> (Bound<Vec<u8>>, Bound<Vec<u8>>) {
         let bytes = |bound: &Option<Bytes>| bound.as_ref().map(|Bytes(bytes)| bytes.clone());
-        let from = bytes(&self.from).map_or(std::ops::Bound::Unbounded, std::ops::Bound::Included);
-        let to = bytes(&self.to).map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
-        reader.range::<Vec<u8>, _>((from, to))
+        let from = bytes(&self.from).map_or(Bound::Unbounded, Bound::Included);
+        (from, bytes(&self.to).map_or(Bound::Unbounded, Bound::Excluded))
+    }
+
+    /// Appends to `batch` that the keys of this range are removed from `keyspace`.
+    pub(crate) fn delete(&self, keyspace: &esker::Keyspace, batch: &mut esker::WriteBatch) {
+        match &self.prefix {
+            Some(Bytes(prefix)) => batch.delete_prefix(keyspace, prefix),
+            None => batch.delete_range::<Vec<u8>, _>(keyspace, self.std_bounds()),
+        };
     }
 
     /// Is this everything?

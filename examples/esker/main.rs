@@ -60,6 +60,9 @@ fn run(cli: Cli) -> Result<()> {
         Command::Delete { db, key, durability } => {
             point::delete(global, &db, &key.0, durability.mode)
         }
+        Command::DeleteRange { db, range, all, durability } => {
+            scan::delete_range(global, &db, &range, all, durability.mode)
+        }
         Command::Ttl { db, key, set, persist } => {
             let to = set.or(persist.then_some(Duration::MAX));
             point::ttl(global, &db, &key.0, to)

@@ -157,6 +157,7 @@ fn keyspace_json(keyspace: &esker::KeyspaceStats, files: bool) -> Value {
                 "target_bytes": level.target_bytes,
                 "entries": level.entries,
                 "tombstones": level.tombstones,
+                "range_tombstones": level.range_tombstones,
                 "raw_bytes": level.raw_bytes,
             });
             if files {

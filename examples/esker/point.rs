@@ -186,7 +186,7 @@ pub(crate) fn cas(global: &Global, args: &CasArgs) -> Result<()> {
     }))
 }
 
-fn done(global: &Global) -> Result<()> {
+pub(crate) fn done(global: &Global) -> Result<()> {
     if global.json {
         writeln!(io::stdout(), "{{\"ok\":true}}")?;
     }

@@ -1,4 +1,4 @@
-//! `scan`, `count` and `export`: commands on many entries.
+//! `scan`, `count`, `delete-range` and `export`: commands on many entries.
 
 use std::fs::File;
 use std::io;
@@ -8,9 +8,11 @@ use std::path::Path;
 use std::path::PathBuf;
 
 use esker::Db;
+use esker::Durability;
 use esker::PageLimit;
 use esker::PageToken;
 use esker::Reader;
+use esker::WriteBatch;
 
 use crate::cli::ExportArgs;
 use crate::cli::Global;
@@ -20,6 +22,7 @@ use crate::failure::Failure;
 use crate::failure::Result;
 use crate::input::Format;
 use crate::output::RecordWriter;
+use crate::point::done;
 use crate::progress::Progress;
 use crate::text;
 
@@ -154,6 +157,27 @@ pub(crate) fn count(
     }
     db.close()?;
     Ok(())
+}
+
+/// Removes the keys of a range; all keys only if `all` says so.
+pub(crate) fn delete_range(
+    global: &Global,
+    path: &Path,
+    range: &RangeArgs,
+    all: bool,
+    durability: Durability,
+) -> Result<()> {
+    if range.is_all() && !all {
+        let what = "say which keys: --from, --to or --prefix; or --all of them";
+        return Err(Failure::new(what));
+    }
+    let (db, keyspace) = global.open_keyspace(path)?;
+    let mut batch = WriteBatch::new();
+    range.delete(&keyspace, &mut batch);
+    batch.durability(durability);
+    db.write(batch)?;
+    db.close()?;
+    done(global)
 }
 
 /// Where an export goes: a file gets its name only when it is whole.

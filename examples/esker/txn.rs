@@ -92,6 +92,7 @@ impl Script<'_> {
             [b"scan", prefix] => self.scan(prefix),
             [b"put", key, value] => Ok(self.txn.put(&self.keyspace, key, value)?),
             [b"delete", key] => Ok(self.txn.delete(&self.keyspace, key)?),
+            [b"delete-range", from, to] => Ok(self.txn.delete_range(&self.keyspace, from..to)?),
             [b"expect", key] => self.expect(key, None),
             [b"expect", key, value] => self.expect(key, Some(value)),
             [b"use", name] => self.go_to(name),

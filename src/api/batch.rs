@@ -1,9 +1,13 @@
 //! WriteBatch: operations that are applied together or not at all.
 
 use std::borrow::Cow;
+use std::ops::Bound;
+use std::ops::RangeBounds;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::api::iter::owned_bounds;
+use crate::api::iter::prefix_bounds;
 use crate::api::keyspace::Keyspace;
 use crate::base::batch::BATCH_BYTES_MAX;
 use crate::base::batch::Batch;
@@ -13,6 +17,10 @@ use crate::base::error::Result;
 use crate::base::key::KEY_LEN_MAX;
 use crate::base::key::VALUE_LEN_MAX;
 use crate::base::options::Durability;
+use crate::base::range::Bounds;
+use crate::base::range_tombstone::range_of;
+use crate::base::range_tombstone::stored_end;
+use crate::base::spans::SpanEnd;
 use crate::base::value::ValueKind;
 use crate::engine::Engine;
 use crate::engine::commit::WriteMode;
@@ -93,6 +101,52 @@ impl WriteBatch {
     /// Appends: remove `key` from `keyspace`.
     pub fn delete(&mut self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> &mut WriteBatch {
         self.push(keyspace, ValueKind::Delete, key.as_ref(), &[])
+    }
+
+    /// Appends: remove all keys of `range` from `keyspace`, those put earlier in this batch too. One
+    /// operation; none if the range is empty. See [`Keyspace::delete_range`].
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let db = esker::Db::open(dir.path())?;
+    /// # use esker::WriteBatch;
+    /// db.put("old", "1")?;
+    /// let mut batch = WriteBatch::new();
+    /// batch.delete_range(&db, "a".."z").put(&db, "new", "2");
+    /// db.write(batch)?;
+    /// assert_eq!(db.first_key_value()?.unwrap().0, "new");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn delete_range<K: AsRef<[u8]>, R: RangeBounds<K>>(
+        &mut self,
+        keyspace: &Keyspace,
+        range: R,
+    ) -> &mut WriteBatch {
+        self.push_range(keyspace, &owned_bounds(&range))
+    }
+
+    /// Appends: remove all keys that begin with `prefix` from `keyspace`. See
+    /// [`WriteBatch::delete_range`].
+    pub fn delete_prefix(
+        &mut self,
+        keyspace: &Keyspace,
+        prefix: impl AsRef<[u8]>,
+    ) -> &mut WriteBatch {
+        self.push_range(keyspace, &prefix_bounds(prefix.as_ref()))
+    }
+
+    fn push_range(&mut self, keyspace: &Keyspace, bounds: &Bounds) -> &mut WriteBatch {
+        match checked_range(bounds) {
+            Ok(None) => self,
+            Ok(Some((from, to))) => {
+                let end = stored_end(to.as_deref());
+                self.push(keyspace, ValueKind::DeleteRange, &from, end)
+            }
+            Err(error) => {
+                self.error.get_or_insert(error);
+                self
+            }
+        }
     }
 
     /// Appends: merge `operand` into the value of `key` in `keyspace`, which must have a merge
@@ -184,6 +238,16 @@ impl WriteBatch {
         }
         engine.commit(&mut self.batch, &self.keyspaces, self.mode)
     }
+}
+
+/// The range tombstone that has the keys within `bounds`, if there can be any.
+pub(crate) fn checked_range(bounds: &Bounds) -> Result<Option<(Vec<u8>, SpanEnd)>> {
+    for bound in [&bounds.0, &bounds.1] {
+        if let Bound::Included(key) | Bound::Excluded(key) = bound {
+            check_limits(key, &[])?;
+        }
+    }
+    Ok(range_of(bounds))
 }
 
 /// Checks the lengths of a key and a value.

@@ -12,6 +12,7 @@ use crate::base::batch::Op;
 use crate::base::batch::Ops;
 use crate::base::error::Result;
 use crate::base::ids::KeyspaceId;
+use crate::base::range_tombstone::end_of;
 use crate::base::seqno::SeqNo;
 use crate::base::value::EXPIRY_LEN;
 use crate::base::value::ValueKind;
@@ -309,6 +310,13 @@ pub enum ChangeOp<'a> {
         /// The key.
         key: &'a [u8],
     },
+    /// Removes all keys of a range.
+    DeleteRange {
+        /// The first key.
+        from: &'a [u8],
+        /// The first key behind the range; none if it goes to the end of all keys.
+        to: Option<&'a [u8]>,
+    },
     /// Changes the value of a key by the keyspace's merge operator.
     Merge {
         /// The key.
@@ -329,11 +337,11 @@ impl<'a> ChangeOp<'a> {
                 let value = value.get(EXPIRY_LEN..).unwrap_or_default();
                 ChangeOp::PutUntil { key, value, expiry_ms }
             }
+            ValueKind::DeleteRange => ChangeOp::DeleteRange { from: key, to: end_of(value) },
             // The log holds no others.
-            ValueKind::Put
-            | ValueKind::BlobRef
-            | ValueKind::ExpiringBlobRef
-            | ValueKind::DeleteRange => ChangeOp::Put { key, value },
+            ValueKind::Put | ValueKind::BlobRef | ValueKind::ExpiringBlobRef => {
+                ChangeOp::Put { key, value }
+            }
         }
     }
 }

@@ -10,12 +10,17 @@ use std::time::Duration;
 
 use crate::api::batch;
 use crate::api::iter::owned_bounds;
+use crate::api::iter::prefix_bounds;
 use crate::api::reader::Reader;
+use crate::base::batch::Batch;
 use crate::base::error::Result;
+use crate::base::range::Bounds;
+use crate::base::range_tombstone::stored_end;
 use crate::base::value::NEVER_MS;
 use crate::base::value::ValueKind;
 use crate::base::value::put_until;
 use crate::engine::Engine;
+use crate::engine::commit::WriteMode;
 use crate::engine::keyspaces::KeyspaceState;
 
 /// One ordered map of a database (elsewhere: a column family, tree, table or bucket). Reads by the
@@ -171,6 +176,78 @@ impl Keyspace {
     /// As [`Keyspace::put`].
     pub fn delete(&self, key: impl AsRef<[u8]>) -> Result<()> {
         self.write_one(ValueKind::Delete, key.as_ref(), &[])
+    }
+
+    /// Removes all keys of `range`, in one write that costs as much as a put, however many there are.
+    /// Nothing happens if the range is empty.
+    ///
+    /// Reads and iterators get past what is gone by a seek for each source of the tree, at once and not
+    /// only after a compaction. Files that are covered whole are removed without being read, as soon as
+    /// no snapshot sees them, also if nobody writes any more; the space of what lies in others is free
+    /// within [`Options::tombstone_age`](crate::Options::tombstone_age).
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let db = esker::Db::open(dir.path())?;
+    /// for month in ["2026-10", "2026-11", "2026-12"] {
+    ///     db.put(format!("{month}/visits"), "7")?;
+    /// }
+    /// db.delete_range("2026-10".."2026-12")?;
+    /// assert_eq!(db.iter().count(), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Keyspace::put`]; the bounds have the limit of a key.
+    #[doc(alias = "range tombstone")]
+    pub fn delete_range<K: AsRef<[u8]>, R: RangeBounds<K>>(&self, range: R) -> Result<()> {
+        self.delete_within(&owned_bounds(&range))
+    }
+
+    /// Removes all keys that begin with `prefix`; see [`Keyspace::delete_range`].
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let db = esker::Db::open(dir.path())?;
+    /// db.put("user/7/name", "Ada")?;
+    /// db.put("user/8/name", "Bob")?;
+    /// db.delete_prefix("user/7/")?;
+    /// assert_eq!(db.first_key_value()?.unwrap().0, "user/8/name");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Keyspace::delete_range`].
+    pub fn delete_prefix(&self, prefix: impl AsRef<[u8]>) -> Result<()> {
+        self.delete_within(&prefix_bounds(prefix.as_ref()))
+    }
+
+    /// Removes all keys; a [`Keyspace::delete_range`] of everything. Snapshots see them still. To be
+    /// rid of the keyspace itself, [`Db::drop_keyspace`](crate::Db::drop_keyspace).
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let db = esker::Db::open(dir.path())?;
+    /// db.put("k", "v")?;
+    /// db.clear()?;
+    /// assert!(!db.contains_key("k")?);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Keyspace::delete_range`].
+    #[doc(alias = "truncate")]
+    pub fn clear(&self) -> Result<()> {
+        self.delete_within(&(Bound::Unbounded, Bound::Unbounded))
+    }
+
+    fn delete_within(&self, bounds: &Bounds) -> Result<()> {
+        match batch::checked_range(bounds)? {
+            Some((from, to)) => {
+                self.write_one(ValueKind::DeleteRange, &from, stored_end(to.as_deref()))
+            }
+            None => self.engine().commit(&mut Batch::default(), &[], WriteMode::default()),
+        }
     }
 
     /// Writes an operand: what the keyspace's merge operator makes of it, and of the value that

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::api::batch::check_limits;
+use crate::api::batch::checked_range;
 use crate::api::cursor::Cursor;
 use crate::api::iter::Iter;
 use crate::api::iter::owned_bounds;
@@ -16,6 +17,7 @@ use crate::base::error::Result;
 use crate::base::options::Durability;
 use crate::base::options::Isolation;
 use crate::base::range::Bounds;
+use crate::base::range_tombstone::stored_end;
 use crate::base::seqno::SeqNo;
 use crate::base::slice::Key;
 use crate::base::slice::Value;
@@ -166,6 +168,47 @@ impl Transaction {
     /// As [`Transaction::put`].
     pub fn delete(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<()> {
         self.write(keyspace, ValueKind::Delete, key.as_ref(), &[])
+    }
+
+    /// Removes all keys of `range` from `keyspace`, those that the transaction itself has put too. One
+    /// operation, none if the range is empty. It reads nothing; on the level
+    /// [`Isolation::Snapshot`] it writes every key of the range. See [`Keyspace::delete_range`].
+    ///
+    /// ```
+    /// # let dir = tempfile::tempdir()?;
+    /// # let db = esker::Db::open(dir.path())?;
+    /// db.put("b", "1")?;
+    /// let txn = db.transaction();
+    /// txn.put(&db, "c", "2")?;
+    /// txn.delete_range(&db, "a"..="c")?;
+    /// assert_eq!(txn.iter(&db).count(), 0);
+    /// txn.commit()?;
+    /// assert_eq!(db.iter().count(), 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Transaction::put`].
+    pub fn delete_range<K: AsRef<[u8]>, R: RangeBounds<K>>(
+        &self,
+        keyspace: &Keyspace,
+        range: R,
+    ) -> Result<()> {
+        self.delete_within(keyspace, &owned_bounds(&range))
+    }
+
+    /// Removes all keys that begin with `prefix` from `keyspace`; see
+    /// [`Transaction::delete_range`].
+    ///
+    /// # Errors
+    /// As [`Transaction::put`].
+    pub fn delete_prefix(&self, keyspace: &Keyspace, prefix: impl AsRef<[u8]>) -> Result<()> {
+        self.delete_within(keyspace, &prefix_bounds(prefix.as_ref()))
+    }
+
+    fn delete_within(&self, keyspace: &Keyspace, bounds: &Bounds) -> Result<()> {
+        let Some((from, to)) = checked_range(bounds)? else { return Ok(()) };
+        self.write(keyspace, ValueKind::DeleteRange, &from, stored_end(to.as_deref()))
     }
 
     fn write(&self, keyspace: &Keyspace, kind: ValueKind, key: &[u8], value: &[u8]) -> Result<()> {

@@ -6,7 +6,8 @@
 //! op     := kind u8 | keyspace varint | key len varint | key | (value len varint | value)?
 //! ```
 //!
-//! `kind` is a [`ValueKind`]; `Delete` has no value, all others have one. The bytes carry no count:
+//! `kind` is a [`ValueKind`]; `Delete` has no value, all others have one: `DeleteRange` the end of the
+//! range that begins at the key, empty for the end of all keys. The bytes carry no count:
 //! they end where the record that holds them ends.
 
 use crate::base::coding::Decoder;
@@ -16,6 +17,8 @@ use crate::base::coding::put_varint;
 use crate::base::ids::KeyspaceId;
 use crate::base::key::KEY_LEN_MAX;
 use crate::base::key::VALUE_LEN_MAX;
+use crate::base::range_tombstone::end_of;
+use crate::base::range_tombstone::is_behind;
 use crate::base::value::EXPIRY_LEN;
 use crate::base::value::ValueKind;
 
@@ -38,6 +41,7 @@ pub(crate) struct Batch {
     /// Room for the header of a log record, then the operations; empty while there is none.
     bytes: Vec<u8>,
     ops: u64,
+    has_ranges: bool,
 }
 
 /// Bytes that a batch keeps free in front of its operations: it becomes a record of the log where
@@ -52,6 +56,7 @@ impl Batch {
         if self.bytes.is_empty() {
             self.bytes.extend_from_slice(&[0; ROOM_LEN]);
         }
+        self.has_ranges |= op.kind == ValueKind::DeleteRange;
         self.bytes.push(op.kind as u8);
         put_varint(&mut self.bytes, u64::from(op.keyspace.0));
         put_bytes(&mut self.bytes, op.key);
@@ -64,6 +69,7 @@ impl Batch {
     pub(crate) fn clear(&mut self) {
         self.bytes.clear();
         self.ops = 0;
+        self.has_ranges = false;
     }
 
     /// Forgets what was appended after there were `ops` operations in `len` bytes.
@@ -84,6 +90,12 @@ impl Batch {
         let result = run(&mut self.bytes);
         self.bytes.truncate(len);
         result
+    }
+
+    /// May there be range tombstones among the operations?
+    #[inline]
+    pub(crate) fn has_ranges(&self) -> bool {
+        self.has_ranges
     }
 
     /// Number of operations.
@@ -109,7 +121,7 @@ impl<'a> Ops<'a> {
     fn decode(&mut self) -> Result<Op<'a>, Malformed> {
         let decoder = &mut self.decoder;
         let kind = ValueKind::from_byte(decoder.u8()?);
-        let Some(kind) = kind.filter(|kind| *kind <= ValueKind::Expiring) else {
+        let Some(kind) = kind.filter(|kind| kind.is_in_batches()) else {
             return Err(Malformed("an operation of a kind that this version does not read"));
         };
         let keyspace = KeyspaceId(decoder.varint32()?);
@@ -123,6 +135,11 @@ impl<'a> Ops<'a> {
         }
         if kind == ValueKind::Expiring && value.len() < EXPIRY_LEN {
             return Err(Malformed("a value that expires does not say when"));
+        }
+        if kind == ValueKind::DeleteRange
+            && (value.len() > KEY_LEN_MAX || !is_behind(end_of(value), key))
+        {
+            return Err(Malformed("a range tombstone has an end that cannot be"));
         }
         Ok(Op { kind, keyspace, key, value })
     }
@@ -154,8 +171,10 @@ mod tests {
             let mut batch = Batch::default();
             let mut expected = Vec::new();
             for (kind, keyspace, key, value) in &ops {
-                let kind = ValueKind::from_byte(kind % 4).unwrap();
+                let kind = [0, 1, 2, 3, 6][usize::from(kind % 5)];
+                let kind = ValueKind::from_byte(kind).unwrap();
                 let value: &[u8] = match kind {
+                    ValueKind::DeleteRange if value <= key => &[],
                     ValueKind::Delete => &[],
                     ValueKind::Expiring if value.len() < EXPIRY_LEN => b"12345678",
                     _ => value,
@@ -186,6 +205,15 @@ mod tests {
             batch.push(Op { kind, keyspace, key: b"k", value: &value });
             let is_read = Ops::new(batch.bytes()).all(|op| op.is_ok());
             prop_assert_eq!(is_read, value.len() >= EXPIRY_LEN);
+        }
+
+        #[test]
+        fn a_range_ends_behind_its_beginning_or_is_refused(key: Vec<u8>, end: Vec<u8>) {
+            let (keyspace, kind) = (KeyspaceId(1), ValueKind::DeleteRange);
+            let mut batch = Batch::default();
+            batch.push(Op { kind, keyspace, key: &key, value: &end });
+            let is_read = Ops::new(batch.bytes()).all(|op| op.is_ok());
+            prop_assert_eq!(is_read, end.is_empty() || key < end);
         }
 
         #[test]

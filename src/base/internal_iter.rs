@@ -3,6 +3,7 @@
 
 use crate::base::error::Result;
 use crate::base::key::KeyRef;
+use crate::base::seqno::SeqNo;
 use crate::base::slice::Slice;
 
 /// A cursor over internal keys in THE order, in both directions.
@@ -23,6 +24,18 @@ pub(crate) trait InternalIter {
     fn next(&mut self) -> Result<()>;
     /// One entry back.
     fn prev(&mut self) -> Result<()>;
+    /// On past entries that a reader does not need: the one that it stands on, and none but those
+    /// whose user key lies before `to` and whose sequence number is below `below`. One that can tell
+    /// that all of them are so old gets past them by a seek.
+    fn skip_forward(&mut self, to: Option<&[u8]>, below: SeqNo) -> Result<()> {
+        let _ = (to, below);
+        self.next()
+    }
+    /// Likewise back, past entries whose user key lies at or behind `from`.
+    fn skip_backward(&mut self, from: &[u8], below: SeqNo) -> Result<()> {
+        let _ = (from, below);
+        self.prev()
+    }
     /// Does the cursor stand on an entry?
     fn valid(&self) -> bool;
     /// The key of the entry.

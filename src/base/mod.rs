@@ -24,6 +24,7 @@ pub(crate) mod options;
 pub(crate) mod planted;
 pub(crate) mod prefetch;
 pub(crate) mod range;
+pub(crate) mod range_tombstone;
 pub(crate) mod seqno;
 pub(crate) mod slice;
 pub(crate) mod spans;

@@ -22,6 +22,8 @@ pub(crate) enum Planted {
     AckedBeforeSynced,
     /// Compaction drops tombstones that still hide something.
     TombstoneDropped,
+    /// Compaction drops range tombstones that still hide something.
+    RangeTombstoneDropped,
     /// Blocks are used whatever their checksum says.
     ChecksumIgnored,
     /// A record is taken whichever log it was written to.

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use crate::base::range::Bounds;
+use crate::base::range_tombstone::is_behind;
 
 /// What a span takes in memory besides its keys, about.
 const SPAN_BYTES: usize = 96;
@@ -69,6 +70,13 @@ impl Spans {
     pub(crate) fn contains(&self, key: &[u8]) -> bool {
         let mut before = self.ends.range::<[u8], _>((Bound::Unbounded, Bound::Included(key)));
         before.next_back().is_some_and(|(_, to)| to.as_deref().is_none_or(|to| key < to))
+    }
+
+    /// Is there a key between `from` and `to` in it?
+    pub(crate) fn meets(&self, from: &[u8], to: Option<&[u8]>) -> bool {
+        let mut behind = self.ends.range::<[u8], _>((Bound::Included(from), Bound::Unbounded));
+        let next = behind.next().map(|(begin, _)| begin.as_slice());
+        self.contains(from) || next.is_some_and(|next| is_behind(to, next))
     }
 
     pub(crate) fn add_key(&mut self, key: &[u8]) {
@@ -166,6 +174,17 @@ mod tests {
             for key in asked.iter().chain(&keys) {
                 let expected = keys.contains(key) || ranges.iter().any(|r| within(key, r));
                 prop_assert_eq!(spans.contains(key), expected, "{:?} in {:?}", key, spans);
+            }
+            for (from, to) in keys.iter().zip(&asked) {
+                let inside = |key: &&Vec<u8>| from <= *key && *key < to;
+                let met = asked.iter().chain(&keys).filter(inside).any(|key| spans.contains(key));
+                if from < to {
+                    prop_assert!(spans.meets(from, Some(to)) || !met);
+                    let apart = spans.iter().all(|(begin, end)| {
+                        begin >= to.as_slice() || end.is_some_and(|end| end <= from.as_slice())
+                    });
+                    prop_assert_eq!(spans.meets(from, Some(to)), !apart);
+                }
             }
             let all: Vec<_> = spans.iter().collect();
             for pair in all.windows(2) {

@@ -27,7 +27,8 @@ pub(crate) enum ValueKind {
     BlobRef = 4,
     /// Eight bytes of expiry, then a handle to the value in a blob file. In SSTs only.
     ExpiringBlobRef = 5,
-    /// A range tombstone: key = first key, value = end. Reserved: no released version writes it.
+    /// A range tombstone: key = first key, value = end (exclusive; empty: none). In batches only; see
+    /// [`range_tombstone`](crate::base::range_tombstone).
     DeleteRange = 6,
 }
 
@@ -115,6 +116,11 @@ impl ValueKind {
 
     /// The kind in a seek key: sorts before every entry of the same key and sequence number.
     pub(crate) const SEEK: u8 = 0xff;
+
+    /// Can an operation of a batch be of this kind, as far as this version knows?
+    pub(crate) fn is_in_batches(self) -> bool {
+        self <= ValueKind::Expiring || self == ValueKind::DeleteRange
+    }
 
     /// The kind stored as `byte`, if this version knows it.
     pub(crate) fn from_byte(byte: u8) -> Option<ValueKind> {

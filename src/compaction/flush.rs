@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use crate::base::error::Result;
 use crate::base::internal_iter::InternalIter as _;
-use crate::compaction::job::Beneath;
+use crate::base::range_tombstone::Fragments;
+use crate::compaction::job::Inputs;
 use crate::compaction::job::JobContext;
 use crate::compaction::job::Written;
 use crate::compaction::job::write_survivors;
@@ -48,5 +49,8 @@ pub(crate) fn run(
     let sources = memtables.iter().map(|memtable| Source::Memtable(memtable.iter())).collect();
     let mut merged = Merging::new(sources);
     merged.seek_to_first()?;
-    write_survivors(merged, None, Beneath::new(version, 0), false, context)
+    let lists: Vec<_> = memtables.iter().flat_map(|memtable| memtable.ranges()).collect();
+    let ranges = Fragments::union(lists.iter().map(Arc::as_ref));
+    let inputs = Inputs { merged, ranges, to: None, version, level_beneath: 0 };
+    write_survivors(inputs, false, context)
 }

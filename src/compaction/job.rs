@@ -3,6 +3,7 @@
 //! A large plan is split into disjoint key ranges that run side by side ([`split`]); each writes
 //! files of its own, and one edit installs them all.
 
+use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -10,6 +11,7 @@ use crate::base::error::Error;
 use crate::base::error::Result;
 use crate::base::internal_iter::InternalIter as _;
 use crate::base::key::KeyRef;
+use crate::base::range_tombstone::Fragments;
 use crate::base::seqno::SeqNo;
 use crate::base::sync::atomic::AtomicBool;
 use crate::compaction::apart::Apart;
@@ -19,6 +21,8 @@ use crate::compaction::output::OutputContext;
 use crate::compaction::output::OutputSpec;
 use crate::compaction::output::remove_debris;
 use crate::compaction::plan::Plan;
+use crate::compaction::ranges;
+use crate::compaction::stream::Rules;
 use crate::compaction::stream::Survivors;
 use crate::fs::names::blob_path;
 use crate::fs::names::sst_path;
@@ -128,31 +132,60 @@ pub(crate) fn run_range(
         Some(from) => merged.seek(KeyRef::before_all(from))?,
         None => merged.seek_to_first()?,
     }
-    let beneath = Beneath::new(&plan.version, plan.output_level + 1);
-    write_survivors(merged, range.to.as_deref(), beneath, true, context)
+    let mut lists = Vec::new();
+    for file in plan.inputs().filter(|file| file.meta.ranges.is_some()) {
+        lists.push(file.reader()?.ranges());
+    }
+    let from = range.from.as_deref().unwrap_or_default();
+    let inputs = Inputs {
+        merged,
+        ranges: Fragments::union(lists.into_iter()).clip(from, range.to.as_deref()),
+        to: range.to.as_deref(),
+        version: &plan.version,
+        level_beneath: plan.output_level + 1,
+    };
+    write_survivors(inputs, true, context)
 }
 
 fn run_source(files: &[Arc<SstFile>]) -> Source {
     Source::Run(Concat::new(Run::new(files.to_vec(), Purpose::Compaction)))
 }
 
-/// Writes what survives of `merged` up to `to`.
+/// What a job merges.
+pub(crate) struct Inputs<'a> {
+    /// Stands on the first entry.
+    pub(crate) merged: Merging<Source>,
+    /// Clipped to where the job begins and ends.
+    pub(crate) ranges: Fragments,
+    /// Where the job ends.
+    pub(crate) to: Option<&'a [u8]>,
+    /// What lies beneath the output is looked up in it, from that level on.
+    pub(crate) version: &'a Version,
+    pub(crate) level_beneath: usize,
+}
+
+/// Writes what survives of `inputs`.
 pub(crate) fn write_survivors(
-    merged: Merging<Source>,
-    to: Option<&[u8]>,
-    mut beneath: Beneath<'_>,
+    inputs: Inputs<'_>,
     zero_seqnos: bool,
     context: &JobContext<'_>,
 ) -> Result<Written> {
+    let Inputs { merged, ranges, to, version, level_beneath } = inputs;
+    let kept = ranges::kept(&ranges, &context.snapshots, version, level_beneath);
     let (keyspace, compression) = (context.spec.keyspace, context.spec.sst.compression);
     let mut apart = Apart::new(context.output, keyspace, compression, &context.apart);
-    let mut output = Output::new(context.output, context.spec.clone());
+    let mut output = Output::new(context.output, context.spec.clone(), kept);
+    let mut beneath = Beneath::new(version, level_beneath);
     let is_bottom = |user: &[u8]| beneath.is_free_of(user);
-    let zero_seqnos = zero_seqnos && context.zero_seqnos;
-    let (snapshots, fold) = (context.snapshots.clone(), context.fold.clone());
-    let (expired_ms, blobs) = (context.expired_ms, context.apart.version.clone());
-    let mut survivors =
-        Survivors::new(merged, snapshots, is_bottom, zero_seqnos, fold, expired_ms, blobs)?;
+    let rules = Rules {
+        snapshots: context.snapshots.clone(),
+        zero_seqnos: zero_seqnos && context.zero_seqnos,
+        fold: context.fold.clone(),
+        expired_ms: context.expired_ms,
+        ranges: Arc::new(ranges),
+    };
+    let blobs = context.apart.version.clone();
+    let mut survivors = Survivors::new(merged, is_bottom, rules, blobs)?;
     let mut until_look = CANCEL_INTERVAL;
     while survivors.valid() {
         let (key, value) = survivors.entry();
@@ -222,13 +255,14 @@ impl<'a> Beneath<'a> {
     /// Is no file's range around `user`? Requires: not before the user key of the last call.
     fn is_free_of(&mut self, user: &[u8]) -> bool {
         for (files, at) in &mut self.sorted {
-            while files.get(*at).is_some_and(|file| file.meta.largest.user.as_slice() < user) {
+            while files.get(*at).is_some_and(|file| file.meta.is_before(user)) {
                 *at += 1;
             }
-            if files.get(*at).is_some_and(|file| file.meta.smallest.user.as_slice() <= user) {
+            if files.get(*at).is_some_and(|file| file.meta.first() <= user) {
                 return false;
             }
         }
-        !self.unsorted.iter().any(|file| file.covers(user))
+        let user = (user, Bound::Included(user));
+        !self.unsorted.iter().any(|file| file.overlaps(user.0, user.1))
     }
 }

@@ -12,4 +12,5 @@ pub(crate) mod job;
 pub(crate) mod output;
 pub(crate) mod picker;
 pub(crate) mod plan;
+pub(crate) mod ranges;
 pub(crate) mod stream;

@@ -4,7 +4,8 @@
 //! size; or earlier, where it would overlap too much of the level beneath the output (which would
 //! make its own compaction expensive); or, from half its size on, where a file of that level ends,
 //! so that the two levels' files line up and later compactions rewrite fewer bytes beside the ones
-//! they must.
+//! they must. Range tombstones are cut where files are: each file has those between its first key
+//! and the first key of the next one, so that no two files of a level cover a key.
 
 use std::path::Path;
 use std::path::PathBuf;
@@ -16,10 +17,14 @@ use crate::base::error::Result;
 use crate::base::ids::DbId;
 use crate::base::ids::FileId;
 use crate::base::ids::KeyspaceId;
+use crate::base::key::InternalKey;
 use crate::base::key::KeyRef;
+use crate::base::key::Trailer;
 use crate::base::options::SstOptions;
 use crate::base::planted::Planted;
+use crate::base::range_tombstone::Fragments;
 use crate::base::sync::atomic::AtomicU64;
+use crate::base::value::ValueKind;
 use crate::cache::BlockCache;
 use crate::fs::Fs;
 use crate::fs::names::sst_path;
@@ -81,10 +86,18 @@ pub(crate) struct Output<'a> {
     overlap: u64,
     last_user: Vec<u8>,
     created: Vec<FileId>,
+    /// The range tombstones to write, and from where on they are not written yet.
+    ranges: Fragments,
+    ranges_from: Vec<u8>,
 }
 
 impl<'a> Output<'a> {
-    pub(crate) fn new(context: &'a OutputContext, spec: OutputSpec) -> Output<'a> {
+    /// Requires: `ranges` lie within what the output may have.
+    pub(crate) fn new(
+        context: &'a OutputContext,
+        spec: OutputSpec,
+        ranges: Fragments,
+    ) -> Output<'a> {
         Output {
             context,
             spec,
@@ -94,6 +107,8 @@ impl<'a> Output<'a> {
             overlap: 0,
             last_user: Vec::new(),
             created: Vec::new(),
+            ranges,
+            ranges_from: Vec::new(),
         }
     }
 
@@ -104,7 +119,7 @@ impl<'a> Output<'a> {
         if new_user {
             let passed_border = self.pass_grandparents(key.user);
             if self.should_cut(passed_border) {
-                self.finish_file()?;
+                self.finish_file(Some(key.user))?;
             }
             self.last_user.clear();
             self.last_user.extend_from_slice(key.user);
@@ -162,17 +177,26 @@ impl<'a> Output<'a> {
         Ok((id, writer))
     }
 
-    fn finish_file(&mut self) -> Result<()> {
-        if let Some((id, writer)) = self.open.take() {
-            let summary = writer.finish()?;
-            self.done.push(describe(id, summary));
+    /// Completes the open file, with the range tombstones up to `to`, where the next one begins.
+    fn finish_file(&mut self, to: Option<&[u8]>) -> Result<()> {
+        let Some((id, mut writer)) = self.open.take() else { return Ok(()) };
+        if !self.ranges.is_empty() {
+            writer.set_ranges(self.ranges.clip(&self.ranges_from, to));
+            self.ranges_from.clear();
+            self.ranges_from.extend_from_slice(to.unwrap_or_default());
         }
+        let summary = writer.finish()?;
+        self.done.push(describe(id, summary));
         Ok(())
     }
 
     /// Completes the last file. All files are durable, content and names, on return.
     pub(crate) fn finish(mut self) -> Result<Vec<SstMeta>> {
-        self.finish_file()?;
+        if self.open.is_none() && !self.ranges.is_empty() {
+            // There are no entries that they could be written with.
+            self.open = Some(self.create_file()?);
+        }
+        self.finish_file(None)?;
         if !self.done.is_empty() && !Planted::DirNotSynced.is_on() {
             self.context.fs.sync_dir(&self.context.dir)?;
         }
@@ -191,7 +215,12 @@ impl Drop for Output<'_> {
 }
 
 /// What the manifest says of a finished file.
-fn describe(id: FileId, summary: SstSummary) -> SstMeta {
+fn describe(id: FileId, mut summary: SstSummary) -> SstMeta {
+    if let Some(ranges) = summary.ranges.as_ref().filter(|_| summary.entries == 0) {
+        let trailer = Trailer::new(summary.max_seqno, ValueKind::DeleteRange);
+        summary.smallest = InternalKey::new(ranges.from.as_slice(), trailer);
+        summary.largest = summary.smallest.clone();
+    }
     SstMeta {
         id,
         bytes: summary.bytes,
@@ -206,6 +235,7 @@ fn describe(id: FileId, summary: SstSummary) -> SstMeta {
         oldest_tombstone_ms: summary.oldest_tombstone_wall_ms,
         expiry: summary.expiry,
         blobs: summary.blobs,
+        ranges: summary.ranges,
     }
 }
 

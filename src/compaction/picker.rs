@@ -18,6 +18,7 @@ use crate::base::seqno::SeqNo;
 use crate::compaction::plan::Plan;
 use crate::compaction::plan::Reason;
 use crate::compaction::plan::hull;
+use crate::compaction::ranges;
 use crate::version::LEVELS;
 use crate::version::Level;
 use crate::version::Version;
@@ -41,8 +42,8 @@ pub(crate) struct PickContext<'a> {
     pub(crate) expire_before_ms: u64,
     /// The last compaction found the disk full: a smaller one may fit.
     pub(crate) is_space_scarce: bool,
-    /// The oldest live snapshot: at the bottom, tombstones after it cannot be dropped.
-    pub(crate) oldest_snapshot: Option<SeqNo>,
+    /// The live snapshots, ascending: at the bottom, tombstones after the oldest cannot be dropped.
+    pub(crate) snapshots: &'a [SeqNo],
     /// What expires then or before has expired for every reader.
     pub(crate) expired_ms: u64,
     /// How long what is deleted or has expired may stay.
@@ -97,6 +98,9 @@ pub(crate) fn debt_bytes(version: &Version, base_bytes: u64) -> u64 {
 /// The most urgent compaction that can run now.
 pub(crate) fn pick(version: &Arc<Version>, context: &PickContext<'_>) -> Option<Plan> {
     if let Some(plan) = pick_all_expired(version, context) {
+        return Some(plan);
+    }
+    if let Some(plan) = pick_range_deleted(version, context) {
         return Some(plan);
     }
     let targets = targets(version, context.base_bytes);
@@ -215,7 +219,7 @@ fn pick_by_overlap(
     let below = version.level(output_level);
     let mut candidates: Vec<(f64, &Arc<SstFile>)> = Vec::new();
     for file in version.level(level).files.iter().filter(|file| is_idle(file, context)) {
-        let overlap = below.overlapping(&file.meta.smallest.user, &file.meta.largest.user);
+        let overlap = below.overlapping(file.meta.first(), file.meta.last());
         if overlap.iter().all(|file| is_idle(file, context)) {
             let bytes: u64 = overlap.iter().map(|file| file.meta.bytes).sum();
             candidates.push((bytes as f64 / file.meta.bytes.max(1) as f64, file));
@@ -231,11 +235,12 @@ fn pick_all_expired(version: &Arc<Version>, context: &PickContext<'_>) -> Option
     let has_expired = |file: &SstFile| {
         let (meta, expiry) = (&file.meta, &file.meta.expiry);
         expiry.entries > 0
+            && meta.ranges.is_none()
             && expiry.entries + meta.tombstones == meta.entries
             && expiry.max_ms <= context.expired_ms
     };
     let hides_nothing = |level: usize, file: &SstFile| {
-        let (from, to) = (&file.meta.smallest.user[..], &file.meta.largest.user[..]);
+        let (from, to) = (file.meta.first(), file.meta.last());
         let older = version.level(0).files.iter().filter(|other| {
             level == 0 && other.meta.max_seqno < file.meta.min_seqno && other.overlaps(from, to)
         });
@@ -248,14 +253,37 @@ fn pick_all_expired(version: &Arc<Version>, context: &PickContext<'_>) -> Option
             has_expired(file) && is_idle(file, context) && hides_nothing(level, file)
         });
         let upper: Vec<_> = gone.cloned().collect();
-        (!upper.is_empty()).then(|| Plan {
-            reason: Reason::AllExpired,
-            upper,
-            upper_level: level,
-            lower: Vec::new(),
-            output_level: level,
-            version: version.clone(),
-        })
+        removal(version, Reason::AllExpired, level, upper)
+    })
+}
+
+/// The plan that removes `files` of one level unread, if there are any.
+fn removal(
+    version: &Arc<Version>,
+    reason: Reason,
+    level: usize,
+    files: Vec<Arc<SstFile>>,
+) -> Option<Plan> {
+    (!files.is_empty()).then(|| Plan {
+        reason,
+        upper: files,
+        upper_level: level,
+        lower: Vec::new(),
+        output_level: level,
+        version: version.clone(),
+    })
+}
+
+/// Files of one level that range tombstones hide, all of them: what lies beneath these files is older,
+/// and as hidden, so they can go unread. Not while a snapshot sees something of them.
+fn pick_range_deleted(version: &Arc<Version>, context: &PickContext<'_>) -> Option<Plan> {
+    let ranges = version.all_ranges()?;
+    (0..LEVELS).rev().find_map(|level| {
+        let files = version.level(level).files.iter();
+        let dead = files.filter(|file| {
+            is_idle(file, context) && ranges::is_dead(file, ranges, context.snapshots)
+        });
+        removal(version, Reason::RangeDeleted, level, dead.cloned().collect())
     })
 }
 
@@ -354,7 +382,8 @@ fn pick_by_density(
 /// Does a compaction of `file` get rid of its tombstones, or bring them down? On the deepest level only
 /// if all of them are dropped; else the same would be picked again and again.
 fn may_go_down(level: usize, file: &SstFile, context: &PickContext<'_>) -> bool {
-    level + 1 < LEVELS || file.is_older_than(context.oldest_snapshot.unwrap_or(SeqNo::MAX))
+    level + 1 < LEVELS
+        || file.is_older_than(context.snapshots.first().copied().unwrap_or(SeqNo::MAX))
 }
 
 /// A file whose tombstones are older than the user wants goes one level down, whatever the sizes;
@@ -367,7 +396,7 @@ fn pick_by_tombstone_age(
     context: &PickContext<'_>,
 ) -> Option<Plan> {
     let expired = |file: &&Arc<SstFile>| {
-        file.meta.tombstones > 0
+        file.meta.has_tombstones()
             && file.meta.oldest_tombstone_ms < context.expire_before_ms
             && is_idle(file, context)
     };

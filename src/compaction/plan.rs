@@ -1,8 +1,10 @@
 //! What one compaction will do, as data.
 
+use std::ops::Bound;
 use std::sync::Arc;
 
 use crate::base::ids::FileId;
+use crate::base::range::later_end;
 use crate::version::LEVELS;
 use crate::version::Version;
 use crate::version::sst_file::SstFile;
@@ -20,6 +22,8 @@ pub(crate) enum Reason {
     TombstoneDensity,
     /// Everything in the files has expired: they are removed without being read.
     AllExpired,
+    /// Range tombstones hide all of the files: likewise.
+    RangeDeleted,
     /// A file holds values that have expired.
     Expired,
     /// It holds handles to values in blob files with much garbage.
@@ -68,7 +72,12 @@ impl Plan {
         self.lower.is_empty()
             && self.upper_level != self.output_level
             && (self.upper_level > 0 || self.upper.len() == 1)
-            && self.upper.iter().all(|file| !bottom || file.meta.tombstones == 0)
+            && self.upper.iter().all(|file| !bottom || !file.meta.has_tombstones())
+    }
+
+    /// Are the inputs removed without being read?
+    pub(crate) fn is_removal(&self) -> bool {
+        matches!(self.reason, Reason::AllExpired | Reason::RangeDeleted)
     }
 
     /// Is there no file at all below the output level in the range of the inputs?
@@ -78,17 +87,18 @@ impl Plan {
             .all(|level| self.version.level(level).overlapping(from, to).is_empty())
     }
 
-    /// Smallest and largest user key of the inputs.
-    pub(crate) fn hull(&self) -> Option<(&[u8], &[u8])> {
+    /// Where the inputs begin and end, range tombstones included.
+    pub(crate) fn hull(&self) -> Option<Hull<'_>> {
         hull(self.inputs())
     }
 }
 
-/// Smallest and largest user key of `files`.
-pub(crate) fn hull<'a>(
-    files: impl Iterator<Item = &'a Arc<SstFile>> + Clone,
-) -> Option<(&'a [u8], &'a [u8])> {
-    let from = files.clone().map(|file| file.meta.smallest.user.as_slice()).min()?;
-    let to = files.map(|file| file.meta.largest.user.as_slice()).max()?;
+/// The smallest key that files have or cover, and up to where they go.
+pub(crate) type Hull<'a> = (&'a [u8], Bound<&'a [u8]>);
+
+/// Where `files` begin and end, range tombstones included.
+pub(crate) fn hull<'a>(files: impl Iterator<Item = &'a Arc<SstFile>> + Clone) -> Option<Hull<'a>> {
+    let from = files.clone().map(|file| file.meta.first()).min()?;
+    let to = files.map(|file| file.meta.last()).reduce(later_end)?;
     Some((from, to))
 }

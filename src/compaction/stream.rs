@@ -16,6 +16,10 @@
 //!   compresses better, and its order to other versions no longer matters (R1 left one). Not where
 //!   somebody asks for versions of entries.
 //!
+//! - R6: an entry that a range tombstone of its own stripe covers is dropped; see
+//!   [`ranges`](crate::compaction::ranges), which also tells which of those are kept (R7). Where any
+//!   covers a put, R3 does not apply; and an operand right above one of its stripe rests on nothing.
+//!
 //! Requires: every entry of the stream was visible when the list of snapshots was taken; so a
 //! snapshot taken later sees the newest version, which R1 keeps.
 
@@ -31,9 +35,12 @@ use crate::base::internal_iter::InternalIter;
 use crate::base::key::KeyRef;
 use crate::base::key::Trailer;
 use crate::base::planted::Planted;
+use crate::base::range_tombstone::Fragments;
 use crate::base::seqno::SeqNo;
 use crate::base::value::ValueKind;
 use crate::base::value::expiry_of;
+use crate::compaction::ranges::Covering;
+use crate::compaction::ranges::stripe;
 use crate::iter::Fold;
 use crate::iter::Operands;
 
@@ -41,17 +48,26 @@ use crate::iter::Operands;
 /// job's memory stays bounded.
 const CHAIN_BYTES_MAX: usize = 16 << 20;
 
+/// By what the entries of a job are judged.
+#[derive(Debug, Default)]
+pub(crate) struct Rules {
+    /// The live ones, ascending.
+    pub(crate) snapshots: Vec<SeqNo>,
+    pub(crate) zero_seqnos: bool,
+    pub(crate) fold: Option<Arc<Fold>>,
+    /// What expires then or before has expired for every reader.
+    pub(crate) expired_ms: u64,
+    /// The range tombstones among the inputs.
+    pub(crate) ranges: Arc<Fragments>,
+}
+
 /// The entries of `I` that survive, in order, forwards.
 pub(crate) struct Survivors<I, B, S> {
     inner: I,
-    /// Ascending.
-    snapshots: Vec<SeqNo>,
     /// Can nothing older of this user key lie beneath the output? Asked with ascending keys.
     is_bottom: B,
-    zero_seqnos: bool,
-    fold: Option<Arc<Fold>>,
-    /// What expires then or before has expired for every reader.
-    expired_ms: u64,
+    rules: Rules,
+    covering: Covering,
     /// Where values are that lie apart.
     blobs: S,
     /// What became of operands, before where `inner` stands.
@@ -64,24 +80,22 @@ pub(crate) struct Survivors<I, B, S> {
 }
 
 impl<I: InternalIter, B: FnMut(&[u8]) -> bool, S: Deref<Target: BlobSource>> Survivors<I, B, S> {
-    /// Requires: `inner` stands on the first entry; `snapshots` ascend.
+    /// Requires: `inner` stands on the first entry.
     pub(crate) fn new(
         inner: I,
-        snapshots: Vec<SeqNo>,
         is_bottom: B,
-        zero_seqnos: bool,
-        fold: Option<Arc<Fold>>,
-        expired_ms: u64,
+        mut rules: Rules,
         blobs: S,
     ) -> Result<Survivors<I, B, S>> {
-        let snapshots = if Planted::SnapshotIgnored.is_on() { Vec::new() } else { snapshots };
+        if Planted::SnapshotIgnored.is_on() {
+            rules.snapshots.clear();
+        }
+        rules.fold = rules.fold.filter(|fold| fold.is_able());
         let mut survivors = Survivors {
             inner,
-            snapshots,
             is_bottom,
-            zero_seqnos,
-            fold: fold.filter(|fold| fold.is_able()),
-            expired_ms,
+            covering: Covering::new(rules.ranges.clone()),
+            rules,
             blobs,
             queue: VecDeque::new(),
             user: Vec::new(),
@@ -121,12 +135,31 @@ impl<I: InternalIter, B: FnMut(&[u8]) -> bool, S: Deref<Target: BlobSource>> Sur
     }
 
     fn stripe(&self, seqno: SeqNo) -> usize {
-        self.snapshots.partition_point(|snapshot| *snapshot < seqno)
+        stripe(&self.rules.snapshots, seqno)
+    }
+
+    /// Does a range tombstone drop the entry that `inner` stands on? (R6)
+    #[inline]
+    fn is_covered(&mut self) -> bool {
+        if self.covering.is_empty() {
+            return false;
+        }
+        let KeyRef { user, trailer } = self.inner.key();
+        self.covering.hides(user, trailer.seqno(), &self.rules.snapshots)
+    }
+
+    /// May an entry of the last user key, with nothing older beneath it, lose its number? (R3)
+    fn may_zero(&mut self) -> bool {
+        self.rules.zero_seqnos && self.covering.over(&self.user).is_none()
     }
 
     /// On to the next entry that survives, the current one included.
     fn settle(&mut self) -> Result<()> {
         while self.inner.valid() {
+            if self.is_covered() {
+                self.inner.next()?;
+                continue;
+            }
             let key = self.inner.key();
             let stripe = self.stripe(key.trailer.seqno());
             let shadowed = if self.seen.is_some() && self.user == key.user {
@@ -141,7 +174,7 @@ impl<I: InternalIter, B: FnMut(&[u8]) -> bool, S: Deref<Target: BlobSource>> Sur
             if !shadowed {
                 let mut kind = key.trailer.kind();
                 if kind.is_some_and(ValueKind::expires)
-                    && (expiry_of(self.inner.value()) <= self.expired_ms
+                    && (expiry_of(self.inner.value()) <= self.rules.expired_ms
                         || Planted::ExpiredEarly.is_on())
                 {
                     kind = Some(ValueKind::Delete);
@@ -154,7 +187,7 @@ impl<I: InternalIter, B: FnMut(&[u8]) -> bool, S: Deref<Target: BlobSource>> Sur
                 // bounds of every file.
                 let matters = match kind {
                     Some(ValueKind::Delete) => true,
-                    Some(kind) => self.zero_seqnos && kind.holds_value(),
+                    Some(kind) => kind.holds_value() && self.may_zero(),
                     None => false,
                 };
                 let oldest = matters
@@ -176,22 +209,27 @@ impl<I: InternalIter, B: FnMut(&[u8]) -> bool, S: Deref<Target: BlobSource>> Sur
 
     /// R4, from the newest operand of a stripe on.
     fn settle_operands(&mut self, stripe: usize) -> Result<()> {
-        let Some(fold) = self.fold.clone() else {
+        let Some(fold) = self.rules.fold.clone() else {
             self.seen = None;
             return Ok(());
         };
         let newest = self.trailer.seqno();
+        let mut oldest = newest;
         let (mut operands, mut bytes) = (Operands::default(), 0);
         while self.is_operand_of(stripe) && bytes <= CHAIN_BYTES_MAX {
             let operand = self.inner.value();
             bytes += operand.len();
+            oldest = self.inner.key().trailer.seqno();
             operands.push(&fold, &self.user, self.inner.key().trailer, operand);
             self.inner.next()?;
         }
         let same_key = self.inner.valid() && self.inner.key().user == self.user;
         let beneath = self.inner.valid().then(|| self.inner.key().trailer).filter(|_| same_key);
+        let cut = self.covering.right_beneath(&self.user, oldest, &self.rules.snapshots);
         // What they rest on: known if it is in their stripe, or if there is nothing.
         let base = match beneath {
+            // A range tombstone lies between.
+            _ if cut.is_some_and(|cut| beneath.is_none_or(|it| it.seqno() < cut)) => Some(None),
             Some(trailer) if self.stripe(trailer.seqno()) != stripe => None,
             Some(trailer) => match trailer.kind() {
                 Some(ValueKind::Put) => Some(Some(Cow::Borrowed(self.inner.value()))),
@@ -206,7 +244,7 @@ impl<I: InternalIter, B: FnMut(&[u8]) -> bool, S: Deref<Target: BlobSource>> Sur
         self.seen = None;
         if let Some(value) = folded {
             self.seen = Some(stripe);
-            let zero = self.zero_seqnos && stripe == 0 && (self.is_bottom)(&self.user);
+            let zero = self.may_zero() && stripe == 0 && (self.is_bottom)(&self.user);
             let seqno = if zero { SeqNo::ZERO } else { newest };
             self.queue.push_back((Trailer::new(seqno, ValueKind::Put), value));
         } else {
@@ -225,13 +263,15 @@ impl<I: InternalIter, B: FnMut(&[u8]) -> bool, S: Deref<Target: BlobSource>> Sur
         }
     }
 
-    fn is_operand_of(&self, stripe: usize) -> bool {
-        self.inner.valid() && {
-            let key = self.inner.key();
-            key.trailer.kind() == Some(ValueKind::Merge)
-                && key.user == self.user
-                && self.stripe(key.trailer.seqno()) == stripe
+    fn is_operand_of(&mut self, stripe: usize) -> bool {
+        if !self.inner.valid() {
+            return false;
         }
+        let key = self.inner.key();
+        key.trailer.kind() == Some(ValueKind::Merge)
+            && key.user == self.user
+            && self.stripe(key.trailer.seqno()) == stripe
+            && !self.is_covered()
     }
 }
 

@@ -144,7 +144,7 @@ impl Core {
             }
             _ => Vec::new(),
         };
-        let tombstones = plan.inputs().filter(|file| file.meta.tombstones > 0);
+        let tombstones = plan.inputs().filter(|file| file.meta.has_tombstones());
         let spec = OutputSpec {
             keyspace: job.state.id,
             sst: self.sst_options(&plan.version, plan.output_level),
@@ -154,10 +154,13 @@ impl Core {
             oldest_tombstone_ms: tombstones.map(|file| file.meta.oldest_tombstone_ms).min(),
         };
         let context = self.job_context(&job.state, spec, self.apart_spec(&job.state, plan));
-        if plan.reason == Reason::AllExpired {
+        if plan.is_removal() {
             let edit = job::edit(plan, &context, Written::default());
             self.install(Change { state: job.state.clone(), edit })?;
             self.metrics.compactions.add(1);
+            if plan.reason == Reason::RangeDeleted {
+                self.metrics.range_deleted_files.add(plan.upper.len() as u64);
+            }
         } else if plan.is_trivial_move() {
             let edit = job::move_edit(plan, &context);
             self.install(Change { state: job.state.clone(), edit })?;

@@ -265,6 +265,7 @@ impl KeyspaceState {
         inner.next_memtable += 1;
         let old = self.view.load_full();
         let memtable = old.active.clone();
+        memtable.seal(last);
         inner.sealed.push_back(Sealed { memtable, first: SeqNo::new(first), last });
         self.active_first.store(u64::MAX, Release);
         self.first_expiry_ms.store(u64::MAX, Relaxed);

@@ -92,7 +92,7 @@ impl Core {
         let is_dirty = |file: &&Arc<SstFile>| {
             let meta = &file.meta;
             let numbered = zeroes && meta.max_seqno > SeqNo::ZERO;
-            let dirty = meta.tombstones > 0 || meta.expiry.entries > 0 || numbered;
+            let dirty = meta.has_tombstones() || meta.expiry.entries > 0 || numbered;
             dirty && range.holds(file)
         };
         let bottom: Vec<FileId> = {
@@ -152,8 +152,8 @@ struct ManualRange {
 impl ManualRange {
     fn holds(&self, file: &SstFile) -> bool {
         file.is_older_than(self.upto)
-            && self.from.as_ref().is_none_or(|from| file.meta.largest.user >= *from)
-            && self.to.as_ref().is_none_or(|to| file.meta.smallest.user <= *to)
+            && self.from.as_ref().is_none_or(|from| !file.meta.is_before(from))
+            && self.to.as_ref().is_none_or(|to| file.meta.first() <= to.as_slice())
     }
 }
 

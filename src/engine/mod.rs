@@ -69,6 +69,7 @@ mod log_files;
 mod manual;
 mod obsolete;
 mod open;
+mod range_read;
 mod read_cost;
 pub(crate) mod read_view;
 mod recovery;

@@ -124,6 +124,7 @@ impl Core {
         if self.quiet.lasted(self.visible(), self.clock.monotonic()) >= QUIET {
             for state in &states {
                 self.flush_if_paid(state);
+                self.flush_if_ranged(state);
             }
             self.default.memtables.release();
             self.update_throttle();
@@ -139,6 +140,22 @@ impl Core {
         })
     }
 
+    /// Has the memtable written if it has range tombstones over what is in files: only then can these
+    /// give back their space.
+    fn flush_if_ranged(&self, state: &KeyspaceState) {
+        let view = state.view_full();
+        if view.active.has_ranges() && view.version.deepest().is_some() {
+            self.seal_active(state);
+        }
+    }
+
+    fn seal_active(&self, state: &KeyspaceState) {
+        let append = self.commit.append_lock();
+        state.seal(append.last_seqno());
+        drop(append);
+        self.jobs.notify_flush();
+    }
+
     /// Has the memtable written if that is paid for, and it is large enough to be merged with the
     /// files afterwards.
     fn flush_if_paid(&self, state: &KeyspaceState) {
@@ -146,10 +163,7 @@ impl Core {
         let bytes = view.active.bytes() as u64;
         let files: u64 = view.version.files().map(|file| file.meta.bytes).sum();
         if bytes <= view.cost.bytes() && bytes >= files / SHARE && !view.active.is_empty() {
-            let append = self.commit.append_lock();
-            state.seal(append.last_seqno());
-            drop(append);
-            self.jobs.notify_flush();
+            self.seal_active(state);
         }
     }
 }

@@ -32,6 +32,7 @@ use crate::engine::Core;
 use crate::engine::Engine;
 use crate::engine::keyspaces::KeyspaceState;
 use crate::engine::keyspaces::ReadView;
+use crate::engine::range_read::cover_of;
 use crate::engine::snapshots::SnapshotPin;
 use crate::iter::Concat;
 use crate::iter::Flat;
@@ -121,6 +122,9 @@ impl Core {
             memtable.get_many(&mut lookups, seqno);
         }
         view.version.get_many(&mut lookups, seqno)?;
+        if view.has_ranges() {
+            view.hide_dead(&mut lookups, seqno)?;
+        }
         if !view.version.blobs.is_empty() {
             prefetch_apart(&view, &lookups);
         }
@@ -235,6 +239,9 @@ fn lookup(
 ) -> Result<Option<(Trailer, Slice)>> {
     view.note_get();
     let hash = KeyHash::of(key);
+    if view.has_ranges() {
+        return view.lookup_over_ranges(key, hash, seqno, want_value);
+    }
     for memtable in std::iter::once(&view.active).chain(&view.sealed) {
         let found = if want_value {
             memtable.get_slice(key, hash, seqno)
@@ -369,13 +376,15 @@ impl TreeView {
         // Its numbers are the transaction's own: what they come to is nobody else's to remember.
         let fold = self.at.fold.as_ref().map(|fold| Arc::new(fold.afresh()));
         let at = ReadAt { seqno: *upto, fold, dead: None, ..self.at.clone() };
-        let tree = Visible::new(Merging::new(sources), at, bounds.0, bounds.1);
+        let cover = cover_of(own, *upto);
+        let tree = Visible::new(Merging::new(sources), at, bounds.0, bounds.1).under(cover);
         Ok(TreeIter { tree, from: self.clone() })
     }
 }
 
 /// A cursor over the entries of `view` within `bounds`.
 fn open_tree(view: &ReadView, at: ReadAt, bounds: Bounds) -> Result<Tree> {
+    let cover = view.cover(at.seqno, &bounds);
     let (lower, upper) = bounds;
     let mut sources = Vec::new();
     for memtable in std::iter::once(&view.active).chain(&view.sealed) {
@@ -405,7 +414,7 @@ fn open_tree(view: &ReadView, at: ReadAt, bounds: Bounds) -> Result<Tree> {
             }
         }
     }
-    Ok(Visible::new(Merging::new(sources), at, lower, upper))
+    Ok(Visible::new(Merging::new(sources), at, lower, upper).under(cover))
 }
 
 type Tree = Visible<Merging<Source>>;

@@ -74,6 +74,7 @@ impl Core {
                 flush_bytes: metrics.flush_bytes.get(),
                 compactions: metrics.compactions.get(),
                 moves: metrics.moves.get(),
+                range_deleted_files: metrics.range_deleted_files.get(),
                 compaction_bytes_read: metrics.compaction_bytes_read.get(),
                 compaction_bytes_written: metrics.compaction_bytes_written.get(),
                 running,
@@ -124,6 +125,7 @@ fn level_stats(level: &Level, target_bytes: u64) -> LevelStats {
         target_bytes,
         entries: sum(|meta| meta.entries),
         tombstones: sum(|meta| meta.tombstones),
+        range_tombstones: sum(|meta| meta.ranges.as_ref().map_or(0, |ranges| ranges.count)),
         raw_bytes: sum(|meta| meta.raw_bytes),
         files: level
             .files

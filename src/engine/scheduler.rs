@@ -350,6 +350,12 @@ impl Core {
     }
 
     fn due_compaction(&self) -> Option<CompactionJob<'_>> {
+        for state in self.keyspaces.all() {
+            let version = state.view_full().version.clone();
+            if let Err(error) = version.open_ranged() {
+                tracing::warn!(%error, "what range tombstones hide stays for now");
+            }
+        }
         self.claim(|context| {
             let mut best: Option<(u64, Arc<KeyspaceState>, Plan)> = None;
             for state in self.keyspaces.all() {
@@ -371,6 +377,7 @@ impl Core {
         choose: impl FnOnce(&PickContext<'_>) -> Option<(Arc<KeyspaceState>, Plan)>,
     ) -> Option<CompactionJob<'_>> {
         let expired_ms = self.expired_ms();
+        let snapshots = self.snapshots.list();
         let mut jobs = self.jobs.state.lock();
         if jobs.closing {
             return None;
@@ -381,7 +388,7 @@ impl Core {
             busy: &jobs.busy,
             expire_before_ms: self.clock.wall_ms().saturating_sub(age_ms),
             is_space_scarce: jobs.is_space_scarce(Lane::Compaction),
-            oldest_snapshot: self.snapshots.oldest(),
+            snapshots: &snapshots,
             expired_ms,
             tombstone_age_ms: age_ms,
         };

@@ -61,11 +61,6 @@ impl Snapshots {
         self.live.lock().pinned.keys().copied().collect()
     }
 
-    /// The oldest pinned number, if there is any.
-    pub(crate) fn oldest(&self) -> Option<SeqNo> {
-        self.live.lock().pinned.keys().next().copied()
-    }
-
     /// When the one was taken that was first, if there is any.
     pub(crate) fn oldest_ms(&self) -> Option<u64> {
         self.live.lock().instants.keys().next().copied()

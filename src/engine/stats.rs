@@ -86,6 +86,8 @@ pub struct LevelStats {
     pub entries: u64,
     /// Tombstones.
     pub tombstones: u64,
+    /// Range tombstones, each counted once for each piece that others cut it into.
+    pub range_tombstones: u64,
     /// Bytes of the entries' keys and values, uncompressed.
     pub raw_bytes: u64,
     /// Its files in order.
@@ -181,6 +183,8 @@ pub struct BackgroundStats {
     pub compactions: u64,
     /// Files moved down as they were.
     pub moves: u64,
+    /// Files removed unread, since range tombstones hid all that was in them.
+    pub range_deleted_files: u64,
     /// Bytes of SSTs that compactions read.
     pub compaction_bytes_read: u64,
     /// Bytes that compactions wrote, to SSTs and blob files.
@@ -243,6 +247,7 @@ pub(crate) struct Metrics {
     pub(crate) flush_bytes: Counter,
     pub(crate) compactions: Counter,
     pub(crate) moves: Counter,
+    pub(crate) range_deleted_files: Counter,
     pub(crate) compaction_bytes_read: Counter,
     pub(crate) compaction_bytes_written: Counter,
     pub(crate) failures: Counter,

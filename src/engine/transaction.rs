@@ -30,6 +30,7 @@ use crate::base::key::KeyHash;
 use crate::base::key::Trailer;
 use crate::base::options::Isolation;
 use crate::base::planted::Planted;
+use crate::base::range_tombstone::end_of;
 use crate::base::seqno::SeqNo;
 use crate::base::slice::Slice;
 use crate::base::spans::SpanEnd;
@@ -44,6 +45,7 @@ use crate::engine::commit::Claim;
 use crate::engine::commit::Footprint;
 use crate::engine::commit::WriteMode;
 use crate::engine::keyspaces::KeyspaceState;
+use crate::engine::range_read::newest_in;
 use crate::engine::read_view::TreeView;
 use crate::engine::read_view::live_value;
 use crate::engine::snapshots::SnapshotPin;
@@ -207,6 +209,15 @@ fn is_operand(trailer: Trailer) -> bool {
     trailer.kind() == Some(ValueKind::Merge)
 }
 
+/// Adds what `op` writes to what is claimed.
+fn claim_written(claimed: &mut Spans, op: &Op<'_>) {
+    if op.kind == ValueKind::DeleteRange {
+        claimed.add(op.key.to_vec(), end_of(op.value).map(<[u8]>::to_vec));
+    } else {
+        claimed.add_key(op.key);
+    }
+}
+
 /// What an operation takes in memory, about: it is kept twice.
 fn op_bytes(key: &[u8], value: &[u8]) -> usize {
     2 * (key.len() + value.len()) + OP_BYTES
@@ -262,7 +273,7 @@ impl Txn {
         let n = inner.batch.len();
         inner.index(transactions, part, n, &op);
         if self.isolation == Isolation::Snapshot {
-            inner.parts[part].claimed.add_key(key);
+            claim_written(&mut inner.parts[part].claimed, &op);
         }
         Ok(())
     }
@@ -271,7 +282,7 @@ impl Txn {
     fn get_own(&self, state: &Arc<KeyspaceState>, key: &[u8]) -> Result<Option<(Trailer, Slice)>> {
         let mut inner = self.inner.lock();
         let own = inner.own(state);
-        let found = own.and_then(|(own, n)| own.get_slice(key, KeyHash::of(key), n));
+        let found = own.and_then(|(own, n)| newest_in(own, key, KeyHash::of(key), n, true));
         let rests_on_others = found.as_ref().is_none_or(|(trailer, _)| is_operand(*trailer));
         if rests_on_others && self.tracks_reads() {
             inner.charge(&self.engine.transactions, 2 * key.len() + OP_BYTES)?;
@@ -358,7 +369,7 @@ impl Txn {
             let Some(part) = part else { continue };
             inner.index(&self.engine.transactions, part, n, &op);
             if self.isolation == Isolation::Snapshot {
-                inner.parts[part].claimed.add_key(op.key);
+                claim_written(&mut inner.parts[part].claimed, &op);
             }
         }
         inner.batch = batch;

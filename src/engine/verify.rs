@@ -94,14 +94,22 @@ impl Core {
     fn verify_file(&self, file: &SstFile, verified: &mut Verified) -> Result<()> {
         let path = file.path();
         let bytes = self.output.fs.open(&path, ReadMode::Sequential)?;
-        let check = file.reader()?.verify(bytes.as_ref())?;
+        let reader = file.reader()?;
+        let check = reader.verify(bytes.as_ref())?;
         let meta = &file.meta;
+        let is_empty = check.entries == 0;
+        let entries = (check.min_seqno, check.max_seqno);
+        let seqnos = match reader.ranges().seqnos() {
+            None => entries,
+            Some(ranges) if is_empty => ranges,
+            Some((oldest, newest)) => (entries.0.min(oldest), entries.1.max(newest)),
+        };
         let agrees = check.entries == meta.entries
             && check.tombstones == meta.tombstones
-            && check.smallest == meta.smallest
-            && check.largest == meta.largest
-            && check.min_seqno == meta.min_seqno
-            && check.max_seqno == meta.max_seqno
+            && (is_empty || check.smallest == meta.smallest)
+            && (is_empty || check.largest == meta.largest)
+            && seqnos == (meta.min_seqno, meta.max_seqno)
+            && reader.ranges().facts() == meta.ranges
             && check.expiry == meta.expiry
             && check.blobs == meta.blobs;
         if !agrees {

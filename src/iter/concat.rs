@@ -3,6 +3,8 @@
 use crate::base::error::Result;
 use crate::base::internal_iter::InternalIter;
 use crate::base::key::KeyRef;
+use crate::base::range_tombstone::is_behind;
+use crate::base::seqno::SeqNo;
 use crate::base::slice::Slice;
 
 /// Sources in key order whose ranges do not overlap, not even in a user key.
@@ -15,6 +17,11 @@ pub(crate) trait ConcatSource {
     /// Largest key of a source. Requires: `index < len`.
     fn largest(&self, index: usize) -> KeyRef<'_>;
     fn open(&self, index: usize) -> Result<Self::Iter>;
+    /// Is every entry of a source older than `seqno`? `false` if that is not known without looking.
+    fn is_older_than(&self, index: usize, seqno: SeqNo) -> bool {
+        let _ = (index, seqno);
+        false
+    }
 }
 
 /// A cursor over all of them. At most one source is open at a time.
@@ -45,7 +52,7 @@ impl<S: ConcatSource> Concat<S> {
 
     /// If the open source is at its end, to the first entry of a later one.
     #[inline(never)]
-    fn skip_forward(&mut self) -> Result<()> {
+    fn enter_later(&mut self) -> Result<()> {
         while let Some((index, iter)) = &self.current
             && !iter.valid()
         {
@@ -60,7 +67,7 @@ impl<S: ConcatSource> Concat<S> {
     }
 
     #[inline(never)]
-    fn skip_backward(&mut self) -> Result<()> {
+    fn enter_earlier(&mut self) -> Result<()> {
         while let Some((index, iter)) = &self.current
             && !iter.valid()
         {
@@ -105,7 +112,7 @@ impl<S: ConcatSource> InternalIter for Concat<S> {
                 return Ok(());
             }
             this.enter(index)?.seek(target)?;
-            this.skip_forward()
+            this.enter_later()
         })
     }
 
@@ -117,7 +124,7 @@ impl<S: ConcatSource> InternalIter for Concat<S> {
                 return Ok(());
             };
             this.enter(index)?.seek_for_prev(target)?;
-            this.skip_backward()
+            this.enter_earlier()
         })
     }
 
@@ -127,7 +134,7 @@ impl<S: ConcatSource> InternalIter for Concat<S> {
                 return Ok(());
             }
             this.enter(0)?.seek_to_first()?;
-            this.skip_forward()
+            this.enter_later()
         })
     }
 
@@ -135,7 +142,7 @@ impl<S: ConcatSource> InternalIter for Concat<S> {
         self.guard(|this| {
             let Some(last) = this.sources.len().checked_sub(1) else { return Ok(()) };
             this.enter(last)?.seek_to_last()?;
-            this.skip_backward()
+            this.enter_earlier()
         })
     }
 
@@ -146,7 +153,7 @@ impl<S: ConcatSource> InternalIter for Concat<S> {
         if moved.is_ok() && iter.valid() {
             return Ok(());
         }
-        self.guard(|this| moved.and_then(|()| this.skip_forward()))
+        self.guard(|this| moved.and_then(|()| this.enter_later()))
     }
 
     #[inline]
@@ -156,7 +163,54 @@ impl<S: ConcatSource> InternalIter for Concat<S> {
         if moved.is_ok() && iter.valid() {
             return Ok(());
         }
-        self.guard(|this| moved.and_then(|()| this.skip_backward()))
+        self.guard(|this| moved.and_then(|()| this.enter_earlier()))
+    }
+
+    fn skip_forward(&mut self, to: Option<&[u8]>, below: SeqNo) -> Result<()> {
+        self.guard(|this| {
+            let Some((index, iter)) = &mut this.current else { return Ok(()) };
+            iter.skip_forward(to, below)?;
+            if iter.valid() {
+                return Ok(());
+            }
+            // Whole sources that nobody needs are not opened.
+            let mut next = *index + 1;
+            while next < this.sources.len()
+                && is_behind(to, this.sources.largest(next).user)
+                && this.sources.is_older_than(next, below)
+            {
+                next += 1;
+            }
+            if next == this.sources.len() {
+                this.current = None;
+                return Ok(());
+            }
+            this.enter(next)?.seek_to_first()?;
+            this.enter_later()
+        })
+    }
+
+    fn skip_backward(&mut self, from: &[u8], below: SeqNo) -> Result<()> {
+        self.guard(|this| {
+            let Some((index, iter)) = &mut this.current else { return Ok(()) };
+            iter.skip_backward(from, below)?;
+            if iter.valid() {
+                return Ok(());
+            }
+            let mut left = *index;
+            while let Some(last) = left.checked_sub(1)
+                && this.sources.smallest(last).user >= from
+                && this.sources.is_older_than(last, below)
+            {
+                left = last;
+            }
+            let Some(last) = left.checked_sub(1) else {
+                this.current = None;
+                return Ok(());
+            };
+            this.enter(last)?.seek_to_last()?;
+            this.enter_earlier()
+        })
     }
 
     #[inline]

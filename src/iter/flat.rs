@@ -7,6 +7,7 @@ use crate::base::error::Result;
 use crate::base::internal_iter::InternalIter;
 use crate::base::key::KeyRef;
 use crate::base::key::Trailer;
+use crate::base::range_tombstone::is_behind;
 use crate::base::seqno::SeqNo;
 use crate::base::slice::Slice;
 use crate::base::value::ValueKind;
@@ -66,6 +67,30 @@ impl<I: InternalIter> InternalIter for Flat<I> {
 
     fn prev(&mut self) -> Result<()> {
         self.tree.prev()
+    }
+
+    fn skip_forward(&mut self, to: Option<&[u8]>, below: SeqNo) -> Result<()> {
+        self.tree.next()?;
+        let is_behind = self.tree.valid() && is_behind(to, self.tree.user_key());
+        if !is_behind || below == SeqNo::ZERO {
+            return Ok(());
+        }
+        // All entries have sequence number 0.
+        if let Some(to) = to {
+            return self.tree.seek(to);
+        }
+        self.tree.leave();
+        Ok(())
+    }
+
+    fn skip_backward(&mut self, from: &[u8], below: SeqNo) -> Result<()> {
+        self.tree.prev()?;
+        let is_before = self.tree.valid() && self.tree.user_key() >= from;
+        if !is_before || below == SeqNo::ZERO {
+            return Ok(());
+        }
+        self.tree.seek_for_prev(from)?;
+        if self.stands_at(from) { self.tree.prev() } else { Ok(()) }
     }
 
     fn valid(&self) -> bool {

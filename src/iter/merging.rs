@@ -20,6 +20,7 @@ use crate::base::internal_iter::InternalIter;
 use crate::base::key::InternalKey;
 use crate::base::key::KeyRef;
 use crate::base::key::head16;
+use crate::base::seqno::SeqNo;
 use crate::base::slice::Slice;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -211,6 +212,24 @@ impl<I: InternalIter> Merging<I> {
         self.fail(result)
     }
 
+    /// Moves the winner by `skip`, which gets it past entries that nobody needs. The other sources do
+    /// so when they win; after a turn all are placed anew.
+    fn skip(
+        &mut self,
+        direction: Direction,
+        skip: impl FnOnce(&mut I) -> Result<()>,
+    ) -> Result<()> {
+        if self.direction != direction {
+            return self.step(direction);
+        }
+        let moved = skip(&mut self.players[self.winner].iter);
+        if moved.is_err() {
+            return self.fail(moved);
+        }
+        self.settle();
+        Ok(())
+    }
+
     #[inline]
     fn step(&mut self, direction: Direction) -> Result<()> {
         let turned = self.direction != direction;
@@ -259,6 +278,14 @@ impl<I: InternalIter> InternalIter for Merging<I> {
     #[inline]
     fn prev(&mut self) -> Result<()> {
         self.step(Direction::Backward)
+    }
+
+    fn skip_forward(&mut self, to: Option<&[u8]>, below: SeqNo) -> Result<()> {
+        self.skip(Direction::Forward, |iter| iter.skip_forward(to, below))
+    }
+
+    fn skip_backward(&mut self, from: &[u8], below: SeqNo) -> Result<()> {
+        self.skip(Direction::Backward, |iter| iter.skip_backward(from, below))
     }
 
     #[inline]

@@ -12,10 +12,11 @@
 //!
 //! Compaction uses the same [`Merging`] and [`Concat`], with the rules of survival on top instead of
 //! [`Visible`]. A point read uses none of this, unless it meets a merge operand. [`Fold`] calls the
-//! merge operator, for both. [`DeadSpans`] tells readers where nothing lives. In a transaction the whole stack, as [`Flat`], is the source beneath its
-//! own writes.
+//! merge operator, for both. [`DeadSpans`] tells readers where nothing lives, and [`Cover`] what range
+//! tombstones hide. In a transaction the whole stack, as [`Flat`], is the source beneath its own writes.
 
 mod concat;
+mod cover;
 mod dead;
 mod flat;
 mod fold;
@@ -27,6 +28,7 @@ mod visible;
 
 pub(crate) use concat::Concat;
 pub(crate) use concat::ConcatSource;
+pub(crate) use cover::Cover;
 pub(crate) use dead::DeadSpans;
 pub(crate) use flat::Flat;
 pub(crate) use fold::Fold;

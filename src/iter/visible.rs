@@ -8,6 +8,9 @@
 //! - if the newest visible version is a merge operand, either way: on or behind the last entry that
 //!   went into the value; that and k are kept in buffers.
 //!
+//! *Range tombstones* hide entries below their number. One that is met is got past together with all
+//! around it that is as dead, each source by a seek if it can tell that it has nothing newer there.
+//!
 //! A value that lies apart is not fetched here, unless operands are folded into it: who asks for it gets
 //! the handle.
 //!
@@ -30,6 +33,7 @@ use crate::base::slice::Slice;
 use crate::base::value::EXPIRY_LEN;
 use crate::base::value::ValueKind;
 use crate::base::value::expiry_of;
+use crate::iter::cover::Cover;
 use crate::iter::dead::DeadSpans;
 use crate::iter::dead::STRIDE;
 use crate::iter::dead::Walk;
@@ -93,6 +97,8 @@ pub(crate) struct Visible<I> {
     walk: Option<Box<Walk>>,
     /// Dead entries that were stepped over, about.
     dead_steps: u64,
+    /// The range tombstones, if there may be any.
+    cover: Option<Box<Cover>>,
 }
 
 impl<I: InternalIter> Visible<I> {
@@ -113,7 +119,19 @@ impl<I: InternalIter> Visible<I> {
             large: None,
             walk: None,
             dead_steps: 0,
+            cover: None,
         }
+    }
+
+    /// The same, but for what is hidden by `cover`.
+    pub(crate) fn under(mut self, cover: Option<Cover>) -> Visible<I> {
+        self.cover = cover.map(Box::new);
+        self
+    }
+
+    /// To nowhere.
+    pub(super) fn leave(&mut self) {
+        self.state = State::Nowhere;
     }
 
     /// How many dead entries were stepped over since this was last asked, about.
@@ -301,6 +319,16 @@ impl<I: InternalIter> Visible<I> {
     /// From the inner cursor's place on to the first key that is visible and no tombstone.
     #[inline]
     fn find_forward(&mut self) -> Result<()> {
+        if self.cover.is_some() { self.find_forward_covered() } else { self.forward::<false>() }
+    }
+
+    #[inline(never)]
+    fn find_forward_covered(&mut self) -> Result<()> {
+        self.forward::<true>()
+    }
+
+    #[inline]
+    fn forward<const COVERED: bool>(&mut self) -> Result<()> {
         let (mut steps, mut dead) = (0, 0_u32);
         while self.inner.valid() {
             let key = self.inner.key();
@@ -320,6 +348,9 @@ impl<I: InternalIter> Visible<I> {
                 continue;
             }
             let trailer = key.trailer;
+            if COVERED && self.pass_dead(true)? {
+                continue;
+            }
             if self.stand_on(trailer)? {
                 break;
             }
@@ -366,6 +397,23 @@ impl<I: InternalIter> Visible<I> {
         }
     }
 
+    /// If a range tombstone hides the entry that the inner cursor stands on: past it, and past what else
+    /// is as dead around it, on or back. True if so.
+    #[inline(never)]
+    fn pass_dead(&mut self, forward: bool) -> Result<bool> {
+        let Some(cover) = &mut self.cover else { return Ok(false) };
+        let KeyRef { user, trailer } = self.inner.key();
+        let Some(dead) = cover.dead_stretch(user, trailer.seqno(), forward)? else {
+            return Ok(false);
+        };
+        if forward {
+            self.inner.skip_forward(dead.to.as_deref(), dead.seqno)?;
+        } else {
+            self.inner.skip_backward(&dead.from, dead.seqno)?;
+        }
+        Ok(true)
+    }
+
     /// Stands on the entry that the inner cursor stands on, unless that says that the key is gone.
     #[inline]
     fn stand_on(&mut self, trailer: Trailer) -> Result<bool> {
@@ -399,14 +447,27 @@ impl<I: InternalIter> Visible<I> {
     /// From the inner cursor's place back to the first key that is visible and no tombstone.
     #[inline]
     fn find_backward(&mut self) -> Result<()> {
+        if self.cover.is_some() { self.find_backward_covered() } else { self.backward::<false>() }
+    }
+
+    #[inline(never)]
+    fn find_backward_covered(&mut self) -> Result<()> {
+        self.backward::<true>()
+    }
+
+    #[inline]
+    fn backward<const COVERED: bool>(&mut self) -> Result<()> {
         let mut dead = 0_u32;
         while self.inner.valid() {
             let key = self.inner.key();
             if is_below(key.user, &self.lower) {
                 break;
             }
+            let trailer = key.trailer;
+            if COVERED && self.pass_dead(false)? {
+                continue;
+            }
             if self.inner.is_sole() {
-                let trailer = key.trailer;
                 if trailer.seqno() <= self.at.seqno && self.stand_on(trailer)? {
                     break;
                 }
@@ -530,8 +591,16 @@ impl<I: InternalIter> Visible<I> {
         let mut operands = Operands::default();
         let mut known = None;
         let mut base = None;
+        let dead = match &mut self.cover {
+            Some(cover) => cover.newest_over(&self.key)?,
+            None => SeqNo::ZERO,
+        };
         while self.inner.valid() && self.inner.key().user == self.key {
             let trailer = self.inner.key().trailer;
+            // Before what is remembered is asked, which may be as dead.
+            if trailer.seqno() < dead {
+                break;
+            }
             if operands.count == LONG_CHAIN {
                 known = fold.recall(&self.key, self.at.seqno);
             }

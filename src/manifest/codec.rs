@@ -14,11 +14,11 @@
 //!    ms                varints  16 values apart from varint  17 blob files: for each its number
 //! 10 log segment kept: number,                                  and bytes          varints
 //!    first and last seqno, end,                              18 raw bytes          varint
-//!    when it ended, ms varints  blob file                    20 oldest tombstone   varint, ms
-//!                               3 file number       varint   22 entries that expire, first
-//!                               5 size              varint      and last expiry    varints, ms
-//!                               7 uid               u64
-//!                               14 values           varint
+//!    when it ended, ms varints  blob file                    19 range tombstones: count varint,
+//!                               3 file number       varint      first key bytes, end
+//!                               5 size              varint   20 oldest tombstone   varint, ms
+//!                               7 uid               u64      22 entries that expire, first
+//!                               14 values           varint      and last expiry    varints, ms
 //!                               18 raw bytes        varint
 //!
 //! reserved for later            SST: 15 seqno of all entries (ingested)
@@ -37,6 +37,10 @@ use crate::base::key::KEY_LEN_MAX;
 use crate::base::key::Trailer;
 use crate::base::options::LEVELS;
 use crate::base::options::Retention;
+use crate::base::range_tombstone::RangeFacts;
+use crate::base::range_tombstone::end_of;
+use crate::base::range_tombstone::is_behind;
+use crate::base::range_tombstone::stored_end;
 use crate::base::seqno::SeqNo;
 use crate::base::value::Expiry;
 use crate::manifest::edit::BlobMeta;
@@ -192,6 +196,13 @@ fn encode_sst(level: u8, meta: &SstMeta) -> Vec<u8> {
         }
         put_field(&mut out, 17, &blobs);
     }
+    if let Some(ranges) = &meta.ranges {
+        let mut field = Vec::new();
+        put_varint(&mut field, ranges.count);
+        put_bytes(&mut field, &ranges.from);
+        field.extend_from_slice(stored_end(ranges.to.as_deref()));
+        put_field(&mut out, 19, &field);
+    }
     out
 }
 
@@ -288,6 +299,16 @@ impl<'a> Field<'a> {
             blobs.push(BlobUse { file, bytes });
         }
         Ok(blobs)
+    }
+
+    fn ranges(mut self) -> Result<RangeFacts, BadEdit> {
+        let (count, from) = (self.0.varint()?, self.0.bytes()?);
+        let to = end_of(self.0.rest());
+        let longest = from.len().max(to.map_or(0, <[u8]>::len));
+        if count == 0 || count > AMOUNT_MAX || longest > KEY_LEN_MAX || !is_behind(to, from) {
+            return Err(BadEdit::Malformed("range tombstones that cannot be"));
+        }
+        Ok(RangeFacts { count, from: from.to_vec(), to: to.map(<[u8]>::to_vec) })
     }
 
     fn text(self) -> Result<String, BadEdit> {
@@ -389,6 +410,7 @@ fn decode_sst(mut fields: Fields<'_>) -> Result<(u8, SstMeta), BadEdit> {
             18 => meta.raw_bytes = field.amount()?,
             20 => meta.oldest_tombstone_ms = field.number()?,
             17 => meta.blobs = field.blobs()?,
+            19 => meta.ranges = Some(field.ranges()?),
             22 => meta.expiry = field.expiry()?,
             _ => unknown(tag)?,
         }

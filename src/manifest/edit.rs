@@ -1,10 +1,14 @@
 //! What an edit says.
 
+use std::ops::Bound;
+
 use crate::base::blob::BlobUse;
 use crate::base::ids::FileId;
 use crate::base::ids::KeyspaceId;
 use crate::base::key::InternalKey;
 use crate::base::options::Retention;
+use crate::base::range_tombstone::RangeFacts;
+use crate::base::range_tombstone::is_behind;
 use crate::base::seqno::SeqNo;
 use crate::base::value::Expiry;
 
@@ -17,11 +21,14 @@ pub(crate) struct SstMeta {
     pub(crate) bytes: u64,
     /// Identity drawn at random, also in the file's footer and in every checksum of it.
     pub(crate) uid: u64,
+    /// First and last entry. Where there is none both are where the range tombstones begin.
     pub(crate) smallest: InternalKey,
     pub(crate) largest: InternalKey,
+    /// Of entries and range tombstones.
     pub(crate) min_seqno: SeqNo,
     pub(crate) max_seqno: SeqNo,
     pub(crate) entries: u64,
+    /// Range tombstones aside.
     pub(crate) tombstones: u64,
     /// Bytes of keys and values, uncompressed.
     pub(crate) raw_bytes: u64,
@@ -30,6 +37,38 @@ pub(crate) struct SstMeta {
     pub(crate) expiry: Expiry,
     /// The blob files that its entries refer to, ascending.
     pub(crate) blobs: Vec<BlobUse>,
+    /// Its range tombstones, which may reach beyond its smallest and its largest key.
+    pub(crate) ranges: Option<RangeFacts>,
+}
+
+impl SstMeta {
+    /// The smallest user key that its entries and range tombstones have or cover.
+    pub(crate) fn first(&self) -> &[u8] {
+        let smallest = self.smallest.user.as_slice();
+        self.ranges.as_ref().map_or(smallest, |ranges| smallest.min(&ranges.from))
+    }
+
+    /// Up to where its entries and range tombstones go.
+    pub(crate) fn last(&self) -> Bound<&[u8]> {
+        let largest = self.largest.user.as_slice();
+        match self.ranges.as_ref().map(|ranges| ranges.to.as_deref()) {
+            Some(None) => Bound::Unbounded,
+            Some(Some(to)) if largest < to => Bound::Excluded(to),
+            _ => Bound::Included(largest),
+        }
+    }
+
+    /// Does all of it lie before `key`?
+    #[inline]
+    pub(crate) fn is_before(&self, key: &[u8]) -> bool {
+        self.largest.user.as_slice() < key
+            && self.ranges.as_ref().is_none_or(|ranges| !is_behind(ranges.to.as_deref(), key))
+    }
+
+    /// Has it tombstones of any kind?
+    pub(crate) fn has_tombstones(&self) -> bool {
+        self.tombstones > 0 || self.ranges.is_some()
+    }
 }
 
 /// What the manifest knows of a blob file. It is there as long as any SST refers to it: so nothing

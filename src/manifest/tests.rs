@@ -15,6 +15,8 @@ use crate::base::ids::KeyspaceId;
 use crate::base::key::InternalKey;
 use crate::base::key::Trailer;
 use crate::base::options::Retention;
+use crate::base::range_tombstone::RangeFacts;
+use crate::base::range_tombstone::is_behind;
 use crate::base::seqno::SeqNo;
 use crate::base::sync::Mutex;
 use crate::base::value::Expiry;
@@ -50,11 +52,22 @@ fn key() -> impl Strategy<Value = InternalKey> {
     (any::<Vec<u8>>(), any::<u64>()).prop_map(|(user, n)| InternalKey::new(user, Trailer(n)))
 }
 
+fn raw_bytes_and_age() -> impl Strategy<Value = (u64, u64)> {
+    (0..=1u64 << 52, any::<u64>())
+}
+
 fn meta() -> impl Strategy<Value = SstMeta> {
     let amount = || 0..=1u64 << 52;
     let numbers = (file_id(), amount(), any::<u64>(), amount(), amount());
-    (numbers, amount(), any::<u64>(), [key(), key()], [seqno(), seqno()]).prop_map(
-        |(n, raw_bytes, oldest_tombstone_ms, [smallest, largest], [min_seqno, max_seqno])| {
+    let ranges = prop::option::of((1..=1u64 << 52, any::<(Vec<u8>, Option<Vec<u8>>)>()));
+    let ranges = ranges.prop_map(|ranges| {
+        let (count, (from, to)) = ranges?;
+        is_behind(to.as_deref(), &from).then_some(RangeFacts { count, from, to })
+    });
+    let rest = (raw_bytes_and_age(), ranges);
+    (numbers, rest, [key(), key()], [seqno(), seqno()]).prop_map(
+        |(n, (rest, ranges), [smallest, largest], [min_seqno, max_seqno])| {
+            let (raw_bytes, oldest_tombstone_ms) = rest;
             SstMeta {
                 id: n.0,
                 bytes: n.1,
@@ -69,6 +82,7 @@ fn meta() -> impl Strategy<Value = SstMeta> {
                 oldest_tombstone_ms,
                 expiry: Expiry::default(),
                 blobs: Vec::new(),
+                ranges,
             }
         },
     )

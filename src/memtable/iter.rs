@@ -11,6 +11,8 @@ use bytes::Bytes;
 use crate::base::error::Result;
 use crate::base::internal_iter::InternalIter;
 use crate::base::key::KeyRef;
+use crate::base::range_tombstone::is_behind;
+use crate::base::seqno::SeqNo;
 use crate::base::slice::COPY_LEN_MAX;
 use crate::base::slice::Slice;
 use crate::memtable::Memtable;
@@ -65,6 +67,26 @@ impl InternalIter for MemtableIter {
     fn prev(&mut self) -> Result<()> {
         self.at = self.at.and_then(|at| at.prev());
         Ok(())
+    }
+
+    fn skip_forward(&mut self, to: Option<&[u8]>, below: SeqNo) -> Result<()> {
+        self.next()?;
+        if !self.valid() || !is_behind(to, self.key().user) || !self.memtable.is_older_than(below) {
+            return Ok(());
+        }
+        if let Some(to) = to {
+            return self.seek(KeyRef::before_all(to));
+        }
+        self.at = None;
+        Ok(())
+    }
+
+    fn skip_backward(&mut self, from: &[u8], below: SeqNo) -> Result<()> {
+        self.prev()?;
+        if !self.valid() || self.key().user < from || !self.memtable.is_older_than(below) {
+            return Ok(());
+        }
+        self.seek_for_prev(KeyRef::before_all(from))
     }
 
     fn valid(&self) -> bool {

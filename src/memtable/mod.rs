@@ -4,6 +4,7 @@
 //!  filter    words of 64 bits, one per key: is it here at all?
 //!  list      unrolled skiplist: sorted nodes of up to 15 entries, head of the key | pointer
 //!  records   trailer, lengths, key bytes, value bytes | trailer, lengths, key bytes, …
+//!  ranges    range tombstones, in fragments
 //! ```
 //!
 //! Many threads insert at once; each locks the one node that it inserts into. Readers take no lock
@@ -17,6 +18,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 
@@ -24,8 +26,11 @@ use crate::base::key::KeyHash;
 use crate::base::key::KeyRef;
 use crate::base::key::Trailer;
 use crate::base::lookup::Lookup;
+use crate::base::range_tombstone::Fragments;
+use crate::base::range_tombstone::end_of;
 use crate::base::seqno::SeqNo;
 use crate::base::slice::Slice;
+use crate::base::value::ValueKind;
 
 mod arena;
 mod filter;
@@ -34,6 +39,7 @@ mod key;
 mod list;
 mod node;
 mod order;
+mod range_del;
 mod record;
 #[cfg(test)]
 mod tests;
@@ -42,6 +48,7 @@ use arena::FreeChunks;
 use filter::Filter;
 use key::Probe;
 use list::List;
+use range_del::RangeDels;
 use record::Record;
 use record::Records;
 
@@ -58,6 +65,9 @@ pub(crate) struct Memtable {
     records: Records,
     filter: Filter,
     len: AtomicUsize,
+    ranges: RangeDels,
+    /// No entry is newer.
+    newest: AtomicU64,
 }
 
 impl fmt::Debug for Memtable {
@@ -94,6 +104,8 @@ impl Memtables {
             records: Records::new(self.free.clone()),
             filter: Filter::new(self.bytes),
             len: AtomicUsize::new(0),
+            ranges: RangeDels::default(),
+            newest: AtomicU64::new(u64::MAX),
         }
     }
 
@@ -114,8 +126,11 @@ impl Memtable {
         self.id
     }
 
-    /// Adds an entry. Any number of threads may do so at once.
+    /// Adds an entry, or a range tombstone. Any number of threads may do so at once.
     pub(crate) fn insert(&self, key: &[u8], trailer: Trailer, value: &[u8]) {
+        if trailer.kind_byte() == ValueKind::DeleteRange as u8 {
+            return self.ranges.add(key, end_of(value), trailer.seqno());
+        }
         let hash = KeyHash::of(key);
         self.filter.prefetch(hash);
         let key = KeyRef::new(key, trailer);
@@ -167,16 +182,42 @@ impl Memtable {
 
     /// Memory in use.
     pub(crate) fn bytes(&self) -> usize {
-        self.records.bytes() + self.list.bytes() + self.filter.bytes()
+        self.records.bytes() + self.list.bytes() + self.filter.bytes() + self.ranges.bytes()
     }
 
-    /// Number of entries.
+    /// Number of entries, range tombstones aside.
     pub(crate) fn len(&self) -> usize {
         self.len.load(Ordering::Relaxed)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.list.is_empty()
+        self.list.is_empty() && !self.has_ranges()
+    }
+
+    /// Are there range tombstones?
+    #[inline]
+    pub(crate) fn has_ranges(&self) -> bool {
+        self.ranges.len() > 0
+    }
+
+    /// Its range tombstones, in lists that together have all of them.
+    pub(crate) fn ranges(&self) -> Vec<Arc<Fragments>> {
+        self.ranges.lists()
+    }
+
+    /// The newest number that `ask` gives of any of these lists; 0 if there is none.
+    pub(crate) fn newest_range(&self, ask: impl Fn(&Fragments) -> SeqNo) -> SeqNo {
+        self.ranges.newest(ask)
+    }
+
+    /// Says that it gets no entry that is newer than `last`.
+    pub(crate) fn seal(&self, last: SeqNo) {
+        self.newest.store(last.get(), Ordering::Relaxed);
+    }
+
+    /// Is every entry older than `seqno`? `false` if that is not known.
+    pub(super) fn is_older_than(&self, seqno: SeqNo) -> bool {
+        self.newest.load(Ordering::Relaxed) < seqno.get()
     }
 
     /// A cursor over everything in it. What is inserted later may or may not appear.

@@ -8,11 +8,14 @@ use std::collections::VecDeque;
 use crate::base::error::Result;
 use crate::base::key::InternalKey;
 use crate::base::key::Trailer;
+use crate::base::range_tombstone::Fragments;
+use crate::base::seqno::SeqNo;
 use crate::base::value::ValueKind;
 use crate::fs::Fs;
 use crate::fs::ReadMode;
 use crate::repair::blobs::BlobFiles;
 use crate::repair::inventory::SstSource;
+use crate::repair::log::RangeTombstone;
 use crate::repair::report::Loss;
 use crate::repair::report::RepairReport;
 use crate::sst::SalvageIter;
@@ -54,18 +57,27 @@ pub(super) struct Entries<'a> {
     fs: &'a dyn Fs,
     runs: Vec<Run>,
     heads: BinaryHeap<Head>,
+    /// Range tombstones of all files and of the log.
+    ranges: Fragments,
+    /// Is a number of 0 older than any tombstone? Not if files may be among these that others have
+    /// replaced, with tombstones that had served.
+    is_proven: bool,
     /// Bytes read so far.
     pub(super) done: u64,
 }
 
 impl<'a> Entries<'a> {
-    /// Stands on the first entry.
+    /// Stands on the first entry. `logged` are range tombstones of the log.
     pub(super) fn new(
         fs: &'a dyn Fs,
         files: Vec<SstSource>,
+        logged: &[RangeTombstone],
+        is_proven: bool,
         report: &mut RepairReport,
     ) -> Entries<'a> {
-        let mut entries = Entries { fs, runs: runs(files), heads: BinaryHeap::new(), done: 0 };
+        let ranges = ranges_of(fs, &files, logged);
+        let (runs, heads) = (runs(files), BinaryHeap::new());
+        let mut entries = Entries { fs, runs, heads, ranges, is_proven, done: 0 };
         for run in 0..entries.runs.len() {
             entries.advance(run, report);
         }
@@ -111,6 +123,15 @@ impl<'a> Entries<'a> {
         }
     }
 
+    /// Takes out of the `versions` of `user` what range tombstones hide.
+    pub(super) fn hide_dead(&self, user: &[u8], versions: &mut Vec<(Trailer, Vec<u8>)>) {
+        let dead = self.ranges.newest_over(user, SeqNo::MAX);
+        versions.retain(|(trailer, _)| {
+            let seqno = trailer.seqno();
+            seqno >= dead || seqno == SeqNo::ZERO && !self.is_proven
+        });
+    }
+
     fn next(&mut self, report: &mut RepairReport) {
         if let Some(head) = self.heads.pop() {
             self.advance(head.run, report);
@@ -149,6 +170,15 @@ impl<'a> Entries<'a> {
             }
         }
     }
+}
+
+/// The range tombstones of `files`, as far as they can be read, and those of the log. (What cannot be
+/// read is reported when the entries are.)
+fn ranges_of(fs: &dyn Fs, files: &[SstSource], logged: &[RangeTombstone]) -> Fragments {
+    let opened = files.iter().filter(|file| file.may_have_ranges);
+    let opened: Vec<_> = opened.filter_map(|file| open(fs, file).ok()).collect();
+    let logged = logged.iter().map(|(from, to, seqno)| (from.as_slice(), to.as_deref(), *seqno));
+    Fragments::cut(opened.iter().flat_map(|file| file.ranges().pieces()).chain(logged))
 }
 
 fn open(fs: &dyn Fs, file: &SstSource) -> Result<SalvageIter> {

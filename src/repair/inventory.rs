@@ -50,6 +50,8 @@ pub(super) struct SstSource {
     pub(super) uid: Option<u64>,
     /// Smallest and largest user key, if known.
     pub(super) keys: Option<(Vec<u8>, Vec<u8>)>,
+    /// Not if the manifest says that it has no range tombstones.
+    pub(super) may_have_ranges: bool,
 }
 
 /// Everything that is known of a database without reading its entries.
@@ -250,7 +252,8 @@ impl Inventory {
         let path = path.to_owned();
         if let Some((keyspace, meta)) = self.live.get(&id) {
             let keys = Some((meta.smallest.user.clone(), meta.largest.user.clone()));
-            let source = SstSource { path, bytes, uid: Some(meta.uid), keys };
+            let (uid, may_have_ranges) = (Some(meta.uid), meta.ranges.is_some());
+            let source = SstSource { path, bytes, uid, keys, may_have_ranges };
             self.ssts.entry(Home::Keyspace(*keyspace)).or_default().push(source);
             return;
         }
@@ -276,7 +279,8 @@ impl Inventory {
         if matches!(home, Home::Keyspace(keyspace) if self.dropped.contains(&keyspace)) {
             return;
         }
-        self.ssts.entry(home).or_default().push(SstSource { path, bytes, uid: None, keys });
+        let source = SstSource { path, bytes, uid: None, keys, may_have_ranges: true };
+        self.ssts.entry(home).or_default().push(source);
     }
 
     /// The name of the merge operator that a home is known to have.

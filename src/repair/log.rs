@@ -24,7 +24,9 @@ use crate::base::key::Trailer;
 use crate::base::key::VALUE_LEN_MAX;
 use crate::base::operators::Append;
 use crate::base::options::Recovery;
+use crate::base::range_tombstone::end_of;
 use crate::base::seqno::SeqNo;
+use crate::base::spans::SpanEnd;
 use crate::base::value::ValueKind;
 use crate::fs::DirEntry;
 use crate::fs::names::wal_path;
@@ -42,11 +44,22 @@ const HOLES: &str = "the log is damaged, and what is behind the damage is taken 
 #[derive(Default)]
 pub(super) struct Staged {
     keyspaces: BTreeMap<KeyspaceId, Keyspace>,
+    /// Range tombstones.
+    ranges: BTreeMap<KeyspaceId, Vec<RangeTombstone>>,
 }
 
+/// First key, end, and sequence number.
+pub(super) type RangeTombstone = (Vec<u8>, SpanEnd, SeqNo);
+
 impl Staged {
+    /// Those with entries.
     pub(super) fn keyspaces(&self) -> impl Iterator<Item = KeyspaceId> {
         self.keyspaces.keys().copied()
+    }
+
+    /// The range tombstones of a keyspace.
+    pub(super) fn ranges(&self, id: KeyspaceId) -> &[RangeTombstone] {
+        self.ranges.get(&id).map(Vec::as_slice).unwrap_or_default()
     }
 
     pub(super) fn keyspace(&self, id: KeyspaceId) -> Option<&Keyspace> {
@@ -214,6 +227,12 @@ impl Repair<'_> {
                 let op = op.map_err(|bad| Error::internal(bad.0))?;
                 let seqno = SeqNo::new(seqno);
                 if !self.inventory.wants(op.keyspace, seqno) {
+                    continue;
+                }
+                if op.kind == ValueKind::DeleteRange {
+                    let to = end_of(op.value).map(<[u8]>::to_vec);
+                    let ranges = staged.ranges.entry(op.keyspace).or_default();
+                    ranges.push((op.key.to_vec(), to, seqno));
                     continue;
                 }
                 if op.value.len() > VALUE_LEN_MAX - STAGED_ROOM {

@@ -49,6 +49,7 @@ use blobs::BlobFiles;
 use entries::Entries;
 use inventory::Home;
 use inventory::Inventory;
+use log::RangeTombstone;
 pub use report::Loss;
 pub use report::RepairReport;
 pub use report::RepairedKeyspace;
@@ -215,7 +216,11 @@ impl Repair<'_> {
                 Home::Keyspace(id) => staged.keyspace(id),
                 Home::File(_) => None,
             };
-            let entries = self.merge(&keyspace, files, log)?;
+            let ranges = match home {
+                Home::Keyspace(id) => staged.ranges(id),
+                Home::File(_) => &[],
+            };
+            let entries = self.merge(&keyspace, files, log, ranges)?;
             let name = keyspace.name().to_owned();
             self.report.entries += entries;
             self.report.keyspaces.push(RepairedKeyspace { name, entries });
@@ -237,9 +242,11 @@ impl Repair<'_> {
         keyspace: &Keyspace,
         files: Vec<inventory::SstSource>,
         log: Option<&Keyspace>,
+        ranges: &[RangeTombstone],
     ) -> Result<u64> {
         let fs = self.fs.clone();
-        let mut ssts = Entries::new(fs.as_ref(), files, &mut self.report);
+        let is_proven = self.inventory.is_proven;
+        let mut ssts = Entries::new(fs.as_ref(), files, ranges, is_proven, &mut self.report);
         let mut logged = log.map(|log| log.iter());
         let mut next_logged = logged.as_mut().and_then(Iterator::next).transpose()?;
         let mut out = Output { db: &self.db, keyspace, batch: WriteBatch::new(), entries: 0 };
@@ -254,6 +261,7 @@ impl Repair<'_> {
                 next_logged = logged.as_mut().and_then(Iterator::next).transpose()?;
             }
             ssts.take_versions(&user, &mut versions, &mut self.blobs, &mut self.report);
+            ssts.hide_dead(&user, &mut versions);
             if let Some(remark) = out.add(&user, versions) {
                 self.report.remark(remark);
             }

@@ -38,7 +38,7 @@ pub(super) enum BlockKind {
     Data = 1,
     Filter = 2,
     Index = 3,
-    // 4 is reserved for range tombstones.
+    Ranges = 4,
     Properties = 5,
     Top = 6,
 }

@@ -4,7 +4,7 @@
 //! at  bytes  field
 //!  0  12     top index: u64 offset, u32 length
 //! 12  12     properties, likewise
-//! 24  12     range tombstones: reserved, all zero
+//! 24  12     range tombstones, likewise; all zero if there are none
 //! 36  8      uid of the file
 //! 44  8      seqno of all entries: reserved, 0 (each entry has its own)
 //! 52  4      format version
@@ -32,6 +32,8 @@ const SUMMED_LEN: usize = 56;
 pub(super) struct Footer {
     pub(super) top: BlockHandle,
     pub(super) properties: BlockHandle,
+    /// None if there are none.
+    pub(super) ranges: BlockHandle,
     pub(super) uid: u64,
 }
 
@@ -64,7 +66,7 @@ impl Footer {
         let mut body = Vec::with_capacity(SUMMED_LEN);
         put_handle(self.top, &mut body);
         put_handle(self.properties, &mut body);
-        put_handle(BlockHandle::NONE, &mut body);
+        put_handle(self.ranges, &mut body);
         body.extend_from_slice(&self.uid.to_le_bytes());
         body.extend_from_slice(&0u64.to_le_bytes());
         body.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
@@ -84,7 +86,7 @@ impl Footer {
         let mut from = Decoder::new(body);
         let top = handle(&mut from)?;
         let properties = handle(&mut from)?;
-        let range_tombstones = handle(&mut from)?;
+        let ranges = handle(&mut from)?;
         let uid = from.u64()?;
         let common_seqno = from.u64()?;
         let version = from.u32()?;
@@ -97,10 +99,13 @@ impl Footer {
         if version == 0 {
             return Err(Malformed("the footer has format version 0").into());
         }
-        if range_tombstones != BlockHandle::NONE || common_seqno != 0 {
+        if common_seqno != 0 {
             return Err(Unreadable::Version(FORMAT_VERSION + 1));
         }
-        Ok(Footer { top, properties, uid })
+        if ranges.is_none() && ranges.offset != 0 {
+            return Err(Malformed("the footer has range tombstones of no length").into());
+        }
+        Ok(Footer { top, properties, ranges, uid })
     }
 }
 
@@ -113,6 +118,7 @@ mod tests {
         let footer = Footer {
             top: BlockHandle { offset: 1, len: 2 },
             properties: BlockHandle { offset: 3, len: 4 },
+            ranges: BlockHandle { offset: 6, len: 7 },
             uid: 5,
         };
         let mut out = Vec::new();
@@ -141,7 +147,7 @@ mod tests {
 
     #[test]
     fn what_a_newer_version_wrote_is_refused_as_such() {
-        for (at, version) in [(52, 3), (24, 2), (32, 2), (44, 2)] {
+        for (at, version) in [(52, 3), (44, 2)] {
             let (_, mut bytes) = encoded();
             bytes[at] |= 2;
             resum(&mut bytes);

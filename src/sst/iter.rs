@@ -14,6 +14,8 @@ use crate::base::compression::Compression;
 use crate::base::error::Result;
 use crate::base::internal_iter::InternalIter;
 use crate::base::key::KeyRef;
+use crate::base::range_tombstone::is_behind;
+use crate::base::seqno::SeqNo;
 use crate::base::slice::Slice;
 use crate::fs::ReadableFile;
 use crate::sst::block::BlockBytes;
@@ -503,6 +505,26 @@ impl InternalIter for SstIter {
             return Ok(());
         }
         self.prev_slowly()
+    }
+
+    fn skip_forward(&mut self, to: Option<&[u8]>, below: SeqNo) -> Result<()> {
+        self.next()?;
+        if !self.valid || !is_behind(to, self.key().user) || !self.reader.is_older_than(below) {
+            return Ok(());
+        }
+        if let Some(to) = to {
+            return self.seek(KeyRef::before_all(to));
+        }
+        self.valid = false;
+        Ok(())
+    }
+
+    fn skip_backward(&mut self, from: &[u8], below: SeqNo) -> Result<()> {
+        self.prev()?;
+        if !self.valid || self.key().user < from || !self.reader.is_older_than(below) {
+            return Ok(());
+        }
+        self.seek_for_prev(KeyRef::before_all(from))
     }
 
     #[inline]

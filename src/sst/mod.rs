@@ -19,7 +19,7 @@
 //! │ index        │ ┐ one per partition, of about 256 data blocks: where is the block
 //! │ …            │ ┘ that may hold the key? see index_block.rs
 //! ├──────────────┤
-//! │ range tombs. │   reserved: a file that has them is refused
+//! │ range tombs. │   if there are any; in memory while the file is open; see range_block.rs
 //! ├──────────────┤
 //! │ properties   │   what is known of the file as a whole; see properties.rs
 //! ├──────────────┤
@@ -69,6 +69,7 @@ mod multi_get;
 #[cfg(any(test, feature = "testing"))]
 pub(crate) mod parts;
 mod properties;
+mod range_block;
 mod reader;
 mod salvage;
 mod top_index;

@@ -152,6 +152,7 @@ pub(crate) fn file_around(payload: &[u8], lz4: bool, uid: u64) -> Vec<u8> {
     let footer = Footer {
         properties: append(&mut out, &properties, BlockKind::Properties, Compression::None),
         top: append(&mut out, &top, BlockKind::Top, Compression::None),
+        ranges: BlockHandle::NONE,
         uid,
     };
     footer.encode(out.len() as u64, &mut out);
@@ -200,12 +201,14 @@ pub(crate) fn reseal(file: &mut [u8], blocks: &[Range<usize>], uid: u64) {
     }
 }
 
-/// Where properties and top index of an intact file lie.
-pub(crate) fn tail_blocks(file: &[u8]) -> Option<[Range<usize>; 2]> {
+/// Where range tombstones, if there are any, properties and top index of an intact file lie.
+pub(crate) fn tail_blocks(file: &[u8]) -> Option<Vec<Range<usize>>> {
     let at = file.len().checked_sub(FOOTER_LEN)?;
     let footer = Footer::decode(file.get(at..)?.first_chunk()?, at as u64).ok()?;
-    Some([footer.properties, footer.top].map(|handle| {
+    let handles = [footer.ranges, footer.properties, footer.top].into_iter();
+    let place = |handle: BlockHandle| {
         let start = handle.offset as usize;
         start..start + handle.len as usize + TRAILER_LEN
-    }))
+    };
+    Some(handles.filter(|handle| !handle.is_none()).map(place).collect())
 }

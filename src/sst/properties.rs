@@ -15,7 +15,7 @@
 //! | 14 | largest key, likewise | 32 | bytes of data blocks, as stored |
 //! | 16 | smallest seqno | 34 | bytes of index partitions, as stored |
 //! | 18 | largest seqno | 36 | bytes of filter partitions, as stored |
-//! | | | 38 | compression asked for |
+//! | 40 | range tombstones; absent if there are none | 38 | compression asked for |
 #![deny(clippy::indexing_slicing)]
 
 use crate::base::coding::Decoder;
@@ -53,6 +53,8 @@ pub(crate) struct Properties {
     pub(crate) filter_bytes: u64,
     /// The number of the `Compression` that the writer was asked for.
     pub(crate) compression: u8,
+    /// Numbers of all fragments together; they count in nothing else here but the age of tombstones.
+    pub(crate) range_tombstones: u64,
 }
 
 /// Why properties cannot be read.
@@ -71,6 +73,7 @@ impl From<Malformed> for Unreadable {
 
 const SMALLEST: u64 = 12;
 const LARGEST: u64 = 14;
+const RANGE_TOMBSTONES: u64 = 40;
 
 impl Properties {
     fn numbers(&self) -> [(u64, u64); 17] {
@@ -104,6 +107,12 @@ impl Properties {
             put_varint(out, tag);
             put_bytes(out, &field);
         }
+        if self.range_tombstones > 0 {
+            field.clear();
+            put_varint(&mut field, self.range_tombstones);
+            put_varint(out, RANGE_TOMBSTONES);
+            put_bytes(out, &field);
+        }
         for (tag, key) in [(SMALLEST, &self.smallest), (LARGEST, &self.largest)] {
             field.clear();
             field.extend_from_slice(&key.trailer.0.to_le_bytes());
@@ -121,6 +130,7 @@ impl Properties {
             let tag = from.varint()?;
             let field = from.bytes()?;
             if found.set(tag, field)? {
+                // Those known are below 64.
                 missing &= !(1 << tag);
             } else if tag % 2 == 1 {
                 return Err(Unreadable::RequiredTag);
@@ -168,6 +178,7 @@ impl Properties {
                 self.compression =
                     u8::try_from(number()?).map_err(|_| Malformed("no such compression"))?;
             }
+            RANGE_TOMBSTONES => self.range_tombstones = number()?,
             _ => return Ok(false),
         }
         Ok(true)
@@ -201,6 +212,7 @@ mod tests {
             index_bytes: 14,
             filter_bytes: 15,
             compression: 1,
+            range_tombstones: 16,
         }
     }
 

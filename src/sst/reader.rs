@@ -19,6 +19,8 @@ use crate::base::error::Result;
 use crate::base::ids::FileId;
 use crate::base::key::KeyHash;
 use crate::base::key::Trailer;
+use crate::base::range_tombstone::Fragments;
+use crate::base::range_tombstone::RangeFacts;
 use crate::base::seqno::SeqNo;
 use crate::base::slice::Slice;
 use crate::cache::Block;
@@ -41,14 +43,16 @@ use crate::sst::footer::Footer;
 use crate::sst::index_block::IndexBlock;
 use crate::sst::properties;
 use crate::sst::properties::Properties;
+use crate::sst::range_block;
 use crate::sst::top_index::Partition;
 use crate::sst::top_index::TopIndex;
 
 /// What the manifest says of a file; one that differs is another file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SstExpectation {
     pub(crate) bytes: u64,
     pub(crate) uid: u64,
+    pub(crate) ranges: Option<RangeFacts>,
 }
 
 /// Which blocks of a mapped file are stored raw and were verified, and can be read in place without
@@ -119,12 +123,13 @@ pub(crate) struct SstReader {
     blocks: FileBlocks,
     top: TopIndex,
     properties: Properties,
+    ranges: Fragments,
     verified: Verified,
 }
 
 impl SstReader {
-    /// Opens a file: reads footer, properties and top index, and nothing else. Without expectation
-    /// any SST will do.
+    /// Opens a file: reads footer, properties, top index and range tombstones, and nothing else.
+    /// Without expectation any SST will do.
     pub(crate) fn open(
         file: Arc<dyn ReadableFile>,
         path: PathBuf,
@@ -133,12 +138,12 @@ impl SstReader {
         cache: Arc<BlockCache>,
     ) -> Result<SstReader> {
         let bytes = file.len();
-        if let Some(expected) = expected.filter(|expected| bytes != expected.bytes) {
+        if let Some(expected) = expected.as_ref().filter(|expected| bytes != expected.bytes) {
             let what = format!("it has {bytes} bytes instead of {}", expected.bytes);
             return Err(Error::corruption(&path, bytes, what));
         }
         let (footer, footer_at) = read_footer(&*file, &path)?;
-        if expected.is_some_and(|expected| footer.uid != expected.uid) {
+        if expected.as_ref().is_some_and(|expected| footer.uid != expected.uid) {
             let what = "it is another file than the manifest means";
             return Err(Error::corruption(&path, footer_at, what));
         }
@@ -156,6 +161,11 @@ impl SstReader {
         let payload = fetch(footer.top, BlockKind::Top)?;
         let top = TopIndex::decode(&payload, footer_at)
             .map_err(|error| damaged(&path, footer.top.offset, error))?;
+        let ranges = range_block::read(&*file, &path, &footer, footer_at)?;
+        if expected.is_some_and(|expected| ranges.facts() != expected.ranges) {
+            let what = "its range tombstones are not those that the manifest says it has";
+            return Err(Error::corruption(&path, footer.ranges.offset, what));
+        }
         let mapping = file.mapping().cloned();
         let mapped = mapping.is_some();
         let mapping = mapping.unwrap_or_default();
@@ -177,6 +187,7 @@ impl SstReader {
             mapped,
             top,
             properties,
+            ranges,
         })
     }
 
@@ -189,6 +200,16 @@ impl SstReader {
         &self.properties
     }
 
+    /// Its range tombstones.
+    pub(crate) fn ranges(&self) -> &Fragments {
+        &self.ranges
+    }
+
+    /// Is every entry, range tombstones aside, older than `seqno`?
+    pub(super) fn is_older_than(&self, seqno: SeqNo) -> bool {
+        self.properties.max_seqno < seqno
+    }
+
     /// Has every entry a user key of its own?
     #[inline]
     pub(crate) fn has_distinct_keys(&self) -> bool {
@@ -199,7 +220,8 @@ impl SstReader {
     pub(crate) fn pinned_bytes(&self) -> u64 {
         let verified = size_of_val::<[_]>(&self.verified.0);
         let slots = self.blocks.pinned_bytes();
-        (size_of::<SstReader>() + self.top.memory() + verified + slots) as u64
+        let ranges = self.ranges.bytes();
+        (size_of::<SstReader>() + self.top.memory() + ranges + verified + slots) as u64
     }
 
     /// Could the file hold versions of `user`? No is certain.
@@ -517,7 +539,7 @@ impl SstReader {
     }
 }
 
-fn damaged(path: &Path, offset: u64, error: Malformed) -> Error {
+pub(super) fn damaged(path: &Path, offset: u64, error: Malformed) -> Error {
     Error::corruption(path, offset, error.0)
 }
 

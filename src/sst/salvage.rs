@@ -16,6 +16,7 @@ use crate::base::compression::Compression;
 use crate::base::error::Error;
 use crate::base::error::Result;
 use crate::base::key::KeyRef;
+use crate::base::range_tombstone::Fragments;
 use crate::cache::Block;
 use crate::fs::ReadableFile;
 use crate::sst::block::BlockHandle;
@@ -28,6 +29,7 @@ use crate::sst::footer::FOOTER_LEN;
 use crate::sst::footer::Footer;
 use crate::sst::index_block::IndexBlock;
 use crate::sst::properties::Properties;
+use crate::sst::range_block;
 use crate::sst::reader::fetch;
 use crate::sst::reader::read_footer;
 use crate::sst::top_index::TopIndex;
@@ -70,6 +72,7 @@ pub(crate) struct SalvageIter {
     file: Arc<dyn ReadableFile>,
     uid: u64,
     properties: Option<Properties>,
+    ranges: Fragments,
     top: Option<TopIndex>,
     next_partition: usize,
     pieces: VecDeque<Piece>,
@@ -116,6 +119,7 @@ impl SalvageIter {
             file,
             uid,
             properties: None,
+            ranges: Fragments::default(),
             top: None,
             next_partition: 0,
             pieces: VecDeque::new(),
@@ -158,6 +162,16 @@ impl SalvageIter {
                 self.damage.push(of_structure(at, "the properties", &error));
             }
         }
+        match range_block::read(&*self.file, &self.path, footer, end) {
+            Ok(ranges) => self.ranges = ranges,
+            Err(error) => {
+                let at = footer.ranges.offset;
+                let damage = of_structure(at, "the range tombstones", &error);
+                // What they hid is back.
+                let bytes = footer.ranges.stored_len();
+                self.damage.push(SstDamage { bytes, ..damage });
+            }
+        }
         let top = self.fetch(footer.top, BlockKind::Top).and_then(|payload| {
             TopIndex::decode(&payload, end)
                 .map_err(|bad| Error::corruption(&self.path, footer.top.offset, bad.0))
@@ -173,6 +187,11 @@ impl SalvageIter {
     /// What the file says of itself, if that can be read.
     pub(crate) fn properties(&self) -> Option<&Properties> {
         self.properties.as_ref()
+    }
+
+    /// Its range tombstones, if they can be read.
+    pub(crate) fn ranges(&self) -> &Fragments {
+        &self.ranges
     }
 
     /// What could not be read so far.

@@ -138,6 +138,12 @@ impl Pass<'_> {
         let (footer, footer_at) = reader.read_footer_from(file)?;
         let same = ensure(footer.uid == reader.uid(), "another file has taken its place");
         reader.whole(footer_at, same)?;
+        if !footer.ranges.is_none() {
+            self.fetch_behind(footer.ranges, BlockKind::Ranges)?;
+        }
+        let count = reader.ranges().facts().map_or(0, |facts| facts.count);
+        let counted = count == reader.properties().range_tombstones;
+        reader.whole(footer_at, ensure(counted, "properties miscount the range tombstones"))?;
         self.fetch_behind(footer.properties, BlockKind::Properties)?;
         self.fetch_behind(footer.top, BlockKind::Top)?;
         self.behind.sort_unstable_by_key(|handle| handle.offset);

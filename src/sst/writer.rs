@@ -20,6 +20,8 @@ use crate::base::key::KeyRef;
 use crate::base::key::Trailer;
 use crate::base::options::SstOptions;
 use crate::base::planted::Planted;
+use crate::base::range_tombstone::Fragments;
+use crate::base::range_tombstone::RangeFacts;
 use crate::base::seqno::SeqNo;
 use crate::base::value::EXPIRY_LEN;
 use crate::base::value::Expiry;
@@ -40,6 +42,7 @@ use crate::sst::footer::FOOTER_LEN;
 use crate::sst::footer::Footer;
 use crate::sst::index_block::IndexBuilder;
 use crate::sst::properties::Properties;
+use crate::sst::range_block;
 use crate::sst::top_index::Partition;
 use crate::sst::top_index::encode_partition;
 
@@ -62,6 +65,7 @@ pub(crate) struct SstSummary {
     /// Empty if there are no entries, as is `largest`.
     pub(crate) smallest: InternalKey,
     pub(crate) largest: InternalKey,
+    /// Of entries and range tombstones.
     pub(crate) min_seqno: SeqNo,
     pub(crate) max_seqno: SeqNo,
     pub(crate) entries: u64,
@@ -69,11 +73,12 @@ pub(crate) struct SstSummary {
     pub(crate) distinct_keys: u64,
     /// Bytes of user keys and values.
     pub(crate) raw_bytes: u64,
-    /// `u64::MAX` if there are no tombstones.
+    /// `u64::MAX` if there are no tombstones, ranges included.
     pub(crate) oldest_tombstone_wall_ms: u64,
     pub(crate) expiry: Expiry,
     /// Ascending.
     pub(crate) blobs: Vec<BlobUse>,
+    pub(crate) ranges: Option<RangeFacts>,
 }
 
 /// The blob files that entries refer to, and how many bytes of each.
@@ -133,6 +138,7 @@ pub(crate) struct SstWriter {
     properties: Properties,
     expiry: Expiry,
     blobs: BlobUses,
+    ranges: Fragments,
     partition_blocks_max: usize,
     /// Where blocks go whose entries were read from the cache, and how many of the entries of the
     /// block being filled were.
@@ -177,6 +183,7 @@ impl SstWriter {
             },
             expiry: Expiry::default(),
             blobs: BlobUses::default(),
+            ranges: Fragments::default(),
             partition_blocks_max: PARTITION_BLOCKS_MAX,
             hot_blocks: None,
             hot_entries: 0,
@@ -204,6 +211,11 @@ impl SstWriter {
     pub(crate) fn set_oldest_tombstone(&mut self, wall_ms: u64) {
         let oldest = &mut self.properties.oldest_tombstone_wall_ms;
         *oldest = wall_ms.min(*oldest);
+    }
+
+    /// Sets the range tombstones, which lie where they like among the entries.
+    pub(crate) fn set_ranges(&mut self, ranges: Fragments) {
+        self.ranges = ranges;
     }
 
     /// Adds an entry.
@@ -412,9 +424,16 @@ impl SstWriter {
         self.complete_properties();
         let top = self.append_partitions()?;
         let mut payload = Vec::new();
+        let mut ranges = BlockHandle::NONE;
+        if !self.ranges.is_empty() {
+            range_block::encode(&self.ranges, &mut payload);
+            ranges = self.append(&payload, BlockKind::Ranges)?;
+            payload.clear();
+        }
         self.properties.encode(&mut payload);
         let properties = self.append(&payload, BlockKind::Properties)?;
-        let footer = Footer { properties, top: self.append(&top, BlockKind::Top)?, uid: self.uid };
+        let top = self.append(&top, BlockKind::Top)?;
+        let footer = Footer { top, properties, ranges, uid: self.uid };
         footer.encode(self.position(), &mut self.out);
         self.write_out()?;
         // Gives back what was reserved behind the end.
@@ -422,14 +441,24 @@ impl SstWriter {
         if !Planted::SstNotSynced.is_on() {
             self.file.sync_data()?;
         }
+        Ok(self.summary())
+    }
+
+    fn summary(self) -> SstSummary {
         let properties = self.properties;
-        Ok(SstSummary {
+        let (mut min_seqno, mut max_seqno) = (properties.min_seqno, properties.max_seqno);
+        if let Some((oldest, newest)) = self.ranges.seqnos() {
+            let no_entries = properties.entries == 0;
+            min_seqno = if no_entries { oldest } else { min_seqno.min(oldest) };
+            max_seqno = max_seqno.max(newest);
+        }
+        SstSummary {
             bytes: self.out_at,
             uid: self.uid,
             smallest: properties.smallest,
             largest: properties.largest,
-            min_seqno: properties.min_seqno,
-            max_seqno: properties.max_seqno,
+            min_seqno,
+            max_seqno,
             entries: properties.entries,
             tombstones: properties.tombstones,
             distinct_keys: properties.distinct_keys,
@@ -437,11 +466,13 @@ impl SstWriter {
             oldest_tombstone_wall_ms: properties.oldest_tombstone_wall_ms,
             expiry: self.expiry,
             blobs: self.blobs.into_list(),
-        })
+            ranges: self.ranges.facts(),
+        }
     }
 
     fn complete_properties(&mut self) {
         let properties = &mut self.properties;
+        properties.range_tombstones = self.ranges.facts().map_or(0, |facts| facts.count);
         properties.min_expiry_ms = self.expiry.min_ms;
         properties.max_expiry_ms = self.expiry.max_ms;
         if properties.entries == 0 {
@@ -449,7 +480,8 @@ impl SstWriter {
         } else {
             properties.largest = InternalKey::new(self.last_user.as_slice(), self.last_trailer);
         }
-        properties.oldest_tombstone_wall_ms = if properties.tombstones == 0 {
+        let tombstones = properties.tombstones + properties.range_tombstones;
+        properties.oldest_tombstone_wall_ms = if tombstones == 0 {
             u64::MAX
         } else {
             let created = properties.created_wall_ms;

@@ -13,6 +13,7 @@ use crate::base::error::Error;
 use crate::base::error::Result;
 use crate::base::ids::FileId;
 use crate::base::internal_iter::InternalIter as _;
+use crate::base::range_tombstone::end_of;
 use crate::base::value::EXPIRY_LEN;
 use crate::base::value::ValueKind;
 use crate::base::value::expiry_of;
@@ -153,6 +154,9 @@ impl Dump<'_> {
             let (key, value) = (shown(op.key), shown_value(Some(op.kind), op.value));
             let text = match op.kind {
                 ValueKind::Delete => format!("delete {key}"),
+                ValueKind::DeleteRange => {
+                    format!("delete {}", shown_range(op.key, end_of(op.value)))
+                }
                 kind => format!("{kind:?} {key} = {value}").to_lowercase(),
             };
             self.line(&format!("    {seqno} keyspace {}: {text}", op.keyspace.0))?;
@@ -179,6 +183,9 @@ impl Dump<'_> {
         let cache = Arc::new(BlockCache::new(0));
         let reader = SstReader::open(file, self.path.clone(), FileId(0), None, cache)?;
         self.line(&format!("SST: {:#?}", reader.properties()))?;
+        for (from, to, seqno) in reader.ranges().pieces() {
+            self.line(&format!("{seqno} delete {}", shown_range(from, to)))?;
+        }
         let mut entries = Arc::new(reader).iter();
         entries.seek_to_first()?;
         while entries.valid() {
@@ -194,6 +201,11 @@ impl Dump<'_> {
         }
         Ok(())
     }
+}
+
+/// A range of keys, as Rust writes one.
+fn shown_range(from: &[u8], to: Option<&[u8]>) -> String {
+    format!("{}..{}", shown(from), to.map(shown).unwrap_or_default())
 }
 
 /// A value, and when it expires if it does.

@@ -32,7 +32,7 @@ pub(crate) fn check(version: &Version) -> Result<(), String> {
     for (number, level) in version.levels().iter().enumerate().skip(1) {
         for pair in level.files.windows(2) {
             let [left, right] = pair else { continue };
-            if left.meta.largest.user >= right.meta.smallest.user {
+            if !left.meta.is_before(right.meta.first()) {
                 return Err(format!(
                     "I2: files {} and {} of level {number} overlap",
                     left.meta.id, right.meta.id

@@ -7,13 +7,16 @@
 //! *Invariants.*
 //! - I1: files of level 0 may overlap; sorted newest first, and their sequence numbers do not
 //!   interleave: each file is newer than every file behind it.
-//! - I2: files of a level from 1 on are sorted by key and no user key is in two of them.
+//! - I2: files of a level from 1 on are sorted by key, and no user key is in two of them, whether as
+//!   that of an entry or covered by a range tombstone.
 //! - I3: of two versions of one user key, the newer one lies on the lower-numbered level, or in the
-//!   newer file of level 0.
+//!   newer file of level 0, or in the same file; a range tombstone is a version of each key in it.
 //! - I4: no file is on two levels.
 //! - I5: it has the blob files that its SSTs refer to, and no others.
 
+use std::ops::Bound;
 use std::sync::Arc;
+use std::sync::OnceLock;
 
 use crate::base::error::Result;
 use crate::base::key::KeyHash;
@@ -21,6 +24,8 @@ use crate::base::key::Trailer;
 use crate::base::key::head16;
 use crate::base::lookup::Lookup;
 pub(crate) use crate::base::options::LEVELS;
+use crate::base::range::is_by;
+use crate::base::range_tombstone::Fragments;
 use crate::base::seqno::SeqNo;
 use crate::base::slice::Slice;
 use crate::base::value::head_of;
@@ -31,6 +36,7 @@ pub(crate) mod blob_file;
 pub(crate) mod blobs;
 pub(crate) mod builder;
 pub(crate) mod invariants;
+pub(crate) mod ranges;
 pub(crate) mod source;
 pub(crate) mod sst_file;
 
@@ -44,12 +50,15 @@ const AIMED_MAX: usize = 4;
 pub(crate) struct Level {
     pub(crate) files: Vec<Arc<SstFile>>,
     largest_heads: Vec<u128>,
+    /// Those of `files` that have range tombstones, in the same order.
+    ranged: Vec<Arc<SstFile>>,
 }
 
 impl Level {
     fn new(files: Vec<Arc<SstFile>>) -> Level {
         let largest_heads = files.iter().map(|file| head16(&file.meta.largest.user)).collect();
-        Level { files, largest_heads }
+        let ranged = files.iter().filter(|file| file.meta.ranges.is_some()).cloned().collect();
+        Level { files, largest_heads, ranged }
     }
 
     pub(crate) fn bytes(&self) -> u64 {
@@ -75,11 +84,17 @@ impl Level {
         self.files.get(at)
     }
 
-    /// The files that may hold a key of the closed range `from..=to`. Requires: a level from 1 on.
-    pub(crate) fn overlapping(&self, from: &[u8], to: &[u8]) -> &[Arc<SstFile>] {
-        let start = self.files.partition_point(|file| file.meta.largest.user.as_slice() < from);
+    /// The files that may say something of a key between `from` and `to`, by entries or range
+    /// tombstones. Requires: a level from 1 on.
+    pub(crate) fn overlapping(&self, from: &[u8], to: Bound<&[u8]>) -> &[Arc<SstFile>] {
+        let start = self.files.partition_point(|file| file.meta.is_before(from));
         let rest = &self.files[start..];
-        &rest[..rest.partition_point(|file| file.meta.smallest.user.as_slice() <= to)]
+        &rest[..rest.partition_point(|file| is_by(file.meta.first(), to))]
+    }
+
+    /// Its files with range tombstones.
+    pub(crate) fn ranged(&self) -> &[Arc<SstFile>] {
+        &self.ranged
     }
 }
 
@@ -96,15 +111,29 @@ fn get_many_from(file: &SstFile, lookups: &mut [Lookup<'_>], seqno: SeqNo) -> Re
 pub(crate) struct Version {
     levels: Vec<Level>,
     pub(crate) blobs: Blobs,
+    has_ranges: bool,
+    /// Those of all files together.
+    all_ranges: OnceLock<Fragments>,
 }
 
 impl Default for Version {
     fn default() -> Version {
-        Version { levels: vec![Level::default(); LEVELS], blobs: Blobs::default() }
+        Version::new(vec![Level::default(); LEVELS], Blobs::default())
     }
 }
 
 impl Version {
+    fn new(levels: Vec<Level>, blobs: Blobs) -> Version {
+        let has_ranges = levels.iter().any(|level| !level.ranged.is_empty());
+        Version { levels, blobs, has_ranges, all_ranges: OnceLock::new() }
+    }
+
+    /// Has any file range tombstones?
+    #[inline]
+    pub(crate) fn has_ranges(&self) -> bool {
+        self.has_ranges
+    }
+
     pub(crate) fn levels(&self) -> &[Level] {
         &self.levels
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::base::error::Result;
 use crate::base::internal_iter::InternalIter;
 use crate::base::key::KeyRef;
+use crate::base::seqno::SeqNo;
 use crate::base::slice::Slice;
 use crate::iter::Concat;
 use crate::iter::ConcatSource;
@@ -50,6 +51,10 @@ impl ConcatSource for Run {
 
     fn largest(&self, index: usize) -> KeyRef<'_> {
         self.files[index].meta.largest.as_ref()
+    }
+
+    fn is_older_than(&self, index: usize, seqno: SeqNo) -> bool {
+        self.files[index].meta.max_seqno < seqno
     }
 
     fn open(&self, index: usize) -> Result<SstIter> {
@@ -107,6 +112,14 @@ impl InternalIter for Source {
     #[inline]
     fn prev(&mut self) -> Result<()> {
         each!(self, source => source.prev())
+    }
+
+    fn skip_forward(&mut self, to: Option<&[u8]>, below: SeqNo) -> Result<()> {
+        each!(self, source => source.skip_forward(to, below))
+    }
+
+    fn skip_backward(&mut self, from: &[u8], below: SeqNo) -> Result<()> {
+        each!(self, source => source.skip_backward(from, below))
     }
 
     #[inline]

@@ -1,10 +1,16 @@
 //! A file of a version: what the manifest says of it, and its reader, opened when first needed.
 
+use std::ops::Bound;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::OnceLock;
 
 use crate::base::error::Result;
+use crate::base::range::is_by;
+use crate::base::range_tombstone::Fragments;
+use crate::base::range_tombstone::RangeSource;
+use crate::base::range_tombstone::Spot;
+use crate::base::range_tombstone::Window;
 use crate::base::seqno::SeqNo;
 use crate::cache::BlockCache;
 use crate::fs::Fs;
@@ -49,7 +55,8 @@ impl SstFile {
         }
         let path = self.path();
         let file = self.opener.fs.open(&path, self.opener.mode)?;
-        let expected = SstExpectation { bytes: self.meta.bytes, uid: self.meta.uid };
+        let SstMeta { bytes, uid, ranges, .. } = &self.meta;
+        let expected = SstExpectation { bytes: *bytes, uid: *uid, ranges: ranges.clone() };
         let cache = self.opener.cache.clone();
         let reader = SstReader::open(file, path, self.meta.id, Some(expected), cache)?;
         Ok(self.reader.get_or_init(|| Arc::new(reader)))
@@ -73,18 +80,37 @@ impl SstFile {
         self.reader.get().map_or(0, |reader| reader.pinned_bytes())
     }
 
-    /// May the file hold `key`, by its range?
-    pub(crate) fn covers(&self, key: &[u8]) -> bool {
-        self.overlaps(key, key)
+    /// The open reader, if it was opened.
+    pub(crate) fn opened(&self) -> Option<&Arc<SstReader>> {
+        self.reader.get()
     }
 
-    /// May the file hold a key of the closed range `from..=to`?
-    pub(crate) fn overlaps(&self, from: &[u8], to: &[u8]) -> bool {
-        self.meta.smallest.user.as_slice() <= to && self.meta.largest.user.as_slice() >= from
+    /// May the file have an entry of `key`, by its range?
+    pub(crate) fn covers(&self, key: &[u8]) -> bool {
+        self.meta.smallest.user.as_slice() <= key && self.meta.largest.user.as_slice() >= key
+    }
+
+    /// May the file say something of a key between `from` and `to`, by an entry or a range tombstone?
+    pub(crate) fn overlaps(&self, from: &[u8], to: Bound<&[u8]>) -> bool {
+        !self.meta.is_before(from) && is_by(self.meta.first(), to)
+    }
+
+    /// The newest number that `ask` gives of its range tombstones; 0 if it has none.
+    pub(crate) fn newest_range(&self, ask: impl Fn(&Fragments) -> SeqNo) -> Result<SeqNo> {
+        if self.meta.ranges.is_none() {
+            return Ok(SeqNo::ZERO);
+        }
+        Ok(ask(self.reader()?.ranges()))
     }
 
     /// Does every entry precede `seqno` or equal it?
     pub(crate) fn is_older_than(&self, seqno: SeqNo) -> bool {
         self.meta.max_seqno <= seqno
+    }
+}
+
+impl RangeSource for Arc<SstFile> {
+    fn narrow(&self, spot: Spot<'_>, at: SeqNo, window: &mut Window) -> Result<()> {
+        self.reader()?.ranges().narrow(spot, at, window)
     }
 }

@@ -83,7 +83,7 @@ fn data_block(entries: &[SstEntry]) -> Vec<u8> {
         filter_bits_per_key: 0,
         uid: 1,
     };
-    let file = build_sst(entries, shape).unwrap();
+    let file = build_sst(entries, &[], shape).unwrap();
     let blocks = Sst::open(&file, true, 0).unwrap().blocks().unwrap();
     let block = blocks.first().unwrap();
     file[block.start..block.end - BLOCK_TRAILER_LEN].to_vec()

@@ -4,6 +4,7 @@ use esker::ErrorKind;
 use esker::fuzz_api::Sst;
 use esker::fuzz_api::SstCursor;
 use esker::fuzz_api::SstEntry;
+use esker::fuzz_api::SstRange;
 use esker::fuzz_api::SstShape;
 use esker::fuzz_api::build_sst;
 use esker::fuzz_api::reseal;
@@ -26,7 +27,7 @@ type Flat = (Vec<u8>, u64, Vec<u8>);
 pub(crate) fn sst_decode(data: &[u8]) {
     let mut input = Input::new(data);
     let mode = input.byte() % 4;
-    let reading = Reading { mapped: input.flag(), probes: Vec::new() };
+    let reading = Reading { mapped: input.flag(), probes: Vec::new(), ranges: None };
     if mode == 0 {
         let bytes = input.rest();
         return exercise(bytes, &reading, None);
@@ -40,8 +41,11 @@ pub(crate) fn sst_decode(data: &[u8]) {
     };
     let entries = entries(&mut input, 48);
     let probes = (0..input.below(4)).map(|_| input.key()).collect();
-    let reading = Reading { probes, ..reading };
-    let intact = build_sst(&entries, shape).unwrap();
+    let ranges: Vec<SstRange> = (0..input.below(4)).map(|_| range(&mut input)).collect();
+    let intact = build_sst(&entries, &ranges, shape).unwrap();
+    let ranges = Sst::open(&intact, true, 0).unwrap().ranges();
+    let ranges = (mode == 1).then_some(ranges);
+    let reading = Reading { probes, ranges, ..reading };
     let mut file = intact.clone();
     if mode == 1 {
         for _ in 0..input.below(8) {
@@ -54,7 +58,7 @@ pub(crate) fn sst_decode(data: &[u8]) {
     // Mode 2: anything; mode 3: what is found from, which is a small part of the file.
     let place = match mode {
         2 => 0..file.len(),
-        _ => tail[0].start.min(tail[1].start)..file.len(),
+        _ => tail.iter().map(|block| block.start).min().unwrap()..file.len(),
     };
     blocks.extend(tail);
     while !input.is_empty() {
@@ -62,6 +66,11 @@ pub(crate) fn sst_decode(data: &[u8]) {
     }
     reseal(&mut file, &blocks, UID);
     exercise(&file, &reading, None);
+}
+
+fn range(input: &mut Input<'_>) -> SstRange {
+    let (from, to) = (input.key(), input.flag().then(|| input.key()));
+    (from, to, 1 + input.below(30) as u64)
 }
 
 /// Up to `most` entries in order, some keys with several versions.
@@ -88,6 +97,8 @@ fn flatten(entries: &[SstEntry]) -> Vec<Flat> {
 struct Reading {
     mapped: bool,
     probes: Vec<Vec<u8>>,
+    /// The range tombstones, if they are known.
+    ranges: Option<Vec<SstRange>>,
 }
 
 /// Reads `file` in every way. With the `truth`, what is read must be that, or an error; and no
@@ -108,6 +119,8 @@ fn exercise_within(file: &[u8], reading: &Reading, truth: Option<(&[Flat], bool)
             return allow(&error, &"open");
         }
     };
+    let ranges = sst.ranges();
+    assert!(reading.ranges.as_ref().is_none_or(|truth| *truth == ranges), "range tombstones");
     let verified = sst.verify();
     if let Err(error) = &verified {
         assert!(!intact, "an intact file: {error}");

@@ -78,12 +78,13 @@ impl Value {
     }
 }
 
-/// One operation of a batch; a delete if it has no value.
+/// One operation of a batch; a delete if it has no value, up to another key if there is one.
 #[derive(Clone, Debug)]
 pub(crate) struct Write {
     pub(crate) keyspace: usize,
     pub(crate) key: Key,
     pub(crate) value: Option<Value>,
+    pub(crate) until: Option<Key>,
     /// An operand rather than a value, in the keyspace that merges.
     pub(crate) merge: bool,
 }
@@ -112,6 +113,9 @@ pub(crate) type KeyRange = (Bound<Key>, Bound<Key>);
 pub(crate) enum Op {
     Put(usize, Key, Value),
     Delete(usize, Key),
+    DeleteRange(usize, KeyRange),
+    /// All keys that begin with the first so many bytes of the key.
+    DeletePrefix(usize, Key, u8),
     /// In the keyspace that merges.
     Merge(Key, Value),
     /// In the keyspace with values that expire: one that does after so many waits.
@@ -268,7 +272,9 @@ impl Write {
         let key = Key::draw(choices);
         let value = (choices.below(3) < 2).then(|| Value::draw(choices));
         let merge = value.is_some_and(|value| value.seed % 4 > 1);
-        Write { keyspace, key, value, merge }
+        let ranged = value.is_none() && choices.below(3) == 0;
+        let until = ranged.then(|| Key::draw(choices));
+        Write { keyspace, key, value, until, merge }
     }
 }
 
@@ -321,7 +327,12 @@ impl Op {
             return Op::draw_change(choice, choices);
         }
         match choice % 128 {
-            0..20 => Op::Put(choices.index(KEYSPACES), Key::draw(choices), Value::draw(choices)),
+            0..17 => Op::Put(choices.index(KEYSPACES), Key::draw(choices), Value::draw(choices)),
+            17..19 => Op::DeleteRange(choices.index(KEYSPACES), draw_range(choices)),
+            19 => {
+                let (keyspace, key) = (choices.index(KEYSPACES), Key::draw(choices));
+                Op::DeletePrefix(keyspace, key, choices.below(6) as u8)
+            }
             20..24 => Op::PutFor(Key::draw(choices), Value::draw(choices), choices.below(4) as u8),
             24..32 => Op::Merge(Key::draw(choices), Value::draw(choices)),
             32..42 => Op::Delete(choices.index(KEYSPACES), Key::draw(choices)),

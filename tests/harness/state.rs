@@ -50,6 +50,8 @@ pub(crate) type State = BTreeMap<Place, Arc<[u8]>>;
 pub(crate) enum Change {
     Put(Place, Arc<[u8]>),
     Delete(Place),
+    /// From this place on to before this key.
+    DeleteRange(Place, Arc<[u8]>),
     DropKeyspace(usize),
 }
 
@@ -58,6 +60,10 @@ pub(crate) fn apply(state: &mut State, changes: &[Change]) {
         match change {
             Change::Put(place, value) => drop(state.insert(place.clone(), value.clone())),
             Change::Delete(place) => drop(state.remove(place)),
+            Change::DeleteRange((index, from), to) => {
+                let is_outside = |key: &Arc<[u8]>| key < from || key >= to;
+                state.retain(|(keyspace, key), _| keyspace != index || is_outside(key));
+            }
             Change::DropKeyspace(name) => state.retain(|(keyspace, _), _| keyspace != name),
         }
     }

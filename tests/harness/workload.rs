@@ -384,6 +384,9 @@ impl Workload {
             2 => 2 + self.choices.below(4),
             _ => 2,
         };
+        if self.choices.below(16) == 0 {
+            return self.delete_range(durability);
+        }
         let writes = self.draw_writes(ops);
         for index in 0..NAMES.len() {
             if writes.iter().any(|write| write.place.0 == index) {
@@ -403,6 +406,17 @@ impl Workload {
             _ if ops == 1 => self.change(false, changes, |db| change_one(db, &writes[0])),
             _ => self.change(sync, changes, |db| transact(db, &writes, durability)),
         }
+    }
+
+    fn delete_range(&mut self, durability: Durability) -> esker::Result<()> {
+        let key = |n: u64| -> Arc<[u8]> { format!("key{n:02}").into_bytes().into() };
+        let (index, first) = (self.choices.index(NAMES.len()), self.choices.below(24));
+        let (from, to) = (key(first), key(first + 1 + self.choices.below(8)));
+        let keyspace = keyspace(self.db(), index)?;
+        let mut batch = WriteBatch::new();
+        batch.durability(durability).delete_range(&keyspace, &from[..]..&to[..]);
+        let changes = vec![Change::DeleteRange((index, from), to)];
+        self.change(durability == Durability::Sync, changes, |db| db.write(batch))
     }
 
     /// Takes a snapshot or an iterator, for a while.

@@ -171,6 +171,7 @@ impl World {
                 self.state[*keyspace].remove(&key.bytes());
                 self.older.clear();
             }
+            Op::DeleteRange(..) | Op::DeletePrefix(..) => self.delete_many(op),
             Op::PutFor(key, value, waits) => self.put_for(*key, *value, *waits),
             Op::Wait => self.wait(),
             Op::Merge(key, value) => self.merge(*key, *value),
@@ -222,6 +223,26 @@ impl World {
             }
             _ => self.read(op),
         }
+    }
+
+    fn delete_many(&mut self, op: &Op) {
+        match op {
+            Op::DeleteRange(keyspace, range) => {
+                let range = bytes_of(*range);
+                self.keyspace(*keyspace).delete_range(range.clone()).unwrap();
+                self.state[*keyspace].retain(|key, _| !range.contains(key));
+                // A range without keys is not written, so it makes nothing durable.
+                self.db().sync().unwrap();
+            }
+            Op::DeletePrefix(keyspace, key, len) => {
+                let mut prefix = key.bytes();
+                prefix.truncate(usize::from(*len));
+                self.keyspace(*keyspace).delete_prefix(&prefix).unwrap();
+                self.state[*keyspace].retain(|key, _| !key.starts_with(&prefix));
+            }
+            _ => unreachable!("{op:?} deletes no range"),
+        }
+        self.older.clear();
     }
 
     fn read(&mut self, op: &Op) {
@@ -328,7 +349,10 @@ impl World {
                 append(map, key, &value.bytes());
             }
             Some(value) => drop(map.insert(key, Rc::new(value.bytes()))),
-            None => drop(map.remove(&key)),
+            None => match write.until.map(Key::bytes) {
+                Some(until) => map.retain(|other, _| *other < key || *other >= until),
+                None => drop(map.remove(&key)),
+            },
         }
     }
 
@@ -341,10 +365,11 @@ impl World {
             Err(Error::TransactionMemory { .. }) => return,
             result => result.unwrap(),
         }
+        let is_empty = txn.is_empty();
         if commit {
             txn.commit().unwrap();
             self.state = state;
-            if !writes.is_empty() {
+            if !is_empty {
                 self.older.clear();
             }
         }
@@ -381,14 +406,17 @@ impl World {
                     batch.merge(&keyspace, key, value)
                 }
                 Some(value) => batch.put(&keyspace, key, value),
-                None => batch.delete(&keyspace, key),
+                None => match write.until {
+                    Some(until) => batch.delete_range(&keyspace, key..until.bytes()),
+                    None => batch.delete(&keyspace, key),
+                },
             };
             World::apply(&mut self.state, write);
         }
         if unsynced {
             batch.durability(Durability::Os);
             self.older.push(before);
-        } else if !writes.is_empty() {
+        } else if !batch.is_empty() {
             self.older.clear();
         }
         self.db().write(batch).unwrap();
@@ -536,7 +564,10 @@ fn write_in(
                 txn.merge(keyspace, &key, value)?;
             }
             Some(value) => txn.put(keyspace, &key, value)?,
-            None => txn.delete(keyspace, &key)?,
+            None => match write.until {
+                Some(until) => txn.delete_range(keyspace, key.clone()..until.bytes())?,
+                None => txn.delete(keyspace, &key)?,
+            },
         }
         World::apply(state, write);
         let expected = state[write.keyspace].get(&key);

@@ -23,6 +23,7 @@ mod merges;
 mod options;
 mod pages;
 mod queues;
+mod range_deletes;
 mod ranges;
 mod read_only;
 mod recovery;

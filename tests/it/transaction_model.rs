@@ -26,6 +26,7 @@ enum Step {
     Begin(Isolation),
     Put(usize, u8),
     Delete(usize, u8),
+    DeleteRange(usize, u8, u8),
     Get(usize, u8),
     /// Some entries from either end of a range.
     Range {
@@ -48,6 +49,7 @@ enum Step {
     /// Writes beside transactions.
     Outside(usize, u8),
     OutsideDelete(usize, u8),
+    OutsideDeleteRange(usize, u8, u8),
     Job,
     Flush,
     Compact,
@@ -64,6 +66,8 @@ fn step() -> impl Strategy<Value = Step> {
         3 => level.prop_map(Step::Begin),
         5 => place().prop_map(|(keyspace, key)| Step::Put(keyspace, key)),
         2 => place().prop_map(|(keyspace, key)| Step::Delete(keyspace, key)),
+        1 => (place(), 0..KEYS)
+            .prop_map(|((keyspace, from), to)| Step::DeleteRange(keyspace, from, to)),
         4 => place().prop_map(|(keyspace, key)| Step::Get(keyspace, key)),
         3 => (place(), 0..KEYS, 0..4_usize, 0..4_usize).prop_map(
             |((keyspace, from), to, front, back)| Step::Range { keyspace, from, to, front, back },
@@ -75,6 +79,8 @@ fn step() -> impl Strategy<Value = Step> {
         3 => Just(Step::Commit),
         1 => place().prop_map(|(keyspace, key)| Step::Outside(keyspace, key)),
         1 => place().prop_map(|(keyspace, key)| Step::OutsideDelete(keyspace, key)),
+        1 => (place(), 0..KEYS)
+            .prop_map(|((keyspace, from), to)| Step::OutsideDeleteRange(keyspace, from, to)),
         1 => Just(Step::Job),
         1 => Just(Step::Flush),
         1 => Just(Step::Compact),
@@ -321,6 +327,10 @@ fn take_step(world: &mut World, runs: &mut [Option<Run>; TXNS], who: usize, step
             return world.outside((keyspace, key), Some(value));
         }
         Step::OutsideDelete(keyspace, key) => return world.outside((keyspace, key), None),
+        Step::OutsideDeleteRange(keyspace, from, to) => {
+            world.keyspaces[keyspace].delete_range(name(from)..name(to)).unwrap();
+            return world.apply(&(from..to).map(|key| ((keyspace, key), None)).collect());
+        }
         Step::Job => {
             world.db.run_one_job().unwrap();
             return;
@@ -344,6 +354,10 @@ fn take_step(world: &mut World, runs: &mut [Option<Run>; TXNS], who: usize, step
         Step::Delete(keyspace, key) => {
             run.txn.delete(&world.keyspaces[keyspace], name(key)).unwrap();
             run.own.insert((keyspace, key), None);
+        }
+        Step::DeleteRange(keyspace, from, to) => {
+            run.txn.delete_range(&world.keyspaces[keyspace], name(from)..name(to)).unwrap();
+            run.own.extend((from..to).map(|key| ((keyspace, key), None)));
         }
         Step::Get(keyspace, key) => run.get(world, keyspace, key),
         Step::Range { keyspace, from, to, front, back } => {

@@ -34,8 +34,10 @@ fn value() -> impl Strategy<Value = Value> {
 }
 
 fn write() -> impl Strategy<Value = Write> {
-    (0..KEYSPACES, key(), prop::option::weighted(0.7, value()), any::<bool>())
-        .prop_map(|(keyspace, key, value, merge)| Write { keyspace, key, value, merge })
+    let until = prop::option::weighted(0.3, key());
+    (0..KEYSPACES, key(), prop::option::weighted(0.7, value()), until, any::<bool>()).prop_map(
+        |(keyspace, key, value, until, merge)| Write { keyspace, key, value, until, merge },
+    )
 }
 
 fn from() -> impl Strategy<Value = From> {
@@ -98,6 +100,10 @@ fn op() -> impl Strategy<Value = Op> {
         2 => Just(Op::Wait),
         8 => (key(), value()).prop_map(|(key, value)| Op::Merge(key, value)),
         8 => (0..KEYSPACES, key()).prop_map(|(ks, key)| Op::Delete(ks, key)),
+        3 => (0..KEYSPACES, (bound(), bound()))
+            .prop_map(|(ks, range)| Op::DeleteRange(ks, range)),
+        1 => (0..KEYSPACES, key(), 0..6_u8)
+            .prop_map(|(ks, key, len)| Op::DeletePrefix(ks, key, len)),
         4 => (0..KEYSPACES, key(), 8..64_u8, value())
             .prop_map(|(ks, key, n, value)| Op::Fill(ks, key, n, value)),
         2 => (0..KEYSPACES, key(), any::<u8>()).prop_map(|(ks, key, n)| Op::Drain(ks, key, n)),

@@ -1,6 +1,7 @@
 //! Plans for random trees: what they may touch, and that they come to an end.
 
 use std::collections::HashSet;
+use std::ops::Bound;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -9,6 +10,7 @@ use proptest::prelude::*;
 use crate::base::ids::FileId;
 use crate::base::key::InternalKey;
 use crate::base::key::Trailer;
+use crate::base::range::is_by;
 use crate::base::seqno::SeqNo;
 use crate::base::value::ValueKind;
 use crate::cache::BlockCache;
@@ -97,7 +99,7 @@ fn context(busy: &HashSet<FileId>, expire_before_ms: u64) -> PickContext<'_> {
         busy,
         expire_before_ms,
         is_space_scarce: false,
-        oldest_snapshot: None,
+        snapshots: &[],
         expired_ms: 0,
         tombstone_age_ms: 1000,
     }
@@ -136,6 +138,7 @@ fn run(plan: &Plan, next_id: &mut u64) -> KeyspaceEdit {
     edit.removed.extend(plan.lower.iter().map(|file| (plan.output_level as u8, file.meta.id)));
     let (from, to) = plan.hull().unwrap();
     let number = |key: &[u8]| u16::from_be_bytes(key.try_into().unwrap());
+    let Bound::Included(to) = to else { panic!("there are no range tombstones") };
     let (from, to) = (number(from), number(to));
     let pieces = (files.len() as u16).min(to - from + 1);
     let share = plan.input_bytes() / u64::from(pieces);
@@ -176,7 +179,8 @@ proptest! {
             let (from, to) = plan.hull().unwrap();
             for other in plans.iter().filter(|other| other.output_level == plan.output_level) {
                 let (other_from, other_to) = other.hull().unwrap();
-                prop_assert!(to < other_from || other_to < from, "outputs would overlap");
+                let overlap = is_by(other_from, to) && is_by(from, other_to);
+                prop_assert!(!overlap, "outputs would overlap");
             }
             busy.extend(plan.input_ids());
             plans.push(plan.clone());
@@ -231,8 +235,8 @@ fn tombstones_at_the_bottom_wait_for_the_snapshots_that_need_them() {
     let version = apply(&Version::default(), &edit);
     let busy = HashSet::new();
     let at = |snapshot: Option<u64>, expire| {
-        let oldest_snapshot = snapshot.map(SeqNo::new);
-        pick(&version, &PickContext { oldest_snapshot, ..context(&busy, expire) })
+        let snapshots: Vec<SeqNo> = snapshot.into_iter().map(SeqNo::new).collect();
+        pick(&version, &PickContext { snapshots: &snapshots, ..context(&busy, expire) })
     };
     let plan = at(None, 51).unwrap();
     assert_eq!(
@@ -273,8 +277,8 @@ fn dense_tombstones_at_the_bottom_wait_for_the_snapshots_that_need_them() {
     let version = apply(&Version::default(), &edit);
     let busy = HashSet::new();
     let at = |snapshot: Option<u64>| {
-        let oldest_snapshot = snapshot.map(SeqNo::new);
-        pick(&version, &PickContext { oldest_snapshot, ..context(&busy, 0) })
+        let snapshots: Vec<SeqNo> = snapshot.into_iter().map(SeqNo::new).collect();
+        pick(&version, &PickContext { snapshots: &snapshots, ..context(&busy, 0) })
     };
     assert_eq!(at(None).unwrap().reason, Reason::TombstoneDensity);
     assert!(at(Some(6)).is_none());

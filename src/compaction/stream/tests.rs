@@ -11,17 +11,30 @@ use crate::base::blob::BlobSource;
 use crate::base::error::Result;
 use crate::base::hooks::MergeOperator;
 use crate::base::hooks::MergeResult;
+use crate::base::ids::FileId;
 use crate::base::internal_iter::InternalIter;
 use crate::base::key::InternalKey;
 use crate::base::key::KeyRef;
 use crate::base::key::Trailer;
+use crate::base::range_tombstone::Fragments;
 use crate::base::seqno::SeqNo;
 use crate::base::slice::Slice;
 use crate::base::value::ValueKind;
 use crate::base::value::expiry_of;
 use crate::base::value::with_expiry;
+use crate::cache::BlockCache;
+use crate::compaction::ranges;
+use crate::compaction::stream::Rules;
 use crate::compaction::stream::Survivors;
+use crate::fs::MemFs;
+use crate::fs::ReadMode;
 use crate::iter::Fold;
+use crate::manifest::KeyspaceEdit;
+use crate::manifest::SstMeta;
+use crate::version::LEVELS;
+use crate::version::Version;
+use crate::version::builder;
+use crate::version::sst_file::SstOpener;
 
 type Entry = (InternalKey, Vec<u8>);
 
@@ -64,6 +77,7 @@ impl InternalIter for Forward {
 #[derive(Clone, Debug)]
 struct Case {
     entries: Vec<Entry>,
+    ranges: Arc<Fragments>,
     /// Keys of which an older version lies beneath the output.
     beneath: BTreeSet<Vec<u8>>,
     snapshots: Vec<SeqNo>,
@@ -115,6 +129,8 @@ const EXPIRED_MS: u64 = 1000;
 fn cases() -> impl Strategy<Value = Case> {
     // A sequence number is that of one entry.
     let writes = prop::collection::btree_map(1..NEWEST, (0..5_u8, 0..6_u8), 0..40);
+    let ranges = prop::collection::vec((0..5_u8, prop::option::of(0..6_u8), 1..NEWEST), 0..5);
+    let ranges = prop_oneof![Just(Vec::new()), ranges];
     // Operands and values that expire are never in one keyspace.
     let kinds = prop_oneof![
         Just([0, 1, 1, 2, 2, 2]),
@@ -131,8 +147,9 @@ fn cases() -> impl Strategy<Value = Case> {
         1 => Just(Able::Unknown),
     ];
     let rules = (any::<bool>(), operator, kinds);
-    (writes, beneath, snapshots, rules).prop_map(
-        |(writes, beneath, snapshots, (zero_seqnos, operator, kinds))| {
+    (writes, ranges, beneath, snapshots, rules).prop_map(
+        |(mut writes, ranges, beneath, snapshots, (zero_seqnos, operator, kinds))| {
+            writes.retain(|seqno, _| ranges.iter().all(|(.., other)| other != seqno));
             let entry = |(seqno, (user, kind)): (u64, (u8, u8))| {
                 let kind = kinds[usize::from(kind)];
                 let value = seqno.to_string().into_bytes();
@@ -149,8 +166,14 @@ fn cases() -> impl Strategy<Value = Case> {
             };
             let mut entries: Vec<Entry> = writes.into_iter().map(entry).collect();
             entries.sort_by(|a, b| a.0.as_ref().cmp(&b.0.as_ref()));
+            let ranges: Vec<_> =
+                ranges.into_iter().map(|(from, to, n)| ([from], to.map(|to| [to]), n)).collect();
+            let pieces = ranges
+                .iter()
+                .map(|(from, to, n)| (&from[..], to.as_ref().map(|to| &to[..]), SeqNo::new(*n)));
             Case {
                 entries,
+                ranges: Arc::new(Fragments::cut(pieces)),
                 beneath: beneath.into_iter().map(|user| vec![user]).collect(),
                 snapshots: snapshots.into_iter().map(SeqNo::new).collect(),
                 zero_seqnos,
@@ -178,10 +201,14 @@ fn survivors(case: &Case, entries: Vec<Entry>) -> Vec<Entry> {
         !case.beneath.contains(user)
     };
     let inner = Forward(entries, 0);
-    let (snapshots, fold) = (case.snapshots.clone(), Some(fold(case.operator)));
-    let mut stream =
-        Survivors::new(inner, snapshots, is_bottom, case.zero_seqnos, fold, EXPIRED_MS, &Apart)
-            .unwrap();
+    let rules = Rules {
+        snapshots: case.snapshots.clone(),
+        zero_seqnos: case.zero_seqnos,
+        fold: Some(fold(case.operator)),
+        expired_ms: EXPIRED_MS,
+        ranges: case.ranges.clone(),
+    };
+    let mut stream = Survivors::new(inner, is_bottom, rules, &Apart).unwrap();
     let mut out = Vec::new();
     while stream.valid() {
         let (key, value) = stream.entry();
@@ -191,12 +218,41 @@ fn survivors(case: &Case, entries: Vec<Entry>) -> Vec<Entry> {
     out
 }
 
+/// The range tombstones that are written. What lies beneath does so on the last level.
+fn kept(case: &Case) -> Fragments {
+    let opener = SstOpener {
+        fs: Arc::new(MemFs::new()),
+        dir: "/db".into(),
+        cache: Arc::new(BlockCache::new(0)),
+        mode: ReadMode::Pread,
+    };
+    let mut edit = KeyspaceEdit::default();
+    for (id, user) in (1..).zip(&case.beneath) {
+        let key = InternalKey::new(user.as_slice(), Trailer::new(SeqNo::ZERO, ValueKind::Put));
+        let (smallest, largest) = (key.clone(), key);
+        let meta = SstMeta { id: FileId(id), smallest, largest, ..SstMeta::default() };
+        edit.added.push((LEVELS as u8 - 1, meta));
+    }
+    let version = builder::apply(&Version::default(), &edit, &Arc::new(opener)).unwrap();
+    ranges::kept(&case.ranges, &case.snapshots, &version, LEVELS - 1)
+}
+
 /// What a reader at `seqno` sees of the entries and what lies beneath.
-fn seen(case: &Case, entries: &[Entry], seqno: SeqNo) -> BTreeMap<Vec<u8>, Vec<u8>> {
+fn seen(
+    case: &Case,
+    entries: &[Entry],
+    ranges: &Fragments,
+    seqno: SeqNo,
+) -> BTreeMap<Vec<u8>, Vec<u8>> {
     let old = case.beneath.iter().map(|user| (user.clone(), b"from beneath".to_vec()));
     let mut map: BTreeMap<_, _> = old.collect();
+    let deleted = |user: &[u8]| ranges.newest_over(user, seqno);
+    map.retain(|user, _| deleted(user) == SeqNo::ZERO);
     // Of each key the newest comes first: go back, so that it has the last word.
     for (key, value) in entries.iter().rev().filter(|(key, _)| key.trailer.seqno() <= seqno) {
+        if key.trailer.seqno() < deleted(&key.user) {
+            continue;
+        }
         match key.trailer.kind() {
             Some(ValueKind::Put | ValueKind::BlobRef) => {
                 map.insert(key.user.clone(), value.clone())
@@ -226,8 +282,8 @@ proptest! {
     fn no_reader_sees_a_difference(case in cases()) {
         let out = survivors(&case, case.entries.clone());
         for seqno in case.snapshots.iter().copied().chain([SeqNo::new(NEWEST), SeqNo::MAX]) {
-            let before = seen(&case, &case.entries, seqno);
-            prop_assert_eq!(before, seen(&case, &out, seqno), "at {}", seqno);
+            let before = seen(&case, &case.entries, &case.ranges, seqno);
+            prop_assert_eq!(before, seen(&case, &out, &kept(&case), seqno), "at {}", seqno);
         }
     }
 
@@ -267,9 +323,23 @@ proptest! {
             case.snapshots.iter().filter(|snapshot| **snapshot < key.trailer.seqno()).count()
         };
         let is_operand = |key: &InternalKey| key.trailer.kind() == Some(ValueKind::Merge);
+        for fragment in kept(&case).list() {
+            let stripes: BTreeSet<_> =
+                fragment.seqnos.iter().map(|n| ranges::stripe(&case.snapshots, *n)).collect();
+            prop_assert_eq!(stripes.len(), fragment.seqnos.len(), "two of one stripe");
+            let first = case.beneath.iter().find(|user| **user >= fragment.from);
+            prop_assert!(!stripes.contains(&0) || first.is_some(), "a useless range tombstone");
+        }
         let mut complete = BTreeSet::new();
         let mut operands = BTreeSet::new();
         for (key, value) in &out {
+            let hidden = case.ranges.over(&key.user).and_then(|over| {
+                over.first_above(key.trailer.seqno())
+            });
+            let hidden = hidden.is_some_and(|by| {
+                ranges::stripe(&case.snapshots, by) == stripe(key)
+            });
+            prop_assert!(!hidden, "something beneath a range tombstone of its stripe");
             let has_expired = key.trailer.kind().is_some_and(ValueKind::expires)
                 && expiry_of(value) <= EXPIRED_MS;
             prop_assert!(!has_expired, "what has expired is kept");
@@ -292,7 +362,8 @@ proptest! {
             let in_oldest_stripe = stripe(key) == 0;
             if in_oldest_stripe && free {
                 prop_assert!(key.trailer.kind() != Some(ValueKind::Delete), "a useless tombstone");
-                prop_assert!(!case.zero_seqnos || key.trailer.seqno() == SeqNo::ZERO);
+                let covered = case.ranges.over(&key.user).is_some();
+                prop_assert!(!case.zero_seqnos || covered || key.trailer.seqno() == SeqNo::ZERO);
             }
         }
         // Once more changes nothing, but for operands above a tombstone that is gone now.

@@ -24,6 +24,10 @@ use crate::wal::segment_bytes_for;
 
 /// What an entry takes in a memtable besides its key and value, about.
 const ENTRY_BYTES: usize = 64;
+/// In front of a range tombstone a memtable is sealed from this part of its size on: readers seek over
+/// what they know to be older than the tombstone, and step over the rest.
+const OLDER_SHARE: usize = 16;
+
 /// The end of the log, and what goes with it.
 #[derive(Debug)]
 pub(crate) struct Append {
@@ -226,10 +230,11 @@ impl Core {
             return Ok(None);
         }
         let mut sealed = false;
+        let share = if batch.has_ranges() { OLDER_SHARE } else { 1 };
+        let room = self.config.memtable_bytes / share;
         let (head, rest) = views(keyspaces, |state| {
             let view = state.view();
-            if view.active.bytes() < self.config.memtable_bytes || !state.seal(append.last_seqno())
-            {
+            if view.active.bytes() < room || !state.seal(append.last_seqno()) {
                 return view;
             }
             sealed = true;

@@ -39,8 +39,9 @@ use crate::base::batch::Op;
 use crate::base::batch::Ops;
 use crate::base::error::Error;
 use crate::base::error::Result;
-use crate::base::ids::KeyspaceId;
 use crate::base::planted::Planted;
+use crate::base::range_tombstone::end_of;
+use crate::base::range_tombstone::is_behind;
 use crate::base::seqno::SeqNo;
 use crate::base::spans::Spans;
 use crate::base::value::ValueKind;
@@ -73,12 +74,22 @@ pub(crate) struct Claim<'a> {
 }
 
 impl Claim<'_> {
-    fn covers(&self, keyspace: KeyspaceId, key: &[u8]) -> bool {
+    /// Does `op` write a key of it?
+    fn is_hit_by(&self, op: &Op<'_>) -> bool {
+        let (from, to) = match op.kind {
+            ValueKind::DeleteRange => (op.key, Some(end_of(op.value))),
+            _ => (op.key, None),
+        };
         match self.footprint {
-            Footprint::Key(state, claimed) => state.id == keyspace && claimed == key,
-            Footprint::Spans(parts) => {
-                parts.iter().any(|(state, spans)| state.id == keyspace && spans.contains(key))
+            Footprint::Key(state, claimed) => {
+                let is_hit =
+                    to.map_or(claimed == from, |to| from <= claimed && is_behind(to, claimed));
+                state.id == op.keyspace && is_hit
             }
+            Footprint::Spans(parts) => parts.iter().any(|(state, spans)| {
+                let is_hit = |to| spans.meets(from, to);
+                state.id == op.keyspace && to.map_or_else(|| spans.contains(from), is_hit)
+            }),
         }
     }
 
@@ -115,7 +126,8 @@ impl Claim<'_> {
 pub(super) struct Recent {
     /// The last sequence number when each watch began, ascending.
     watches: Vec<u64>,
-    /// For each batch its last sequence number, ascending, and its operations without values.
+    /// For each batch its last sequence number, ascending, and its operations without values, ends of
+    /// ranges aside.
     batches: VecDeque<(u64, Batch)>,
     bytes: usize,
     /// The last sequence number of a batch whose keys were not kept.
@@ -137,7 +149,9 @@ impl Recent {
         }
         let mut keys = Batch::default();
         for op in Ops::new(batch.bytes()).flatten() {
-            keys.push(Op { kind: ValueKind::Delete, value: &[], ..op });
+            // The value of a range tombstone is its end.
+            let is_range = op.kind == ValueKind::DeleteRange;
+            keys.push(if is_range { op } else { Op { kind: ValueKind::Delete, value: &[], ..op } });
         }
         self.bytes += keys.bytes().len();
         self.batches.push_back((last, keys));
@@ -162,12 +176,12 @@ impl Recent {
     }
 
     /// The last sequence number of a batch behind `from` that wrote a key that is claimed.
-    fn find(&self, from: u64, is_claimed: impl Fn(KeyspaceId, &[u8]) -> bool) -> Option<u64> {
+    fn find(&self, from: u64, is_claimed: impl Fn(&Op<'_>) -> bool) -> Option<u64> {
         let known = self.batches.partition_point(|(last, _)| *last <= from);
-        let claimed = self.batches.range(known..).find(|(_, keys)| {
-            let mut ops = Ops::new(keys.bytes()).flatten();
-            ops.any(|op| is_claimed(op.keyspace, op.key))
-        });
+        let claimed = self
+            .batches
+            .range(known..)
+            .find(|(_, keys)| Ops::new(keys.bytes()).flatten().any(|op| is_claimed(&op)));
         claimed.map(|(last, _)| *last)
     }
 }
@@ -192,8 +206,7 @@ impl<'a> Watch<'a> {
         let checked = if append.recent.lost > self.from {
             Checked::Unknown
         } else {
-            let changed =
-                append.recent.find(self.from, |keyspace, key| claim.covers(keyspace, key));
+            let changed = append.recent.find(self.from, |op| claim.is_hit_by(op));
             changed.map_or(Checked::Unchanged, Checked::Changed)
         };
         append.recent.end(self.from);
@@ -284,6 +297,7 @@ impl Core {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::ids::KeyspaceId;
 
     fn batch_of(keys: &[&str]) -> Batch {
         let mut batch = Batch::default();
@@ -298,7 +312,7 @@ mod tests {
     fn recent_keys_are_kept_as_long_as_somebody_watches() {
         let mut recent = Recent::default();
         let find = |recent: &Recent, from: u64, key: &str| {
-            recent.find(from, |keyspace, k| keyspace == KeyspaceId(1) && k == key.as_bytes())
+            recent.find(from, |op| op.keyspace == KeyspaceId(1) && op.key == key.as_bytes())
         };
         assert!(!recent.is_watched());
         recent.begin(10);

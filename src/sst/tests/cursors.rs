@@ -167,7 +167,7 @@ fn only_long_reads_announce_what_comes_next() {
     let shape = Shape { block_bytes: 4096, partition_blocks: 256, ..SMALL };
     let (bytes, summary) = write(&entries, shape);
     let file = MemFile::new(&bytes, true);
-    let expected = SstExpectation { bytes: summary.bytes, uid: UID };
+    let expected = SstExpectation { bytes: summary.bytes, uid: UID, ranges: None };
     let cache = Arc::new(BlockCache::new(0));
     let path = PathBuf::from("7.sst");
     let reader = SstReader::open(file.clone(), path, FileId(7), Some(expected), cache).unwrap();

@@ -191,7 +191,7 @@ fn every_truncation_is_an_error() {
 fn another_file_in_place_of_this_one_is_refused() {
     let entries = example();
     let (bytes, summary) = write(&entries, SMALL);
-    let expected = crate::sst::SstExpectation { bytes: summary.bytes, uid: UID + 1 };
+    let expected = crate::sst::SstExpectation { bytes: summary.bytes, uid: UID + 1, ranges: None };
     let opened = crate::sst::SstReader::open(
         MemFile::new(&bytes, true),
         "8.sst".into(),

@@ -182,7 +182,7 @@ pub(super) fn write(entries: &[Entry], shape: Shape) -> (Bytes, SstSummary) {
 }
 
 pub(super) fn try_open(bytes: &Bytes, len: u64, shape: Shape) -> Result<Arc<SstReader>> {
-    let expected = SstExpectation { bytes: len, uid: UID };
+    let expected = SstExpectation { bytes: len, uid: UID, ranges: None };
     let cache = Arc::new(BlockCache::new(shape.cache_bytes));
     let file = MemFile::new(bytes, shape.mapped);
     SstReader::open(file, PathBuf::from("7.sst"), FileId(7), Some(expected), cache).map(Arc::new)
@@ -202,7 +202,7 @@ pub(super) fn open_as(
     shape: Shape,
     cache: Arc<BlockCache>,
 ) -> Arc<SstReader> {
-    let expected = SstExpectation { bytes: bytes.len() as u64, uid: UID };
+    let expected = SstExpectation { bytes: bytes.len() as u64, uid: UID, ranges: None };
     let file = MemFile::new(bytes, shape.mapped);
     let reader = SstReader::open(file, PathBuf::from("7.sst"), id, Some(expected), cache);
     Arc::new(reader.unwrap())
