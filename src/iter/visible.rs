@@ -20,7 +20,6 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use crate::base::blob::BlobSource;
-use crate::base::error::Error;
 use crate::base::error::Result;
 use crate::base::internal_iter::InternalIter;
 use crate::base::key::KeyRef;
@@ -38,11 +37,10 @@ use crate::iter::dead::DeadSpans;
 use crate::iter::dead::STRIDE;
 use crate::iter::dead::Walk;
 use crate::iter::fold::Fold;
-use crate::iter::fold::LONG_CHAIN;
-use crate::iter::fold::Operands;
 use crate::iter::verdict::Verdict;
-use crate::iter::verdict::unexpected;
 use crate::iter::verdict::verdict;
+
+mod entry;
 
 /// After this many steps over versions of one key, seek past the rest.
 const STEPS_BEFORE_SEEK: u32 = 8;
@@ -397,23 +395,6 @@ impl<I: InternalIter> Visible<I> {
         }
     }
 
-    /// If a range tombstone hides the entry that the inner cursor stands on: past it, and past what else
-    /// is as dead around it, on or back. True if so.
-    #[inline(never)]
-    fn pass_dead(&mut self, forward: bool) -> Result<bool> {
-        let Some(cover) = &mut self.cover else { return Ok(false) };
-        let KeyRef { user, trailer } = self.inner.key();
-        let Some(dead) = cover.dead_stretch(user, trailer.seqno(), forward)? else {
-            return Ok(false);
-        };
-        if forward {
-            self.inner.skip_forward(dead.to.as_deref(), dead.seqno)?;
-        } else {
-            self.inner.skip_backward(&dead.from, dead.seqno)?;
-        }
-        Ok(true)
-    }
-
     /// Stands on the entry that the inner cursor stands on, unless that says that the key is gone.
     #[inline]
     fn stand_on(&mut self, trailer: Trailer) -> Result<bool> {
@@ -579,58 +560,6 @@ impl<I: InternalIter> Visible<I> {
             None => drop(self.value.drain(..EXPIRY_LEN)),
         }
         true
-    }
-
-    /// Folds the operand that the inner cursor stands on with all that it rests on.
-    #[cold]
-    fn fold(&mut self) -> Result<()> {
-        self.remember_key();
-        let newest = self.inner.key().trailer.seqno();
-        let fold = self.at.fold.clone();
-        let fold = fold.ok_or_else(|| Error::internal("an operand without a merge operator"))?;
-        let mut operands = Operands::default();
-        let mut known = None;
-        let mut base = None;
-        let dead = match &mut self.cover {
-            Some(cover) => cover.newest_over(&self.key)?,
-            None => SeqNo::ZERO,
-        };
-        while self.inner.valid() && self.inner.key().user == self.key {
-            let trailer = self.inner.key().trailer;
-            // Before what is remembered is asked, which may be as dead.
-            if trailer.seqno() < dead {
-                break;
-            }
-            if operands.count == LONG_CHAIN {
-                known = fold.recall(&self.key, self.at.seqno);
-            }
-            if let Some(known) = known.as_ref().filter(|known| trailer.seqno() <= known.seqno) {
-                operands.forget_up_to(known.seqno);
-                base = Some(known.value.clone());
-                break;
-            }
-            match verdict(trailer)? {
-                Verdict::Operand => {
-                    operands.push(&fold, &self.key, trailer, self.inner.value());
-                    self.inner.next()?;
-                    continue;
-                }
-                Verdict::Live => base = Some(self.inner.value().to_vec()),
-                Verdict::Gone => {}
-                Verdict::Handle => {
-                    let blobs = self.at.blobs.as_ref().ok_or_else(|| unexpected(trailer))?;
-                    base = Some(blobs.fetch(&self.key, self.inner.value())?.to_vec());
-                }
-                Verdict::Expiring | Verdict::ExpiringHandle => return Err(unexpected(trailer)),
-            }
-            break;
-        }
-        self.value = fold.merge(&self.key, base.as_deref(), &operands)?;
-        if operands.count > LONG_CHAIN {
-            fold.remember(&self.key, newest, &self.value);
-        }
-        self.large = None;
-        Ok(())
     }
 }
 

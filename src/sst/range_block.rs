@@ -27,8 +27,21 @@ use crate::base::seqno::SeqNo;
 use crate::fs::ReadableFile;
 use crate::sst::block::BlockKind;
 use crate::sst::footer::Footer;
+use crate::sst::reader::SstReader;
 use crate::sst::reader::damaged;
 use crate::sst::reader::fetch;
+
+impl SstReader {
+    /// Its range tombstones.
+    pub(crate) fn ranges(&self) -> &Fragments {
+        &self.ranges
+    }
+
+    /// Is every entry, range tombstones aside, older than `seqno`?
+    pub(super) fn is_older_than(&self, seqno: SeqNo) -> bool {
+        self.properties().max_seqno < seqno
+    }
+}
 
 /// Appends the payload to `out`. Requires: at least one fragment.
 pub(super) fn encode(ranges: &Fragments, out: &mut Vec<u8>) {

@@ -123,7 +123,7 @@ pub(crate) struct SstReader {
     blocks: FileBlocks,
     top: TopIndex,
     properties: Properties,
-    ranges: Fragments,
+    pub(super) ranges: Fragments,
     verified: Verified,
 }
 
@@ -198,16 +198,6 @@ impl SstReader {
 
     pub(crate) fn properties(&self) -> &Properties {
         &self.properties
-    }
-
-    /// Its range tombstones.
-    pub(crate) fn ranges(&self) -> &Fragments {
-        &self.ranges
-    }
-
-    /// Is every entry, range tombstones aside, older than `seqno`?
-    pub(super) fn is_older_than(&self, seqno: SeqNo) -> bool {
-        self.properties.max_seqno < seqno
     }
 
     /// Has every entry a user key of its own?
