@@ -166,10 +166,14 @@ impl Version {
                     ends = true;
                     break;
                 };
-                let reader = file.reader()?;
-                *slot = reader.aim(key, hash).map(|partition| (reader, partition));
+                // What is not open yet is opened if no newer file has the key.
+                *slot = Some((file, file.opened().map(|reader| reader.aim(key, hash))));
             }
-            for (reader, partition) in aimed.into_iter().flatten() {
+            for (file, aim) in aimed.into_iter().flatten() {
+                let reader = file.reader()?;
+                let Some(partition) = aim.unwrap_or_else(|| reader.aim(key, hash)) else {
+                    continue;
+                };
                 let found = reader.get_from(partition, key, hash, seqno, |trailer, value| {
                     let head = || Slice::copy_from(head_of(trailer, &value));
                     (trailer, if want_value { value.to_slice() } else { head() })
