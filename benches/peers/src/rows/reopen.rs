@@ -21,7 +21,9 @@ const PER_BATCH: usize = 100;
 impl Bench<'_> {
     fn roomy(&self) -> Setup {
         let room = 2 * (self.keys() * self.plan.set.entry_bytes()) as usize;
-        Setup { memtable_bytes: room.max(256 << 20), ..self.plan.setup }
+        let memtable_bytes = room.max(256 << 20);
+        // Twice a memtable, and as much cache.
+        Setup { memtable_bytes, memory_bytes: 4 * memtable_bytes, ..self.plan.setup }
     }
 
     /// In batches, so that it does not take those long that pay much for each write.
