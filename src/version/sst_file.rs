@@ -30,6 +30,19 @@ pub(crate) struct SstOpener {
     pub(crate) mode: ReadMode,
 }
 
+#[cfg(test)]
+impl SstOpener {
+    /// For versions of files that exist on paper only.
+    pub(crate) fn of_nothing() -> Arc<SstOpener> {
+        Arc::new(SstOpener {
+            fs: Arc::new(crate::fs::MemFs::new()),
+            dir: PathBuf::from("/db"),
+            cache: Arc::new(BlockCache::new(0)),
+            mode: ReadMode::Pread,
+        })
+    }
+}
+
 /// An SST that a version names. Shared by all versions that do.
 #[derive(Debug)]
 pub(crate) struct SstFile {

@@ -2,7 +2,6 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc;
 use std::thread;
@@ -11,7 +10,6 @@ use std::time::Duration;
 use esker::ChangeBatch;
 use esker::ChangeOp;
 use esker::Changes;
-use esker::Clock;
 use esker::Db;
 use esker::Durability;
 use esker::Error;
@@ -28,6 +26,7 @@ use esker::fs::MemFs;
 use esker::fs::ReadMode;
 
 use crate::support::DIR;
+use crate::support::TestClock;
 use crate::support::TestDb;
 use crate::support::key;
 use crate::support::tiny;
@@ -245,25 +244,6 @@ fn a_feed_that_reads_a_segment_reads_it_to_its_end() {
     };
     assert!(seen >= 20, "{seen}");
     assert_eq!(error.kind(), ErrorKind::Gone, "{error}");
-}
-
-#[derive(Debug, Default)]
-struct TestClock {
-    ms: AtomicU64,
-}
-
-impl Clock for TestClock {
-    fn monotonic(&self) -> Duration {
-        Duration::from_millis(self.ms.load(Relaxed))
-    }
-
-    fn wall_ms(&self) -> u64 {
-        self.ms.load(Relaxed)
-    }
-
-    fn unique(&self) -> u64 {
-        self.ms.fetch_add(1, Relaxed)
-    }
 }
 
 #[test]

@@ -1,13 +1,12 @@
 //! Levels: they form, they hold what they should, and garbage leaves them.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use esker::Clock;
 use esker::LevelStats;
 
+use crate::support::TestClock;
 use crate::support::TestDb;
 use crate::support::key;
 use crate::support::tiny;
@@ -74,27 +73,6 @@ fn compacting_a_range_leaves_the_rest_alone() {
     db.flush().unwrap();
     db.compact_range(key(0)..key(100)).unwrap();
     assert_eq!(db.iter().count(), 0);
-}
-
-/// A clock that stands still until it is moved.
-#[derive(Debug, Default)]
-struct TestClock {
-    ms: AtomicU64,
-    unique: AtomicU64,
-}
-
-impl Clock for TestClock {
-    fn monotonic(&self) -> Duration {
-        Duration::from_millis(self.ms.load(Relaxed))
-    }
-
-    fn wall_ms(&self) -> u64 {
-        self.ms.load(Relaxed)
-    }
-
-    fn unique(&self) -> u64 {
-        self.unique.fetch_add(1, Relaxed)
-    }
 }
 
 #[test]

@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 use std::ops::Bound;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use proptest::prelude::*;
@@ -13,7 +12,6 @@ use crate::base::key::Trailer;
 use crate::base::range::is_by;
 use crate::base::seqno::SeqNo;
 use crate::base::value::ValueKind;
-use crate::cache::BlockCache;
 use crate::compaction::picker::L0_TRIGGER;
 use crate::compaction::picker::PickContext;
 use crate::compaction::picker::debt_bytes;
@@ -22,8 +20,6 @@ use crate::compaction::picker::pick_for_reads;
 use crate::compaction::picker::targets;
 use crate::compaction::plan::Plan;
 use crate::compaction::plan::Reason;
-use crate::fs::MemFs;
-use crate::fs::ReadMode;
 use crate::manifest::KeyspaceEdit;
 use crate::manifest::SstMeta;
 use crate::version::LEVELS;
@@ -31,15 +27,6 @@ use crate::version::Version;
 use crate::version::builder;
 use crate::version::invariants;
 use crate::version::sst_file::SstOpener;
-
-fn opener() -> Arc<SstOpener> {
-    Arc::new(SstOpener {
-        fs: Arc::new(MemFs::new()),
-        dir: PathBuf::from("/db"),
-        cache: Arc::new(BlockCache::new(0)),
-        mode: ReadMode::Pread,
-    })
-}
 
 /// A file with keys from `from` to `to`. Its numbers stand for a time: larger is newer.
 fn file(id: u64, from: u16, to: u16, bytes: u64) -> SstMeta {
@@ -57,7 +44,7 @@ fn file(id: u64, from: u16, to: u16, bytes: u64) -> SstMeta {
 }
 
 fn apply(base: &Version, edit: &KeyspaceEdit) -> Arc<Version> {
-    let next = builder::apply(base, edit, &opener()).unwrap();
+    let next = builder::apply(base, edit, &SstOpener::of_nothing()).unwrap();
     assert_eq!(invariants::check(&next), Ok(()));
     Arc::new(next)
 }

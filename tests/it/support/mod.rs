@@ -4,10 +4,35 @@
 use std::ops::Deref;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
+use esker::Clock;
 use esker::Db;
 use esker::Options;
 use esker::fs::MemFs;
+
+/// A clock that stands still until it is moved.
+#[derive(Debug, Default)]
+pub(crate) struct TestClock {
+    pub(crate) ms: AtomicU64,
+    unique: AtomicU64,
+}
+
+impl Clock for TestClock {
+    fn monotonic(&self) -> Duration {
+        Duration::from_millis(self.ms.load(Relaxed))
+    }
+
+    fn wall_ms(&self) -> u64 {
+        self.ms.load(Relaxed)
+    }
+
+    fn unique(&self) -> u64 {
+        self.unique.fetch_add(1, Relaxed)
+    }
+}
 
 /// A database on a simulated file system. On drop everything in it is verified.
 pub(crate) struct TestDb {
