@@ -221,7 +221,10 @@ impl Engine {
             let last = self.commit.append_lock().last_seqno();
             state.dead.answer(claim, last);
         }
-        let seqno = self.read_seqno(pin.map(Arc::as_ref));
+        // What is written into later memtables is visible, and not in this view: so its instant is
+        // when it was replaced, if it was. Read in this order: whoever seals does so before it writes.
+        let visible = self.read_seqno(pin.map(Arc::as_ref));
+        let seqno = visible.min(view.active.newest());
         // One instant for all that is read through it.
         let now_ms = if state.may_expire() { self.read_ms(pin.map(Arc::as_ref)) } else { 0 };
         let (fold, blobs) = (state.fold(), blobs_of(&view));

@@ -215,9 +215,14 @@ impl Memtable {
         self.newest.store(last.get(), Ordering::Relaxed);
     }
 
+    /// No entry is newer; the largest number there is if it may still get any.
+    pub(crate) fn newest(&self) -> SeqNo {
+        SeqNo::new(self.newest.load(Ordering::Relaxed))
+    }
+
     /// Is every entry older than `seqno`? `false` if that is not known.
     pub(super) fn is_older_than(&self, seqno: SeqNo) -> bool {
-        self.newest.load(Ordering::Relaxed) < seqno.get()
+        self.newest() < seqno
     }
 
     /// A cursor over everything in it. What is inserted later may or may not appear.

@@ -119,8 +119,24 @@ fn what_is_written_where_nothing_lived_is_found() {
 }
 
 #[test]
+fn what_is_written_behind_a_readers_view_is_not_taken_for_dead() {
+    explore(
+        "what_is_written_behind_a_readers_view_is_not_taken_for_dead",
+        trees::dead_spans_of_older_views,
+    );
+}
+
+#[test]
 fn snapshots_read_the_same_during_compactions() {
     explore("snapshots_read_the_same_during_compactions", trees::snapshots);
+}
+
+#[test]
+fn a_snapshot_keeps_what_a_later_range_delete_hides() {
+    explore(
+        "a_snapshot_keeps_what_a_later_range_delete_hides",
+        trees::snapshots_before_range_deletes,
+    );
 }
 
 #[test]

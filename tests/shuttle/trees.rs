@@ -241,3 +241,50 @@ pub(crate) fn dead_spans() {
     reader.join().unwrap();
     read(&db, &written);
 }
+
+/// A reader that has loaded its view of the memtables, and its number only after a write into the
+/// next one: it proves nothing of that write.
+pub(crate) fn dead_spans_of_older_views() {
+    let db = open(&tiny(MemFs::new()).durability(Durability::Os).background_threads(0));
+    for n in 0..6 {
+        db.delete(format!("{n}")).unwrap();
+    }
+    // The next write goes into a new memtable.
+    db.put("9", [9; 1 << 10]).unwrap();
+    let before = db.snapshot();
+    let writer = spawn({
+        let db = db.clone();
+        move || db.put("3", value(1, 1)).unwrap()
+    });
+    let reader = spawn({
+        let db = db.clone();
+        move || db.iter().count()
+    });
+    assert_eq!(before.iter().count(), 1);
+    let first = db.iter().next().unwrap().unwrap().0;
+    assert!(first == "3" || first == "9");
+    join([writer]);
+    reader.join().unwrap();
+    assert_eq!(db.iter().next().unwrap().unwrap().0, "3");
+}
+
+/// Files that a range delete covers go unread, but not while a snapshot sees what is in them.
+pub(crate) fn snapshots_before_range_deletes() {
+    let db = open(&tiny(MemFs::new()).durability(Durability::Os).background_threads(0));
+    db.put("a", value(1, 1)).unwrap();
+    db.flush().unwrap();
+    let writer = spawn({
+        let db = db.clone();
+        move || {
+            let snapshot = db.snapshot();
+            db.delete_range("a".."b").unwrap();
+            db.flush().unwrap();
+            snapshot
+        }
+    });
+    db.run_one_job().unwrap();
+    db.run_one_job().unwrap();
+    let snapshot = writer.join().unwrap();
+    while db.run_one_job().unwrap() {}
+    assert_eq!(snapshot.iter().count(), 1);
+}
