@@ -32,7 +32,7 @@ const DENSE_MIN: u64 = 64;
 pub(crate) const L0_TRIGGER: usize = 4;
 
 /// What the picker needs to know besides the version.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct PickContext<'a> {
     /// Size up to which a level may be the base level.
     pub(crate) base_bytes: u64,
@@ -42,8 +42,9 @@ pub(crate) struct PickContext<'a> {
     pub(crate) expire_before_ms: u64,
     /// The last compaction found the disk full: a smaller one may fit.
     pub(crate) is_space_scarce: bool,
-    /// The live snapshots, ascending: at the bottom, tombstones after the oldest cannot be dropped.
-    pub(crate) snapshots: &'a [SeqNo],
+    /// Lists the live snapshots, ascending. What is decided by them must be asked for after the version
+    /// was loaded: one that is taken later sees all that the version hides, hidden.
+    pub(crate) snapshots: &'a dyn Fn() -> Vec<SeqNo>,
     /// What expires then or before has expired for every reader.
     pub(crate) expired_ms: u64,
     /// How long what is deleted or has expired may stay.
@@ -278,11 +279,11 @@ fn removal(
 /// and as hidden, so they can go unread. Not while a snapshot sees something of them.
 fn pick_range_deleted(version: &Arc<Version>, context: &PickContext<'_>) -> Option<Plan> {
     let ranges = version.all_ranges()?;
+    let snapshots = (context.snapshots)();
     (0..LEVELS).rev().find_map(|level| {
         let files = version.level(level).files.iter();
-        let dead = files.filter(|file| {
-            is_idle(file, context) && ranges::is_dead(file, ranges, context.snapshots)
-        });
+        let dead = files
+            .filter(|file| is_idle(file, context) && ranges::is_dead(file, ranges, &snapshots));
         removal(version, Reason::RangeDeleted, level, dead.cloned().collect())
     })
 }
@@ -380,10 +381,11 @@ fn pick_by_density(
 }
 
 /// Does a compaction of `file` get rid of its tombstones, or bring them down? On the deepest level only
-/// if all of them are dropped; else the same would be picked again and again.
+/// if all of them are dropped, which no snapshot may need; else the same would be picked again and
+/// again.
 fn may_go_down(level: usize, file: &SstFile, context: &PickContext<'_>) -> bool {
     level + 1 < LEVELS
-        || file.is_older_than(context.snapshots.first().copied().unwrap_or(SeqNo::MAX))
+        || file.is_older_than((context.snapshots)().first().copied().unwrap_or(SeqNo::MAX))
 }
 
 /// A file whose tombstones are older than the user wants goes one level down, whatever the sizes;

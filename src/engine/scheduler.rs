@@ -377,7 +377,6 @@ impl Core {
         choose: impl FnOnce(&PickContext<'_>) -> Option<(Arc<KeyspaceState>, Plan)>,
     ) -> Option<CompactionJob<'_>> {
         let expired_ms = self.expired_ms();
-        let snapshots = self.snapshots.list();
         let mut jobs = self.jobs.state.lock();
         if jobs.closing {
             return None;
@@ -388,7 +387,7 @@ impl Core {
             busy: &jobs.busy,
             expire_before_ms: self.clock.wall_ms().saturating_sub(age_ms),
             is_space_scarce: jobs.is_space_scarce(Lane::Compaction),
-            snapshots: &snapshots,
+            snapshots: &|| self.snapshots.list(),
             expired_ms,
             tombstone_age_ms: age_ms,
         };

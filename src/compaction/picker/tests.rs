@@ -86,7 +86,7 @@ fn context(busy: &HashSet<FileId>, expire_before_ms: u64) -> PickContext<'_> {
         busy,
         expire_before_ms,
         is_space_scarce: false,
-        snapshots: &[],
+        snapshots: &Vec::new,
         expired_ms: 0,
         tombstone_age_ms: 1000,
     }
@@ -223,7 +223,7 @@ fn tombstones_at_the_bottom_wait_for_the_snapshots_that_need_them() {
     let busy = HashSet::new();
     let at = |snapshot: Option<u64>, expire| {
         let snapshots: Vec<SeqNo> = snapshot.into_iter().map(SeqNo::new).collect();
-        pick(&version, &PickContext { snapshots: &snapshots, ..context(&busy, expire) })
+        pick(&version, &PickContext { snapshots: &|| snapshots.clone(), ..context(&busy, expire) })
     };
     let plan = at(None, 51).unwrap();
     assert_eq!(
@@ -265,7 +265,7 @@ fn dense_tombstones_at_the_bottom_wait_for_the_snapshots_that_need_them() {
     let busy = HashSet::new();
     let at = |snapshot: Option<u64>| {
         let snapshots: Vec<SeqNo> = snapshot.into_iter().map(SeqNo::new).collect();
-        pick(&version, &PickContext { snapshots: &snapshots, ..context(&busy, 0) })
+        pick(&version, &PickContext { snapshots: &|| snapshots.clone(), ..context(&busy, 0) })
     };
     assert_eq!(at(None).unwrap().reason, Reason::TombstoneDensity);
     assert!(at(Some(6)).is_none());
