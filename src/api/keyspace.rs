@@ -143,8 +143,7 @@ impl Keyspace {
     /// ```
     ///
     /// # Errors
-    /// As [`Keyspace::put_with_ttl`] and [`Reader::get`]; `Conflict`, and nothing was written, after a
-    /// thousand tries.
+    /// As [`Keyspace::put_with_ttl`] and [`Reader::get`].
     pub fn expire_at(&self, key: impl AsRef<[u8]>, unix_ms: u64) -> Result<bool> {
         self.reader.engine.set_expiry(self.state(), key.as_ref(), unix_ms)
     }

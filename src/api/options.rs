@@ -296,8 +296,8 @@ impl KeyspaceOptions {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn default_ttl(mut self, ttl: Duration) -> KeyspaceOptions {
-        let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(0);
-        self.config.default_ttl_ms = Some(if ttl.is_zero() { 1 } else { ttl_ms });
+        // What is too long for the type is for ever, which 0 stands for.
+        self.config.default_ttl_ms = Some(u64::try_from(ttl.as_millis().max(1)).unwrap_or(0));
         self
     }
 

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::base::error::Error;
 use crate::base::ids::DbId;
@@ -67,6 +68,8 @@ pub(super) struct Inventory {
     operators: BTreeMap<KeyspaceId, String>,
     /// From how many bytes on their values lie apart.
     separate: BTreeMap<KeyspaceId, u64>,
+    /// How long their values live.
+    default_ttl_ms: BTreeMap<KeyspaceId, u64>,
     blobs: BTreeMap<FileId, u64>,
     dropped: BTreeSet<KeyspaceId>,
     /// No number from here on was used for a keyspace.
@@ -197,6 +200,7 @@ impl Inventory {
             self.names.extend(change.name.map(|name| (id, name)));
             self.operators.extend(change.merge_operator.map(|name| (id, name)));
             self.separate.extend(change.separate_from.map(|bytes| (id, bytes)));
+            self.default_ttl_ms.extend(change.default_ttl_ms.map(|ms| (id, ms)));
             self.blobs.extend(change.added_blobs.iter().map(|meta| (meta.id, meta.uid)));
             let flushed = self.flushed.entry(id).or_default();
             *flushed = (*flushed).max(change.flushed_seqno.unwrap_or_default());
@@ -287,6 +291,17 @@ impl Inventory {
     pub(super) fn operator_of(&self, home: Home) -> Option<&str> {
         match home {
             Home::Keyspace(id) => self.operators.get(&id).map(String::as_str),
+            Home::File(_) => None,
+        }
+    }
+
+    /// How long the values of a home are known to live, unless for ever.
+    pub(super) fn default_ttl(&self, home: Home) -> Option<Duration> {
+        match home {
+            Home::Keyspace(id) => {
+                let ms = self.default_ttl_ms.get(&id).copied().filter(|ms| *ms > 0);
+                ms.map(Duration::from_millis)
+            }
             Home::File(_) => None,
         }
     }

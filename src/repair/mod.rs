@@ -211,6 +211,9 @@ impl Repair<'_> {
             if let Some(bytes) = self.inventory.separate_from(home) {
                 options = options.separate_values(usize::try_from(bytes).unwrap_or(usize::MAX));
             }
+            if let Some(ttl) = self.inventory.default_ttl(home) {
+                options = options.default_ttl(ttl);
+            }
             let keyspace = self.db.keyspace_with(&self.inventory.name_of(home), options)?;
             let log = match home {
                 Home::Keyspace(id) => staged.keyspace(id),

@@ -241,6 +241,9 @@ fn a_keyspace_has_a_default_that_is_stored() {
     let keyspace = db.keyspace_with("k", options(Duration::MAX)).unwrap();
     keyspace.put("short", "v").unwrap();
     assert_eq!(keyspace.ttl("short").unwrap(), Some(Ttl::Forever));
+    let keyspace = db.keyspace_with("k", options(Duration::from_micros(500))).unwrap();
+    keyspace.put("shortest", "v").unwrap();
+    assert_eq!(keyspace.ttl("shortest").unwrap(), Some(Ttl::For(ms(1))));
 }
 
 #[test]
@@ -314,6 +317,7 @@ fn a_repaired_database_keeps_the_times() {
         db.put_with_ttl(key(i), "v", ms(1 + i as u64)).unwrap();
     }
     db.put("ever", "v").unwrap();
+    db.keyspace_with("k", KeyspaceOptions::new().default_ttl(ms(50))).unwrap();
     db.close().unwrap();
     assert!(options.clone().repair(DIR, "/new", &mut |_, _| {}).unwrap().is_clean());
     let db = options.open("/new").unwrap();
@@ -322,6 +326,9 @@ fn a_repaired_database_keeps_the_times() {
     assert_eq!(db.iter().count(), 101);
     assert_eq!(db.ttl(key(250)).unwrap(), Some(Ttl::For(ms(51))));
     assert_eq!(db.ttl("ever").unwrap(), Some(Ttl::Forever));
+    let keyspace = db.keyspace("k").unwrap();
+    keyspace.put("new", "v").unwrap();
+    assert_eq!(keyspace.ttl("new").unwrap(), Some(Ttl::For(ms(50))));
 }
 
 /// What the last process had seen as expired is on disk until compaction comes by.
