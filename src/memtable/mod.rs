@@ -25,6 +25,7 @@ use std::sync::atomic::Ordering;
 use crate::base::key::KeyHash;
 use crate::base::key::KeyRef;
 use crate::base::key::Trailer;
+use crate::base::key::head16;
 use crate::base::lookup::Lookup;
 use crate::base::range_tombstone::Fragments;
 use crate::base::range_tombstone::end_of;
@@ -120,6 +121,20 @@ impl Memtables {
     }
 }
 
+/// An entry that is to be added.
+#[derive(Debug)]
+pub(crate) struct Insert<'a> {
+    head: u128,
+    key: KeyRef<'a>,
+    value: &'a [u8],
+}
+
+impl<'a> Insert<'a> {
+    pub(crate) fn new(key: KeyRef<'a>, value: &'a [u8]) -> Insert<'a> {
+        Insert { head: head16(key.user), key, value }
+    }
+}
+
 impl Memtable {
     #[cfg(test)]
     pub(crate) fn id(&self) -> u64 {
@@ -139,6 +154,18 @@ impl Memtable {
             self.len.fetch_add(1, Ordering::Relaxed);
         }
         self.filter.insert(hash);
+    }
+
+    /// Adds entries, and empties the list. They go in by key, so that a search finds what it goes
+    /// through in the processor's cache; from the n-th of so many `turns` on, so that threads that
+    /// add lists with the same spread of keys at once do not meet.
+    pub(crate) fn insert_sorted(&self, entries: &mut Vec<Insert<'_>>, n: usize, turns: usize) {
+        entries.sort_unstable_by_key(|entry| entry.head);
+        let first = n * entries.len() / turns;
+        entries.rotate_left(first);
+        for Insert { key, value, .. } in entries.drain(..) {
+            self.insert(key.user, key.trailer, value);
+        }
     }
 
     /// The newest version of `key` that a reader at `seqno` sees: a value, a tombstone or whatever

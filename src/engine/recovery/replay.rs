@@ -1,12 +1,15 @@
 //! The log's way into the memtables, and from there into files where it is too long for memory.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Release;
 
+use crate::base::batch::Op;
 use crate::base::batch::Ops;
 use crate::base::error::Error;
 use crate::base::error::Result;
 use crate::base::ids::KeyspaceId;
+use crate::base::key::KeyRef;
 use crate::base::key::Trailer;
 use crate::base::options::cores;
 use crate::base::planted::Planted;
@@ -21,6 +24,7 @@ use crate::engine::recovery::log_source;
 use crate::engine::recovery::stated::Catalog;
 use crate::engine::workers::run_side_by_side;
 use crate::fs::names::manifest_path;
+use crate::memtable::Insert;
 use crate::memtable::Memtable;
 use crate::wal;
 use crate::wal::LogRecord;
@@ -28,6 +32,9 @@ use crate::wal::RecoveredLog;
 
 /// A segment is replayed by as many threads as there are cores, but not in smaller parts.
 const RECORDS_PER_PART_MIN: usize = 1024;
+
+/// So many entries are sorted at a time, in all parts together: some tens of megabytes.
+const SORTED_MAX: usize = 1 << 19;
 
 /// What becomes of the log's batches.
 pub(super) enum Replay<'a> {
@@ -42,7 +49,16 @@ pub(super) enum Replay<'a> {
 /// A part of a segment's replay, done beside the others.
 enum Part<'a> {
     Flush(&'a Core),
-    Records(&'a [LogRecord]),
+    /// Which of how many parts, and its records.
+    Records(usize, usize, &'a [LogRecord]),
+}
+
+/// What goes to a keyspace, if that still exists.
+struct Target<'a, 'r> {
+    state: &'a KeyspaceState,
+    memtable: Arc<Memtable>,
+    flushed: SeqNo,
+    entries: Vec<Insert<'r>>,
 }
 
 /// Phase 3. `after` is called behind each segment with its last sequence number.
@@ -64,12 +80,14 @@ pub(super) fn replay(
             }
         }
         let part = records.len().div_ceil(threads).max(RECORDS_PER_PART_MIN);
-        parts.extend(records.chunks(part).map(Part::Records));
+        let count = records.len().div_ceil(part);
+        let chunks = records.chunks(part).enumerate();
+        parts.extend(chunks.map(|(n, records)| Part::Records(n, count, records)));
         let run = |part: &Part<'_>| match (part, target) {
             (Part::Flush(core), _) => core.flush_sealed(),
-            (Part::Records(records), Replay::Check) => check_records(site, catalog, records),
-            (Part::Records(records), Replay::Apply(to) | Replay::Flush(_, to)) => {
-                apply_records(site, catalog, records, to)
+            (Part::Records(.., records), Replay::Check) => check_records(site, catalog, records),
+            (Part::Records(n, of, records), Replay::Apply(to) | Replay::Flush(_, to)) => {
+                apply_records(site, catalog, records, to, (*n, *of))
             }
         };
         run_side_by_side(&parts, run).into_iter().collect::<Result<()>>()?;
@@ -104,14 +122,16 @@ fn check_keyspace(site: &Site<'_>, catalog: &Catalog, id: KeyspaceId) -> Result<
     Err(Error::corruption(&path, 0, what))
 }
 
+/// Applies the n-th of so many parts.
 fn apply_records(
     site: &Site<'_>,
     catalog: &Catalog,
     records: &[LogRecord],
     keyspaces: &Keyspaces,
+    (n, parts): (usize, usize),
 ) -> Result<()> {
-    // Batches in a row mostly go to the same keyspace.
-    let mut cached: Option<(&Arc<KeyspaceState>, Arc<Memtable>, SeqNo)> = None;
+    let mut targets = BTreeMap::new();
+    let mut waiting = 0;
     for record in records {
         let mut ops = usize::MAX;
         if Planted::HalfBatch.is_on() {
@@ -119,27 +139,47 @@ fn apply_records(
         }
         for (seqno, op) in (record.seqno.get()..).zip(Ops::new(&record.payload)).take(ops) {
             let op = op.map_err(|bad| Error::internal(bad.0))?;
-            let seqno = SeqNo::new(seqno);
-            if cached.as_ref().is_none_or(|(state, ..)| state.id != op.keyspace) {
-                cached = keyspaces
-                    .get(&op.keyspace)
-                    .map(|state| (state, state.view_full().active.clone(), state.flushed()));
-            }
-            let Some((state, memtable, flushed)) = &cached else {
+            let target = targets
+                .entry(op.keyspace)
+                .or_insert_with(|| keyspaces.get(&op.keyspace).map(|state| Target::of(state)));
+            let Some(target) = target else {
                 check_keyspace(site, catalog, op.keyspace)?;
                 continue; // It was dropped.
             };
-            let is_forgotten = op.kind == ValueKind::Merge && Planted::OperandForgotten.is_on();
-            if seqno > *flushed && !is_forgotten {
-                if op.kind == ValueKind::Expiring {
-                    let _ = state.claim_expiry();
-                    state.note_expiry(expiry_of(op.value));
-                }
-                memtable.insert(op.key, Trailer::new(seqno, op.kind), op.value);
-            }
+            target.add(&op, SeqNo::new(seqno));
+            waiting += 1;
+        }
+        if waiting >= SORTED_MAX / parts {
+            targets.values_mut().flatten().for_each(|target| target.apply(n, parts));
+            waiting = 0;
         }
     }
+    targets.values_mut().flatten().for_each(|target| target.apply(n, parts));
     Ok(())
+}
+
+impl<'a, 'r> Target<'a, 'r> {
+    fn of(state: &'a KeyspaceState) -> Target<'a, 'r> {
+        let memtable = state.view_full().active.clone();
+        Target { state, memtable, flushed: state.flushed(), entries: Vec::new() }
+    }
+
+    fn add(&mut self, op: &Op<'r>, seqno: SeqNo) {
+        let is_forgotten = op.kind == ValueKind::Merge && Planted::OperandForgotten.is_on();
+        if seqno <= self.flushed || is_forgotten {
+            return;
+        }
+        if op.kind == ValueKind::Expiring {
+            let _ = self.state.claim_expiry();
+            self.state.note_expiry(expiry_of(op.value));
+        }
+        let key = KeyRef::new(op.key, Trailer::new(seqno, op.kind));
+        self.entries.push(Insert::new(key, op.value));
+    }
+
+    fn apply(&mut self, n: usize, parts: usize) {
+        self.memtable.insert_sorted(&mut self.entries, n, parts);
+    }
 }
 
 /// The log is needed from `first` on for every memtable that is not empty.
