@@ -6,7 +6,6 @@
 //! settings as they are rewritten. All other handles pass through as they are.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 
 use crate::base::blob::NEVER_APART;
 use crate::base::compression::Compression;
@@ -23,7 +22,7 @@ use crate::compaction::output::OutputContext;
 use crate::compaction::output::remove_debris;
 use crate::fs::names::blob_path;
 use crate::manifest::BlobMeta;
-use crate::version::Version;
+use crate::version::blobs::Blobs;
 
 /// What one job does with large values.
 #[derive(Clone, Debug)]
@@ -36,8 +35,8 @@ pub(crate) struct ApartSpec {
     pub(crate) expected_bytes: u64,
     /// Values in these are moved.
     pub(crate) condemned: HashSet<FileId>,
-    /// The version that the job reads.
-    pub(crate) version: Arc<Version>,
+    /// Where the values are that the job's inputs refer to.
+    pub(crate) blobs: Blobs,
 }
 
 /// The blob files being written by one job. Unless they are kept, they are removed on drop.
@@ -130,7 +129,7 @@ impl<'a> Apart<'a> {
         stored: &'v [u8],
     ) -> Result<(Trailer, &'v [u8])> {
         let (expiry, bytes) = split(expires, stored);
-        let (file, handle) = self.spec.version.locate(bytes)?;
+        let (file, handle) = self.spec.blobs.locate(bytes)?;
         if !self.spec.condemned.contains(&handle.file) {
             return Ok((key.trailer, stored));
         }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::base::error::Result;
 use crate::base::internal_iter::InternalIter as _;
 use crate::base::range_tombstone::Fragments;
+use crate::compaction::beneath::Beneath;
 use crate::compaction::job::Inputs;
 use crate::compaction::job::JobContext;
 use crate::compaction::job::Written;
@@ -38,12 +39,12 @@ pub(crate) fn expected_blob_bytes(memtables: &[Arc<Memtable>], version: &Version
 /// Merges `memtables` into one new file, durable on return; into none if nothing survives.
 ///
 /// Requires: `memtables` are the oldest of the keyspace, everything in them is visible, and
-/// `version` is the keyspace's current one. Tombstones with nothing beneath are dropped; sequence
+/// `beneath` is what the keyspace's version has. Tombstones with nothing beneath are dropped; sequence
 /// numbers are kept, since level 0 is ordered by them. The context's files are unbounded in size: two
 /// files of one flush would interleave in sequence numbers.
 pub(crate) fn run(
     memtables: &[Arc<Memtable>],
-    version: &Version,
+    beneath: &Beneath,
     context: &JobContext<'_>,
 ) -> Result<Written> {
     let sources = memtables.iter().map(|memtable| Source::Memtable(memtable.iter())).collect();
@@ -51,6 +52,6 @@ pub(crate) fn run(
     merged.seek_to_first()?;
     let lists: Vec<_> = memtables.iter().flat_map(|memtable| memtable.ranges()).collect();
     let ranges = Fragments::union(lists.iter().map(Arc::as_ref));
-    let inputs = Inputs { merged, ranges, to: None, version, level_beneath: 0 };
+    let inputs = Inputs { merged, ranges, to: None, beneath };
     write_survivors(inputs, false, context)
 }

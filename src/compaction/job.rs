@@ -3,7 +3,6 @@
 //! A large plan is split into disjoint key ranges that run side by side ([`split`]); each writes
 //! files of its own, and one edit installs them all.
 
-use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -16,6 +15,7 @@ use crate::base::seqno::SeqNo;
 use crate::base::sync::atomic::AtomicBool;
 use crate::compaction::apart::Apart;
 use crate::compaction::apart::ApartSpec;
+use crate::compaction::beneath::Beneath;
 use crate::compaction::output::Output;
 use crate::compaction::output::OutputContext;
 use crate::compaction::output::OutputSpec;
@@ -32,8 +32,6 @@ use crate::iter::Merging;
 use crate::manifest::BlobMeta;
 use crate::manifest::KeyspaceEdit;
 use crate::manifest::SstMeta;
-use crate::version::LEVELS;
-use crate::version::Version;
 use crate::version::source::Purpose;
 use crate::version::source::Run;
 use crate::version::source::Source;
@@ -141,8 +139,7 @@ pub(crate) fn run_range(
         merged,
         ranges: Fragments::union(lists.into_iter()).clip(from, range.to.as_deref()),
         to: range.to.as_deref(),
-        version: &plan.version,
-        level_beneath: plan.output_level + 1,
+        beneath: &plan.beneath,
     };
     write_survivors(inputs, true, context)
 }
@@ -159,9 +156,7 @@ pub(crate) struct Inputs<'a> {
     pub(crate) ranges: Fragments,
     /// Where the job ends.
     pub(crate) to: Option<&'a [u8]>,
-    /// What lies beneath the output is looked up in it, from that level on.
-    pub(crate) version: &'a Version,
-    pub(crate) level_beneath: usize,
+    pub(crate) beneath: &'a Beneath,
 }
 
 /// Writes what survives of `inputs`.
@@ -170,12 +165,12 @@ pub(crate) fn write_survivors(
     zero_seqnos: bool,
     context: &JobContext<'_>,
 ) -> Result<Written> {
-    let Inputs { merged, ranges, to, version, level_beneath } = inputs;
-    let kept = ranges::kept(&ranges, &context.snapshots, version, level_beneath);
+    let Inputs { merged, ranges, to, beneath } = inputs;
+    let kept = ranges::kept(&ranges, &context.snapshots, beneath);
     let (keyspace, compression) = (context.spec.keyspace, context.spec.sst.compression);
     let mut apart = Apart::new(context.output, keyspace, compression, &context.apart);
     let mut output = Output::new(context.output, context.spec.clone(), kept);
-    let mut beneath = Beneath::new(version, level_beneath);
+    let mut beneath = beneath.walk();
     let is_bottom = |user: &[u8]| beneath.is_free_of(user);
     let rules = Rules {
         snapshots: context.snapshots.clone(),
@@ -184,8 +179,7 @@ pub(crate) fn write_survivors(
         expired_ms: context.expired_ms,
         ranges: Arc::new(ranges),
     };
-    let blobs = context.apart.version.clone();
-    let mut survivors = Survivors::new(merged, is_bottom, rules, blobs)?;
+    let mut survivors = Survivors::new(merged, is_bottom, rules, &context.apart.blobs)?;
     let mut until_look = CANCEL_INTERVAL;
     while survivors.valid() {
         let (key, value) = survivors.entry();
@@ -222,7 +216,7 @@ pub(crate) fn edit(plan: &Plan, context: &JobContext<'_>, added: Written) -> Key
 
 /// The edit of a trivial move: the same files, one level down.
 pub(crate) fn move_edit(plan: &Plan, context: &JobContext<'_>) -> KeyspaceEdit {
-    let ssts = plan.upper.iter().map(|file| file.meta.clone()).collect();
+    let ssts = plan.upper.iter().map(|file| SstMeta::clone(&file.meta)).collect();
     edit(plan, context, Written { ssts, blobs: Vec::new() })
 }
 
@@ -232,37 +226,4 @@ pub(crate) fn discard(context: &JobContext<'_>, files: &Written) {
     let ssts = files.ssts.iter().map(|meta| sst_path(dir, meta.id));
     let blobs = files.blobs.iter().map(|meta| blob_path(dir, meta.id));
     ssts.chain(blobs).for_each(|path| remove_debris(context.output, &path));
-}
-
-/// Tells, for ascending user keys, whether any file from some level on may hold one.
-pub(crate) struct Beneath<'a> {
-    /// Sorted files and how far the keys have come in them.
-    sorted: Vec<(&'a [Arc<SstFile>], usize)>,
-    unsorted: &'a [Arc<SstFile>],
-}
-
-impl<'a> Beneath<'a> {
-    /// Looks at the levels of `version` from `level` on.
-    pub(crate) fn new(version: &'a Version, level: usize) -> Beneath<'a> {
-        let unsorted: &[_] = if level == 0 { &version.level(0).files } else { &[] };
-        let sorted = (level.max(1)..LEVELS)
-            .map(|level| (version.level(level).files.as_slice(), 0))
-            .filter(|(files, _)| !files.is_empty())
-            .collect();
-        Beneath { sorted, unsorted }
-    }
-
-    /// Is no file's range around `user`? Requires: not before the user key of the last call.
-    fn is_free_of(&mut self, user: &[u8]) -> bool {
-        for (files, at) in &mut self.sorted {
-            while files.get(*at).is_some_and(|file| file.meta.is_before(user)) {
-                *at += 1;
-            }
-            if files.get(*at).is_some_and(|file| file.meta.first() <= user) {
-                return false;
-            }
-        }
-        let user = (user, Bound::Included(user));
-        !self.unsorted.iter().any(|file| file.overlaps(user.0, user.1))
-    }
 }

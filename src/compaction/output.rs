@@ -31,7 +31,6 @@ use crate::fs::names::sst_path;
 use crate::manifest::SstMeta;
 use crate::sst::SstSummary;
 use crate::sst::SstWriter;
-use crate::version::sst_file::SstFile;
 
 /// A file may overlap this many times its own target size on the level beneath the output.
 const GRANDPARENT_OVERLAP_MAX: u64 = 10;
@@ -68,8 +67,9 @@ pub(crate) struct OutputSpec {
     pub(crate) file_bytes: u64,
     /// Bytes that are expected to be written, about: so much space is reserved.
     pub(crate) input_bytes: u64,
-    /// Files of the level beneath the output, sorted; empty at the bottom and for flushes.
-    pub(crate) grandparents: Vec<Arc<SstFile>>,
+    /// What is known of the files of the level beneath the output, sorted; empty at the bottom and for
+    /// flushes.
+    pub(crate) grandparents: Vec<Arc<SstMeta>>,
     /// Age of the oldest tombstone among the inputs; `None` if the job's own tombstones are new.
     pub(crate) oldest_tombstone_ms: Option<u64>,
 }
@@ -139,10 +139,10 @@ impl<'a> Output<'a> {
     /// Moves on to the grandparent that `user` lies in or before. True if a file's end was passed.
     fn pass_grandparents(&mut self, user: &[u8]) -> bool {
         let mut passed = false;
-        while let Some(file) = self.spec.grandparents.get(self.grandparent)
-            && file.meta.largest.user.as_slice() < user
+        while let Some(meta) = self.spec.grandparents.get(self.grandparent)
+            && meta.largest.user.as_slice() < user
         {
-            self.overlap += file.meta.bytes;
+            self.overlap += meta.bytes;
             self.grandparent += 1;
             passed = true;
         }

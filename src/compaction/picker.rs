@@ -201,7 +201,7 @@ pub(crate) fn plan(
         version.level(output_level).overlapping(from, to).to_vec()
     };
     let idle = upper.iter().chain(&lower).all(|file| is_idle(file, context));
-    idle.then(|| Plan { reason, upper, upper_level, lower, output_level, version: version.clone() })
+    idle.then(|| Plan::new(version, reason, (upper_level, upper), (output_level, lower)))
 }
 
 fn is_idle(file: &SstFile, context: &PickContext<'_>) -> bool {
@@ -243,7 +243,9 @@ fn pick_all_expired(version: &Arc<Version>, context: &PickContext<'_>) -> Option
     let hides_nothing = |level: usize, file: &SstFile| {
         let (from, to) = (file.meta.first(), file.meta.last());
         let older = version.level(0).files.iter().filter(|other| {
-            level == 0 && other.meta.max_seqno < file.meta.min_seqno && other.overlaps(from, to)
+            level == 0
+                && other.meta.max_seqno < file.meta.min_seqno
+                && other.meta.overlaps(from, to)
         });
         let mut beneath = (level + 1..LEVELS).flat_map(|n| version.level(n).overlapping(from, to));
         older.clone().all(|other| has_expired(other)) && beneath.all(|other| has_expired(other))
@@ -265,14 +267,7 @@ fn removal(
     level: usize,
     files: Vec<Arc<SstFile>>,
 ) -> Option<Plan> {
-    (!files.is_empty()).then(|| Plan {
-        reason,
-        upper: files,
-        upper_level: level,
-        lower: Vec::new(),
-        output_level: level,
-        version: version.clone(),
-    })
+    (!files.is_empty()).then(|| Plan::new(version, reason, (level, files), (level, Vec::new())))
 }
 
 /// Files of one level that range tombstones hide, all of them: what lies beneath these files is older,

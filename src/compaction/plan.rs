@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use crate::base::ids::FileId;
 use crate::base::range::later_end;
-use crate::version::LEVELS;
+use crate::compaction::beneath::Beneath;
 use crate::version::Version;
+use crate::version::blobs::Blobs;
 use crate::version::sst_file::SstFile;
 
 /// Why a compaction was picked.
@@ -44,11 +45,32 @@ pub(crate) struct Plan {
     /// Files of the output level that overlap them.
     pub(crate) lower: Vec<Arc<SstFile>>,
     pub(crate) output_level: usize,
-    /// The version the plan was made from: what lies beneath the output level is looked up in it.
-    pub(crate) version: Arc<Version>,
+    /// What lies beneath the output level.
+    pub(crate) beneath: Beneath,
+    /// The blob files that the inputs refer to.
+    pub(crate) blobs: Blobs,
 }
 
 impl Plan {
+    /// The compaction of `upper` and `lower`, files of `version`, of which the plan keeps no others: so
+    /// what else becomes obsolete while it runs can go.
+    pub(crate) fn new(
+        version: &Version,
+        reason: Reason,
+        (upper_level, upper): (usize, Vec<Arc<SstFile>>),
+        (output_level, lower): (usize, Vec<Arc<SstFile>>),
+    ) -> Plan {
+        let (beneath, blobs) = (Beneath::default(), Blobs::default());
+        let plan = Plan { reason, upper, upper_level, lower, output_level, beneath, blobs };
+        let hull = plan.hull();
+        let beneath = hull.map(|(from, to)| Beneath::new(version, output_level + 1, from, to));
+        Plan {
+            beneath: beneath.unwrap_or_default(),
+            blobs: version.blobs.used_by(plan.inputs().map(|file| file.meta.as_ref())),
+            ..plan
+        }
+    }
+
     pub(crate) fn inputs(&self) -> impl Iterator<Item = &Arc<SstFile>> + Clone {
         self.upper.iter().chain(&self.lower)
     }
@@ -66,9 +88,14 @@ impl Plan {
         self.upper.iter().map(|file| file.meta.tombstones).sum()
     }
 
+    /// Where the inputs begin and end, range tombstones included.
+    pub(crate) fn hull(&self) -> Option<Hull<'_>> {
+        hull(self.inputs())
+    }
+
     /// Can the files be moved down as they are? Not if there is something to merge with or to drop.
     pub(crate) fn is_trivial_move(&self) -> bool {
-        let bottom = self.nothing_beneath();
+        let bottom = self.beneath.is_empty();
         self.lower.is_empty()
             && self.upper_level != self.output_level
             && (self.upper_level > 0 || self.upper.len() == 1)
@@ -78,18 +105,6 @@ impl Plan {
     /// Are the inputs removed without being read?
     pub(crate) fn is_removal(&self) -> bool {
         matches!(self.reason, Reason::AllExpired | Reason::RangeDeleted)
-    }
-
-    /// Is there no file at all below the output level in the range of the inputs?
-    pub(crate) fn nothing_beneath(&self) -> bool {
-        let Some((from, to)) = self.hull() else { return true };
-        (self.output_level + 1..LEVELS)
-            .all(|level| self.version.level(level).overlapping(from, to).is_empty())
-    }
-
-    /// Where the inputs begin and end, range tombstones included.
-    pub(crate) fn hull(&self) -> Option<Hull<'_>> {
-        hull(self.inputs())
     }
 }
 

@@ -18,7 +18,7 @@ use crate::base::range_tombstone::Fragments;
 use crate::base::range_tombstone::end_behind;
 use crate::base::range_tombstone::is_behind;
 use crate::base::seqno::SeqNo;
-use crate::version::Version;
+use crate::compaction::beneath::Beneath;
 use crate::version::sst_file::SstFile;
 
 /// Between which live snapshots `seqno` lies. Requires: `snapshots` ascend.
@@ -72,14 +72,8 @@ impl Covering {
     }
 }
 
-/// What must be written of the tombstones `ranges` of the inputs (R7). What lies beneath the output is
-/// looked up in `version` from `level` on.
-pub(crate) fn kept(
-    ranges: &Fragments,
-    snapshots: &[SeqNo],
-    version: &Version,
-    level: usize,
-) -> Fragments {
+/// What must be written of the tombstones `ranges` of the inputs (R7).
+pub(crate) fn kept(ranges: &Fragments, snapshots: &[SeqNo], beneath: &Beneath) -> Fragments {
     let mut pieces: Vec<(Vec<u8>, Option<Vec<u8>>, SeqNo)> = Vec::new();
     for fragment in ranges.list() {
         let mut last = None;
@@ -94,7 +88,7 @@ pub(crate) fn kept(
             } else if Planted::RangeTombstoneDropped.is_on() {
                 None
             } else {
-                trimmed(fragment, version, level)
+                trimmed(fragment, beneath)
             };
             pieces.extend(piece.map(|(from, to)| (from, to, *seqno)));
         }
@@ -102,22 +96,12 @@ pub(crate) fn kept(
     Fragments::cut(pieces.iter().map(|(from, to, seqno)| (&**from, to.as_deref(), *seqno)))
 }
 
-/// The part of `fragment` between the first and the last key that files of `version` may have from
-/// `level` on.
-fn trimmed(
-    fragment: &Fragment,
-    version: &Version,
-    level: usize,
-) -> Option<(Vec<u8>, Option<Vec<u8>>)> {
+/// The part of `fragment` between the first and the last key that may be `beneath`.
+fn trimmed(fragment: &Fragment, beneath: &Beneath) -> Option<(Vec<u8>, Option<Vec<u8>>)> {
     let end = fragment.to().map_or(Bound::Unbounded, Bound::Excluded);
     let mut hull: Option<(&[u8], Bound<&[u8]>)> = None;
-    let levels = version.levels().iter().enumerate().skip(level);
-    let files = levels.flat_map(|(number, level)| match number {
-        0 => level.files.as_slice(),
-        _ => level.overlapping(&fragment.from, end),
-    });
-    for file in files.filter(|file| file.overlaps(&fragment.from, end)) {
-        let (first, last) = (file.meta.first(), file.meta.last());
+    for meta in beneath.overlapping(&fragment.from, end) {
+        let (first, last) = (meta.first(), meta.last());
         hull = Some(match hull {
             None => (first, last),
             Some((from, to)) => (from.min(first), later_end(to, last)),

@@ -34,7 +34,7 @@ impl ReadView {
         }
         let here = (key, Bound::Included(key));
         let level0 =
-            self.version.level(0).files.iter().filter(|file| file.overlaps(here.0, here.1));
+            self.version.level(0).files.iter().filter(|file| file.meta.overlaps(here.0, here.1));
         let of = |level: &'_ Level| level.file_for(key).or_else(|| level.ranged_for(key)).cloned();
         let deeper = self.version.levels()[1..].iter().filter_map(of);
         for file in level0.cloned().chain(deeper) {
@@ -78,7 +78,7 @@ impl ReadView {
             }
         }
         let end = to.map_or(Bound::Unbounded, Bound::Excluded);
-        let overlaps = |file: &&Arc<SstFile>| file.overlaps(from, end);
+        let overlaps = |file: &&Arc<SstFile>| file.meta.overlaps(from, end);
         for file in self.version.files().filter(overlaps) {
             if file.is_older_than(since) {
                 continue;

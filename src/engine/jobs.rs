@@ -6,6 +6,7 @@ use crate::base::error::Error;
 use crate::base::error::Result;
 use crate::base::options::SstOptions;
 use crate::compaction::apart::ApartSpec;
+use crate::compaction::beneath::Beneath;
 use crate::compaction::flush;
 use crate::compaction::job;
 use crate::compaction::job::JobContext;
@@ -21,8 +22,8 @@ use crate::engine::scheduler::Lane;
 use crate::engine::version_set::Change;
 use crate::engine::workers::run_side_by_side;
 use crate::manifest::KeyspaceEdit;
-use crate::version::LEVELS;
 use crate::version::Version;
+use crate::version::blobs::Blobs;
 
 /// A compaction is split if every part gets at least this many output files.
 const FILES_PER_PART_MIN: u64 = 2;
@@ -47,7 +48,13 @@ impl Core {
     /// Runs one flush, if any is due.
     pub(crate) fn flush_next(&self) -> Result<bool> {
         match self.next_flush() {
-            Some(job) => self.finish_job(Lane::Flush, self.run_flush(&job)).map(|()| true),
+            Some(job) => {
+                let result = self.finish_job(Lane::Flush, self.run_flush(&job));
+                drop(job);
+                // A compaction may have ended while a reader was at the files that it replaced.
+                self.sweep();
+                result.map(|()| true)
+            }
             None => Ok(false),
         }
     }
@@ -95,25 +102,30 @@ impl Core {
         // and lose earlier ones of other keyspaces.
         self.wait_visible(last)?;
         self.sync_log(last)?;
-        let version = job.state.view_full().version.clone();
         let memtables: Vec<_> = job.sealed.iter().map(|sealed| sealed.memtable.clone()).collect();
-        let spec = OutputSpec {
-            keyspace: job.state.id,
-            sst: self.sst_options(&version, 0),
-            file_bytes: u64::MAX,
-            input_bytes: flush::expected_bytes(&memtables, &version),
-            grandparents: Vec::new(),
-            oldest_tombstone_ms: None,
-        };
-        let apart = ApartSpec {
-            from: job.state.separate_from(),
-            file_bytes: self.config.file_bytes,
-            expected_bytes: flush::expected_blob_bytes(&memtables, &version),
-            condemned: HashSet::new(),
-            version: version.clone(),
+        let (beneath, spec, apart) = {
+            // Not kept, or its files would be while this runs.
+            let version = &job.state.view_full().version;
+            let spec = OutputSpec {
+                keyspace: job.state.id,
+                sst: self.sst_options(version, 0),
+                file_bytes: u64::MAX,
+                input_bytes: flush::expected_bytes(&memtables, version),
+                grandparents: Vec::new(),
+                oldest_tombstone_ms: None,
+            };
+            let apart = ApartSpec {
+                from: job.state.separate_from(),
+                file_bytes: self.config.file_bytes,
+                expected_bytes: flush::expected_blob_bytes(&memtables, version),
+                condemned: HashSet::new(),
+                // Memtables hold values, no handles.
+                blobs: Blobs::default(),
+            };
+            (Beneath::all(version), spec, apart)
         };
         let context = self.job_context(&job.state, spec, apart);
-        let added = flush::run(&memtables, &version, &context)?;
+        let added = flush::run(&memtables, &beneath, &context)?;
         let bytes = added.bytes();
         let mut edit = KeyspaceEdit::new(job.state.id);
         edit.added = added.ssts.iter().map(|meta| (0, meta.clone())).collect();
@@ -138,19 +150,13 @@ impl Core {
             bytes = plan.input_bytes(),
             "compacts"
         );
-        let grandparents = match plan.hull() {
-            Some((from, to)) if plan.output_level + 1 < LEVELS => {
-                plan.version.level(plan.output_level + 1).overlapping(from, to).to_vec()
-            }
-            _ => Vec::new(),
-        };
         let tombstones = plan.inputs().filter(|file| file.meta.has_tombstones());
         let spec = OutputSpec {
             keyspace: job.state.id,
-            sst: self.sst_options(&plan.version, plan.output_level),
+            sst: self.sst_options(&job.state.view().version, plan.output_level),
             file_bytes: self.config.file_bytes,
             input_bytes: plan.input_bytes(),
-            grandparents,
+            grandparents: plan.beneath.uppermost().to_vec(),
             oldest_tombstone_ms: tombstones.map(|file| file.meta.oldest_tombstone_ms).min(),
         };
         let context = self.job_context(&job.state, spec, self.apart_spec(&job.state, plan));
@@ -219,7 +225,8 @@ impl Core {
     /// What a compaction does with large values: it moves those that it finds in blob files with
     /// much garbage.
     fn apart_spec(&self, state: &KeyspaceState, plan: &Plan) -> ApartSpec {
-        let condemned = plan.version.blobs.condemned(self.jobs.is_space_scarce(Lane::Compaction));
+        let is_space_scarce = self.jobs.is_space_scarce(Lane::Compaction);
+        let condemned = state.view().version.blobs.condemned(is_space_scarce);
         let used = plan.inputs().flat_map(|file| &file.meta.blobs);
         let moved = used.filter(|used| condemned.contains(&used.file)).map(|used| used.bytes);
         ApartSpec {
@@ -227,7 +234,7 @@ impl Core {
             file_bytes: self.config.file_bytes,
             expected_bytes: moved.sum(),
             condemned,
-            version: plan.version.clone(),
+            blobs: plan.blobs.clone(),
         }
     }
 

@@ -41,7 +41,7 @@ impl OldFile {
 }
 
 /// Obsolete SSTs and blob files. The list holds one reference to each; readers' views hold the
-/// others.
+/// others, and jobs, of the files that they read.
 #[derive(Debug, Default)]
 pub(crate) struct Obsolete {
     files: Mutex<Vec<OldFile>>,
@@ -52,8 +52,8 @@ impl Obsolete {
         self.files.lock().extend(files);
     }
 
-    /// Takes the files that nobody reads any more. Nobody can begin to: only old versions name
-    /// them, and a file with one reference is named by none.
+    /// Takes the files that nobody reads any more. Nobody can begin to: only old versions and plans
+    /// name them, and a file with one reference is named by none.
     pub(crate) fn take_unused(&self) -> Vec<OldFile> {
         self.files.lock().extract_if(.., |file| file.is_unused()).collect()
     }

@@ -161,7 +161,7 @@ impl Core {
             };
             let live = if kind.expires() { reading.unexpired(&found.1) } else { Some(found.1) };
             let Some(bytes) = live else { return Ok(None) };
-            let (_, handle) = view.version.locate(&bytes)?;
+            let (_, handle) = view.version.blobs.locate(&bytes)?;
             apart = Some(handle);
             Ok(Some(Slice::default()))
         })?;
@@ -333,7 +333,7 @@ fn prefetch_apart(view: &ReadView, lookups: &[Lookup<'_>]) {
         let Some(kind) = trailer.kind().filter(|kind| kind.is_apart()) else { continue };
         let handle = stored.get(if kind.expires() { EXPIRY_LEN } else { 0 }..);
         // What is wrong with it shows when it is read.
-        if let Ok((file, handle)) = view.version.locate(handle.unwrap_or_default()) {
+        if let Ok((file, handle)) = view.version.blobs.locate(handle.unwrap_or_default()) {
             file.will_need(handle);
         }
     }

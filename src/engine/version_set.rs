@@ -20,6 +20,7 @@ use crate::engine::obsolete::OldFile;
 use crate::fs::names::manifest_path;
 use crate::manifest::KeyspaceEdit;
 use crate::manifest::ManifestWriter;
+use crate::manifest::SstMeta;
 use crate::manifest::VersionEdit;
 use crate::manifest::install_current;
 use crate::version::Version;
@@ -248,7 +249,7 @@ pub(crate) fn snapshot_edit(state: &KeyspaceState, version: &Version) -> Keyspac
     edit.added_blobs = version.blobs.files().map(|file| file.meta.clone()).collect();
     edit.merge_operator = state.fold().map(|fold| fold.name().to_owned());
     for (level, files) in version.levels().iter().enumerate() {
-        edit.added.extend(files.files.iter().map(|file| (level as u8, file.meta.clone())));
+        edit.added.extend(files.files.iter().map(|file| (level as u8, SstMeta::clone(&file.meta))));
     }
     edit
 }

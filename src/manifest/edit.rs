@@ -7,6 +7,7 @@ use crate::base::ids::FileId;
 use crate::base::ids::KeyspaceId;
 use crate::base::key::InternalKey;
 use crate::base::options::Retention;
+use crate::base::range::is_by;
 use crate::base::range_tombstone::RangeFacts;
 use crate::base::range_tombstone::is_behind;
 use crate::base::seqno::SeqNo;
@@ -63,6 +64,11 @@ impl SstMeta {
     pub(crate) fn is_before(&self, key: &[u8]) -> bool {
         self.largest.user.as_slice() < key
             && self.ranges.as_ref().is_none_or(|ranges| !is_behind(ranges.to.as_deref(), key))
+    }
+
+    /// May it say something of a key between `from` and `to`, by an entry or a range tombstone?
+    pub(crate) fn overlaps(&self, from: &[u8], to: Bound<&[u8]>) -> bool {
+        !self.is_before(from) && is_by(self.first(), to)
     }
 
     /// Has it tombstones of any kind?

@@ -14,6 +14,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::HashSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::base::blob::BlobHandle;
@@ -24,6 +25,7 @@ use crate::base::error::Result;
 use crate::base::ids::FileId;
 use crate::base::slice::Slice;
 use crate::manifest::BlobMeta;
+use crate::manifest::SstMeta;
 use crate::version::Version;
 use crate::version::blob_file::BlobFile;
 use crate::version::sst_file::SstOpener;
@@ -50,6 +52,8 @@ impl Used {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Blobs {
     files: BTreeMap<FileId, Used>,
+    /// Where they are.
+    dir: PathBuf,
 }
 
 impl Blobs {
@@ -137,7 +141,26 @@ impl Blobs {
             used.live_bytes = used.live_bytes.saturating_sub(gone.bytes);
         }
         files.retain(|_, used| used.live_bytes > 0);
-        Ok(Blobs { files })
+        Ok(Blobs { files, dir: opener.dir.clone() })
+    }
+
+    /// Those that `ssts` refer to.
+    pub(crate) fn used_by<'a>(&self, ssts: impl Iterator<Item = &'a SstMeta>) -> Blobs {
+        let used = ssts.flat_map(|meta| &meta.blobs);
+        let files = used.filter_map(|used| self.files.get_key_value(&used.file));
+        let files = files.map(|(id, used)| (*id, used.clone())).collect();
+        Blobs { files, dir: self.dir.clone() }
+    }
+
+    /// The blob file that a handle leads to.
+    pub(crate) fn locate(&self, handle: &[u8]) -> Result<(&Arc<BlobFile>, BlobHandle)> {
+        // An SST holds what it should not.
+        let broken = |what: &str| Error::corruption(&self.dir, 0, what);
+        let handle = BlobHandle::decode(handle).map_err(|bad| broken(bad.0))?;
+        let missing =
+            || format!("an entry refers to blob file {}, which is not there", handle.file);
+        let file = self.get(handle.file).ok_or_else(|| broken(&missing()))?;
+        Ok((file, handle))
     }
 
     /// Do SSTs refer to more of a file than it has?
@@ -151,31 +174,16 @@ impl Blobs {
     }
 }
 
-impl BlobSource for Version {
+impl BlobSource for Blobs {
     fn fetch(&self, key: &[u8], handle: &[u8]) -> Result<Slice> {
         let (file, handle) = self.locate(handle)?;
         file.fetch(key, handle)
     }
 }
 
-impl Version {
-    /// The blob file that a handle leads to.
-    pub(crate) fn locate(&self, handle: &[u8]) -> Result<(&Arc<BlobFile>, BlobHandle)> {
-        let handle = BlobHandle::decode(handle).map_err(|bad| self.broken(bad.0))?;
-        let file = self.blobs.get(handle.file);
-        let file = file.ok_or_else(|| {
-            self.broken(&format!(
-                "an entry refers to blob file {}, which is not there",
-                handle.file
-            ))
-        })?;
-        Ok((file, handle))
-    }
-
-    /// An SST holds what it should not.
-    fn broken(&self, what: &str) -> Error {
-        let sst = self.files().next().map(|file| file.path()).unwrap_or_default();
-        Error::corruption(sst.parent().unwrap_or(&sst), 0, what)
+impl BlobSource for Version {
+    fn fetch(&self, key: &[u8], handle: &[u8]) -> Result<Slice> {
+        self.blobs.fetch(key, handle)
     }
 }
 

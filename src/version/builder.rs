@@ -54,7 +54,7 @@ pub(crate) fn apply(
         let Some(level) = levels.get_mut(usize::from(*number)) else {
             return bad(format!("an edit adds file {} to level {number}", meta.id));
         };
-        let known = moved.iter().find(|file| file.meta == *meta);
+        let known = moved.iter().find(|file| *file.meta == *meta);
         level.push(
             known.map_or_else(|| Arc::new(SstFile::new(meta.clone(), opener.clone())), Arc::clone),
         );

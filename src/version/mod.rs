@@ -29,6 +29,7 @@ use crate::base::range_tombstone::Fragments;
 use crate::base::seqno::SeqNo;
 use crate::base::slice::Slice;
 use crate::base::value::head_of;
+use crate::manifest::SstMeta;
 use crate::version::blobs::Blobs;
 use crate::version::sst_file::SstFile;
 
@@ -87,15 +88,26 @@ impl Level {
     /// The files that may say something of a key between `from` and `to`, by entries or range
     /// tombstones. Requires: a level from 1 on.
     pub(crate) fn overlapping(&self, from: &[u8], to: Bound<&[u8]>) -> &[Arc<SstFile>] {
-        let start = self.files.partition_point(|file| file.meta.is_before(from));
-        let rest = &self.files[start..];
-        &rest[..rest.partition_point(|file| is_by(file.meta.first(), to))]
+        overlapping(&self.files, |file| &file.meta, from, to)
     }
 
     /// Its files with range tombstones.
     pub(crate) fn ranged(&self) -> &[Arc<SstFile>] {
         &self.ranged
     }
+}
+
+/// Those of `files` that may say something of a key between `from` and `to`. Requires: they are
+/// files of one level from 1 on.
+pub(crate) fn overlapping<'a, F>(
+    files: &'a [F],
+    meta: impl Fn(&F) -> &SstMeta,
+    from: &[u8],
+    to: Bound<&[u8]>,
+) -> &'a [F] {
+    let start = files.partition_point(|file| meta(file).is_before(from));
+    let rest = &files[start..];
+    &rest[..rest.partition_point(|file| is_by(meta(file).first(), to))]
 }
 
 /// Opens no file in which nothing is looked for.

@@ -1,12 +1,10 @@
 //! A file of a version: what the manifest says of it, and its reader, opened when first needed.
 
-use std::ops::Bound;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::OnceLock;
 
 use crate::base::error::Result;
-use crate::base::range::is_by;
 use crate::base::range_tombstone::Fragments;
 use crate::base::range_tombstone::RangeSource;
 use crate::base::range_tombstone::Spot;
@@ -46,14 +44,15 @@ impl SstOpener {
 /// An SST that a version names. Shared by all versions that do.
 #[derive(Debug)]
 pub(crate) struct SstFile {
-    pub(crate) meta: SstMeta,
+    /// Who only has to know of the file keeps this, and does not keep the file.
+    pub(crate) meta: Arc<SstMeta>,
     opener: Arc<SstOpener>,
     reader: OnceLock<Arc<SstReader>>,
 }
 
 impl SstFile {
     pub(crate) fn new(meta: SstMeta, opener: Arc<SstOpener>) -> SstFile {
-        SstFile { meta, opener, reader: OnceLock::new() }
+        SstFile { meta: Arc::new(meta), opener, reader: OnceLock::new() }
     }
 
     pub(crate) fn path(&self) -> PathBuf {
@@ -68,7 +67,7 @@ impl SstFile {
         }
         let path = self.path();
         let file = self.opener.fs.open(&path, self.opener.mode)?;
-        let SstMeta { bytes, uid, ranges, .. } = &self.meta;
+        let SstMeta { bytes, uid, ranges, .. } = self.meta.as_ref();
         let expected = SstExpectation { bytes: *bytes, uid: *uid, ranges: ranges.clone() };
         let cache = self.opener.cache.clone();
         let reader = SstReader::open(file, path, self.meta.id, Some(expected), cache)?;
@@ -101,11 +100,6 @@ impl SstFile {
     /// May the file have an entry of `key`, by its range?
     pub(crate) fn covers(&self, key: &[u8]) -> bool {
         self.meta.smallest.user.as_slice() <= key && self.meta.largest.user.as_slice() >= key
-    }
-
-    /// May the file say something of a key between `from` and `to`, by an entry or a range tombstone?
-    pub(crate) fn overlaps(&self, from: &[u8], to: Bound<&[u8]>) -> bool {
-        !self.meta.is_before(from) && is_by(self.meta.first(), to)
     }
 
     /// The newest number that `ask` gives of its range tombstones; 0 if it has none.

@@ -1,10 +1,15 @@
 //! Levels: they form, they hold what they should, and garbage leaves them.
 
 use std::sync::Arc;
+use std::sync::Barrier;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use esker::KeyspaceOptions;
 use esker::LevelStats;
+use esker::MergeOperator;
+use esker::MergeResult;
 
 use crate::support::TestClock;
 use crate::support::TestDb;
@@ -151,4 +156,76 @@ fn a_database_that_is_read_and_not_written_comes_to_rest_in_one_run() {
     }
     assert_eq!(runs(), 1);
     assert_eq!(db.iter().count(), 1_500);
+}
+
+/// Appends, and stops a job in the midst of it, once.
+#[derive(Clone)]
+struct Stops {
+    armed: Arc<AtomicBool>,
+    at: Arc<Barrier>,
+}
+
+impl MergeOperator for Stops {
+    fn name(&self) -> &'static str {
+        "test.stops"
+    }
+
+    fn merge(&self, _: &[u8], value: Option<&[u8]>, operands: &[&[u8]]) -> MergeResult<Vec<u8>> {
+        if self.armed.swap(false, Relaxed) {
+            self.at.wait();
+            self.at.wait();
+        }
+        Ok(value.into_iter().chain(operands.iter().copied()).collect::<Vec<_>>().concat())
+    }
+}
+
+/// A job keeps the files that it reads, and no others: neither SSTs nor blob files.
+#[test]
+fn what_becomes_obsolete_goes_while_another_job_runs() {
+    let stops = Stops { armed: Arc::default(), at: Arc::new(Barrier::new(2)) };
+    let db = TestDb::new();
+    let options = KeyspaceOptions::new().merge_operator(stops.clone()).separate_values(100);
+    let keyspace = db.keyspace_with("k", options).unwrap();
+    let name = |part: char, i: usize| [part.to_string().into_bytes(), key(i)].concat();
+    // Every other value lies apart.
+    let content = |i: usize, generation: usize| value(i, generation).repeat(1 + i % 2 * 8);
+    for part in ['a', 'm'] {
+        for i in 0..300 {
+            keyspace.put(name(part, i), content(i, 0)).unwrap();
+        }
+        keyspace.compact_range::<&[u8], _>(..).unwrap();
+    }
+    let blobs = || db.files().into_iter().filter(|name| name.ends_with(".blob"));
+    let ssts = || {
+        let stats = db.stats();
+        let keyspace = stats.keyspaces.iter().find(|keyspace| keyspace.name == "k").unwrap();
+        let files = keyspace.levels.iter().flat_map(|level| level.files.clone());
+        files.collect::<Vec<_>>()
+    };
+    let (old_blobs, old_ssts) = (blobs().count(), ssts());
+    let replaced = old_ssts.iter().filter(|file| file.smallest[0] == b'm');
+    let replaced: Vec<_> = replaced.map(|file| format!("{:06}.sst", file.number)).collect();
+    assert!(replaced.len() > 2 && replaced.len() < old_ssts.len() && old_blobs >= 2);
+
+    keyspace.merge(name('a', 151), "!").unwrap();
+    std::thread::scope(|scope| {
+        stops.armed.store(true, Relaxed);
+        let job = scope.spawn(|| keyspace.compact_range(name('a', 151)..=name('a', 151)));
+        stops.at.wait();
+        for i in 0..300 {
+            keyspace.put(name('m', i), content(i, 1)).unwrap();
+        }
+        keyspace.compact_range(vec![b'm']..vec![b'n']).unwrap();
+        let left = db.files();
+        stops.at.wait();
+        job.join().unwrap().unwrap();
+        assert!(replaced.iter().all(|name| !left.contains(name)), "{replaced:?} of {left:?}");
+        let left = left.iter().filter(|name| name.ends_with(".blob")).count();
+        assert_eq!(left, old_blobs, "as many blob files are gone as came");
+    });
+    let merged = [content(151, 0), b"!".to_vec()].concat();
+    assert_eq!(keyspace.get(name('a', 151)).unwrap().unwrap(), merged);
+    for i in 0..300 {
+        assert_eq!(keyspace.get(name('m', i)).unwrap().unwrap(), content(i, 1));
+    }
 }

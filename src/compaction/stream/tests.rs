@@ -23,6 +23,7 @@ use crate::base::value::ValueKind;
 use crate::base::value::expiry_of;
 use crate::base::value::with_expiry;
 use crate::cache::BlockCache;
+use crate::compaction::beneath::Beneath;
 use crate::compaction::ranges;
 use crate::compaction::stream::Rules;
 use crate::compaction::stream::Survivors;
@@ -234,7 +235,7 @@ fn kept(case: &Case) -> Fragments {
         edit.added.push((LEVELS as u8 - 1, meta));
     }
     let version = builder::apply(&Version::default(), &edit, &Arc::new(opener)).unwrap();
-    ranges::kept(&case.ranges, &case.snapshots, &version, LEVELS - 1)
+    ranges::kept(&case.ranges, &case.snapshots, &Beneath::all(&version))
 }
 
 /// What a reader at `seqno` sees of the entries and what lies beneath.
