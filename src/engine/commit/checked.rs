@@ -22,7 +22,7 @@
 //!   only the oldest stripe, which ends at or before the snapshot).
 //! - K2: every batch between `from` and the commit is found by step 4: the watch begins under the same
 //!   lock under which `from` is read, and ends under the one under which the commit gets its numbers.
-//!   A batch that is too long to be kept says so; then the check begins anew.
+//!   A batch whose keys are not kept, or not any more, says so; then the check begins anew.
 //! - K3: so at the moment at which a checked commit gets its numbers, all that it claims is true: it
 //!   is as if everything that it read had been read at that moment.
 //! - K4: whoever waits in step 2 holds no lock and no sequence number, so those it waits for get on.
@@ -54,7 +54,7 @@ use crate::engine::keyspaces::KeyspaceState;
 
 /// The keys of a batch with more bytes than this are not kept: whoever watches looks again.
 const KEPT_BATCH_BYTES_MAX: usize = 16 << 10;
-/// More bytes of keys than this are not kept at a time.
+/// More bytes of keys than this are not kept at a time: the oldest go.
 const KEPT_BYTES_MAX: usize = 1 << 20;
 /// So often a check begins anew before it counts as a conflict.
 const ROUNDS_MAX: usize = 8;
@@ -130,7 +130,9 @@ pub(super) struct Recent {
     /// ranges aside.
     batches: VecDeque<(u64, Batch)>,
     bytes: usize,
-    /// The last sequence number of a batch whose keys were not kept.
+    /// The last sequence number of a batch whose keys were not kept, or went for newer ones: a watch
+    /// that began before it does not know what was written. Those that began later are answered all
+    /// the same, so one that lasts long holds up nobody else.
     lost: u64,
 }
 
@@ -142,9 +144,8 @@ impl Recent {
     /// Notes a batch that was appended, up to the sequence number `last`.
     #[inline(never)]
     pub(super) fn note(&mut self, batch: &Batch, last: u64) {
-        let is_small = batch.bytes().len() <= KEPT_BATCH_BYTES_MAX;
-        if !is_small || self.bytes > KEPT_BYTES_MAX {
-            self.lost = last;
+        if batch.bytes().len() > KEPT_BATCH_BYTES_MAX {
+            self.lose_up_to(last);
             return;
         }
         let mut keys = Batch::default();
@@ -155,6 +156,16 @@ impl Recent {
         }
         self.bytes += keys.bytes().len();
         self.batches.push_back((last, keys));
+        while self.bytes > KEPT_BYTES_MAX
+            && let Some((oldest, _)) = self.batches.front()
+        {
+            self.lose_up_to(*oldest);
+        }
+    }
+
+    fn lose_up_to(&mut self, last: u64) {
+        self.lost = last;
+        self.forget_up_to(last);
     }
 
     fn begin(&mut self, from: u64) {
@@ -166,9 +177,12 @@ impl Recent {
         if let Ok(at) = self.watches.binary_search(&from) {
             self.watches.remove(at);
         }
-        let oldest = self.watches.first().copied().unwrap_or(u64::MAX);
+        self.forget_up_to(self.watches.first().copied().unwrap_or(u64::MAX));
+    }
+
+    fn forget_up_to(&mut self, seqno: u64) {
         while let Some((last, keys)) = self.batches.front()
-            && *last <= oldest
+            && *last <= seqno
         {
             self.bytes -= keys.bytes().len();
             self.batches.pop_front();
@@ -330,7 +344,8 @@ mod tests {
         assert!(recent.is_watched() && recent.batches.is_empty() && recent.bytes == 0);
         recent.note(&batch_of(&["d"]), 14);
         recent.note(&batch_of(&vec!["e"; KEPT_BATCH_BYTES_MAX / 8]), 20_000);
-        assert_eq!((find(&recent, 13, "d"), recent.lost), (Some(14), 20_000));
+        // Of what came before a long batch nobody can make use any more.
+        assert_eq!((find(&recent, 13, "d"), recent.lost), (None, 20_000));
         recent.end(13);
         assert!(!recent.is_watched() && recent.batches.is_empty());
     }
@@ -346,5 +361,27 @@ mod tests {
             recent.end(last - 1);
             assert!(recent.bytes < 2000 && recent.lost == 0);
         }
+    }
+
+    #[test]
+    fn a_watch_that_lasts_long_leaves_those_that_begin_later_their_answers() {
+        let mut recent = Recent::default();
+        recent.begin(0);
+        let long = "k".repeat(1000);
+        for last in 1..10_000 {
+            recent.begin(last - 1);
+            recent.note(&batch_of(&[&long]), last);
+            let found = recent.find(last - 1, |op| op.key == long.as_bytes());
+            assert!(
+                recent.lost < last && found == Some(last),
+                "what was just written is not known"
+            );
+            assert!(recent.bytes <= KEPT_BYTES_MAX);
+            recent.end(last - 1);
+        }
+        // Only the first one does not know what was written since it began.
+        assert!(recent.lost > 0 && recent.watches == [0]);
+        recent.end(0);
+        assert!(!recent.is_watched() && recent.batches.is_empty() && recent.bytes == 0);
     }
 }
