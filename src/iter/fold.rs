@@ -1,8 +1,11 @@
 //! Folding: what a row of merge operands makes of the value beneath it.
 //!
-//! *Long chains.* Operands are collected newest first. Whenever [`CHAIN_MAX`] have come together
-//! they are combined into one, if the operator can: so a chain of any length takes little memory.
-//! And what a chain of more than [`LONG_CHAIN`] operands came to is remembered: it is the state of
+//! *Long chains.* Operands are collected newest first. Whenever [`CHAIN_MAX`] of equal *power* have come
+//! together they are combined into one of the next power, if the operator can, as a counter carries:
+//! so a chain of any length takes little memory, and each operand of n is combined log n times,
+//! however much they grow.
+//!
+//! What a chain of more than [`LONG_CHAIN`] operands came to is remembered: it is the state of
 //! the key at the sequence number of the newest operand, and no later write changes that. So the
 //! next reader goes on from there, and each operand of a key that is read often is folded about
 //! once, until flush and compaction leave one of them in each file.
@@ -22,7 +25,7 @@ use crate::base::key::Trailer;
 use crate::base::key::VALUE_LEN_MAX;
 use crate::base::seqno::SeqNo;
 
-/// So many operands are held before they are combined.
+/// So many operands of one power are held before they are combined.
 const CHAIN_MAX: usize = 256;
 /// The result of a longer chain is remembered…
 pub(crate) const LONG_CHAIN: usize = 32;
@@ -105,10 +108,10 @@ impl Fold {
         })
     }
 
-    /// One operand for all of them, if the operator knows one.
-    fn combine(&self, key: &[u8], operands: &Operands) -> Option<Vec<u8>> {
+    /// One operand for all of these, if the operator knows one.
+    fn combine(&self, key: &[u8], newest_first: &[Held]) -> Option<Vec<u8>> {
         let operator = self.operator.as_ref()?;
-        let oldest_first = operands.oldest_first();
+        let oldest_first = oldest_first(newest_first);
         // What it cannot combine it may still merge.
         let combined = contained(|| operator.combine(key, &oldest_first)).ok().flatten();
         combined.filter(|operand| operand.len() <= VALUE_LEN_MAX)
@@ -141,50 +144,126 @@ fn contained<T>(call: impl FnOnce() -> MergeResult<T>) -> MergeResult<T> {
 /// A row of operands of one key, collected from the newest to the oldest.
 #[derive(Debug, Default)]
 pub(crate) struct Operands {
-    newest_first: Vec<(Trailer, Vec<u8>)>,
+    /// Of each power fewer than [`CHAIN_MAX`], the largest power first.
+    newest_first: Vec<Held>,
     /// How many were pushed.
     pub(crate) count: usize,
     /// The operator does not combine them.
     apart: bool,
 }
 
+#[derive(Debug)]
+struct Held {
+    /// That of the newest of what it is combined from.
+    trailer: Trailer,
+    operand: Vec<u8>,
+    /// It is combined from [`CHAIN_MAX`] to this power.
+    power: u32,
+}
+
 impl Operands {
     /// Adds one that is older than all so far.
     pub(crate) fn push(&mut self, fold: &Fold, key: &[u8], trailer: Trailer, operand: &[u8]) {
-        self.newest_first.push((trailer, operand.to_vec()));
+        self.newest_first.push(Held { trailer, operand: operand.to_vec(), power: 0 });
         self.count += 1;
-        if self.newest_first.len() >= CHAIN_MAX && !self.apart {
-            self.combine(fold, key);
+        while let (Some(at), Some(last)) =
+            (self.newest_first.len().checked_sub(CHAIN_MAX), self.newest_first.last())
+        {
+            if self.apart || self.newest_first[at].power != last.power {
+                break;
+            }
+            self.combine_from(fold, key, at);
         }
     }
 
     /// Makes one of them, with the newest one's trailer, if the operator can.
     pub(crate) fn combine(&mut self, fold: &Fold, key: &[u8]) {
-        if self.newest_first.len() < 2 || self.apart {
-            return;
+        if self.newest_first.len() >= 2 && !self.apart {
+            self.combine_from(fold, key, 0);
         }
-        match fold.combine(key, self) {
-            Some(operand) => {
-                self.newest_first.truncate(1);
-                if let Some((_, first)) = self.newest_first.first_mut() {
-                    *first = operand;
-                }
-            }
-            None => self.apart = true,
+    }
+
+    /// Makes one of the last ones, from `at` on.
+    fn combine_from(&mut self, fold: &Fold, key: &[u8], at: usize) {
+        let Some(operand) = fold.combine(key, &self.newest_first[at..]) else {
+            self.apart = true;
+            return;
+        };
+        self.newest_first.truncate(at + 1);
+        if let Some(newest) = self.newest_first.last_mut() {
+            newest.operand = operand;
+            newest.power += 1;
         }
     }
 
     /// Leaves out those at or before `seqno`. Requires: fewer were pushed than are combined.
     pub(crate) fn forget_up_to(&mut self, seqno: SeqNo) {
-        self.newest_first.retain(|(trailer, _)| trailer.seqno() > seqno);
+        self.newest_first.retain(|held| held.trailer.seqno() > seqno);
     }
 
     fn oldest_first(&self) -> Vec<&[u8]> {
-        self.newest_first.iter().rev().map(|(_, operand)| operand.as_slice()).collect()
+        oldest_first(&self.newest_first)
     }
 
     /// The operands themselves, newest first.
     pub(crate) fn into_entries(self) -> Vec<(Trailer, Vec<u8>)> {
-        self.newest_first
+        self.newest_first.into_iter().map(|held| (held.trailer, held.operand)).collect()
+    }
+}
+
+fn oldest_first(newest_first: &[Held]) -> Vec<&[u8]> {
+    newest_first.iter().rev().map(|held| held.operand.as_slice()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+    use std::sync::atomic::Ordering::Relaxed;
+
+    use super::*;
+    use crate::base::value::ValueKind;
+
+    /// Appends, and counts the bytes that it was given.
+    #[derive(Debug)]
+    struct Counting(Arc<AtomicUsize>);
+
+    impl MergeOperator for Counting {
+        fn name(&self) -> &'static str {
+            "counting"
+        }
+
+        fn merge(&self, _: &[u8], base: Option<&[u8]>, parts: &[&[u8]]) -> MergeResult<Vec<u8>> {
+            self.0.fetch_add(parts.iter().map(|part| part.len()).sum(), Relaxed);
+            Ok(base.into_iter().chain(parts.iter().copied()).flatten().copied().collect())
+        }
+
+        fn combine(&self, key: &[u8], parts: &[&[u8]]) -> MergeResult<Option<Vec<u8>>> {
+            self.merge(key, None, parts).map(Some)
+        }
+    }
+
+    #[test]
+    fn a_long_chain_costs_each_of_its_operands_a_few_looks() {
+        let bytes = Arc::new(AtomicUsize::new(0));
+        let operator = Arc::new(Counting(bytes.clone()));
+        let fold = Fold::new("k".to_owned(), "counting".to_owned(), Some(operator));
+        for n in [1, CHAIN_MAX - 1, CHAIN_MAX, CHAIN_MAX + 1, CHAIN_MAX * CHAIN_MAX + 700] {
+            let trailer = |n: usize| Trailer::new(SeqNo::new(n as u64), ValueKind::Merge);
+            let mut expected = b"base".to_vec();
+            (1..=n).for_each(|n| expected.extend((n as u32).to_le_bytes()));
+            let mut operands = Operands::default();
+            bytes.store(0, Relaxed);
+            for n in (1..=n).rev() {
+                operands.push(&fold, b"key", trailer(n), &(n as u32).to_le_bytes());
+                assert!(operands.newest_first.len() < 3 * CHAIN_MAX);
+            }
+            assert!(fold.merge(b"key", Some(b"base"), &operands).unwrap() == expected);
+            // Two powers of the chain, and the merge.
+            assert!(bytes.load(Relaxed) <= 3 * 4 * n, "{n} operands take {bytes:?} bytes");
+            operands.combine(&fold, b"key");
+            let entries = operands.into_entries();
+            assert!(entries.len() == 1 && entries[0].0 == trailer(n));
+            assert!(entries[0].1 == expected[4..]);
+        }
     }
 }
