@@ -9,6 +9,9 @@
 //! From a level that is too large the file goes down whose overlap beneath is smallest for its
 //! size, which writes least. Where the disk is full the cheapest of the compactions that are due goes
 //! first, rather than the most urgent.
+//!
+//! Values are moved out of blob files before all else once these are mostly garbage; but that may take
+//! minutes, so where level 0 slows writers down it goes first.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -30,6 +33,8 @@ const FANOUT: u64 = 10;
 const DENSE_MIN: u64 = 64;
 /// Level 0 is compacted from this many files on.
 pub(crate) const L0_TRIGGER: usize = 4;
+/// Files of level 0 from which writers are slowed down.
+pub(crate) const L0_SLOW: usize = 12;
 
 /// What the picker needs to know besides the version.
 #[derive(Clone)]
@@ -105,10 +110,13 @@ pub(crate) fn pick(version: &Arc<Version>, context: &PickContext<'_>) -> Option<
         return Some(plan);
     }
     let targets = targets(version, context.base_bytes);
-    if version.blobs.is_collection_urgent()
-        && let Some(plan) = pick_by_garbage(version, &targets, context)
-    {
-        return Some(plan);
+    if version.blobs.is_collection_urgent() {
+        let level0 = is_level0_behind(version, context)
+            .then(|| plan_level0(version, targets.base_level, context, Reason::Level0));
+        let plan = level0.flatten().or_else(|| pick_by_garbage(version, &targets, context));
+        if plan.is_some() {
+            return plan;
+        }
     }
     let mut scores: Vec<(f64, usize)> = Vec::with_capacity(LEVELS);
     let l0_files = version.level(0).files.len();
@@ -204,6 +212,11 @@ pub(crate) fn plan(
     idle.then(|| Plan::new(version, reason, (upper_level, upper), (output_level, lower)))
 }
 
+/// Are writers slowed down by level 0? Not where the disk is full: then what makes room goes first.
+fn is_level0_behind(version: &Version, context: &PickContext<'_>) -> bool {
+    version.level(0).files.len() >= L0_SLOW && !context.is_space_scarce
+}
+
 fn is_idle(file: &SstFile, context: &PickContext<'_>) -> bool {
     !context.busy.contains(&file.meta.id)
 }
@@ -284,7 +297,8 @@ fn pick_range_deleted(version: &Arc<Version>, context: &PickContext<'_>) -> Opti
 }
 
 /// A file that refers to condemned blob files is rewritten where it is; level 0 goes down, since it
-/// is ordered by age.
+/// is ordered by age. While writers wait for that, the level that it goes to is left alone: or there
+/// would always be a file of it that another thread is busy with.
 fn pick_by_garbage(
     version: &Arc<Version>,
     targets: &Targets,
@@ -304,7 +318,8 @@ fn pick_by_garbage(
             return plan;
         }
     }
-    (1..LEVELS).find_map(|level| {
+    let first = targets.base_level + usize::from(is_level0_behind(version, context));
+    (first..LEVELS).find_map(|level| {
         let file = version.level(level).files.iter().find(is_due)?;
         plan(version, level, vec![file.clone()], level, context, reason)
     })

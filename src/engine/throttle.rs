@@ -21,11 +21,10 @@ use crate::base::sync::atomic::AtomicU32;
 use crate::base::sync::atomic::AtomicU64;
 use crate::base::sync::thread;
 use crate::compaction::picker;
+use crate::compaction::picker::L0_SLOW;
 use crate::engine::Core;
 use crate::engine::scheduler::Lane;
 
-/// Files of level 0 from which writes are slowed down.
-pub(crate) const L0_SLOW: usize = 12;
 /// Files of level 0 at which writes stop.
 pub(crate) const L0_STOP: usize = 36;
 /// Bytes to move down, in base levels, from which writes are slowed down.

@@ -6,12 +6,14 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
+use crate::base::blob::BlobUse;
 use crate::base::ids::FileId;
 use crate::base::key::InternalKey;
 use crate::base::key::Trailer;
 use crate::base::range::is_by;
 use crate::base::seqno::SeqNo;
 use crate::base::value::ValueKind;
+use crate::compaction::picker::L0_SLOW;
 use crate::compaction::picker::L0_TRIGGER;
 use crate::compaction::picker::PickContext;
 use crate::compaction::picker::debt_bytes;
@@ -20,6 +22,7 @@ use crate::compaction::picker::pick_for_reads;
 use crate::compaction::picker::targets;
 use crate::compaction::plan::Plan;
 use crate::compaction::plan::Reason;
+use crate::manifest::BlobMeta;
 use crate::manifest::KeyspaceEdit;
 use crate::manifest::SstMeta;
 use crate::version::LEVELS;
@@ -301,6 +304,42 @@ fn where_space_is_scarce_the_cheapest_compaction_goes_first() {
     let scarce = PickContext { is_space_scarce: true, ..context(&busy, 0) };
     let plan = pick(&version, &scarce).unwrap();
     assert_eq!((plan.reason, plan.input_bytes()), (Reason::LevelSize, 4000));
+}
+
+/// There may be so much of it that collecting it takes minutes.
+#[test]
+fn where_level_0_slows_writers_down_garbage_waits() {
+    let tree = |l0: u64| {
+        let mut edit = KeyspaceEdit::default();
+        let blob = FileId(1);
+        edit.added_blobs.push(BlobMeta { id: blob, bytes: 100_000, ..BlobMeta::default() });
+        for (id, level, from, to) in [(2, 6, 0, 100), (3, 6, 101, 200), (4, 5, 0, 100)] {
+            let mut meta = file(id, from, to, if level == 6 { 20_000 } else { 1000 });
+            meta.blobs.push(BlobUse { file: blob, bytes: 1000 });
+            edit.added.push((level, meta));
+        }
+        edit.added.extend((10..10 + l0).map(|id| (0, file(id, 0, 100, 100))));
+        apply(&Version::default(), &edit)
+    };
+    let few = tree(L0_SLOW as u64 - 1);
+    assert!(few.blobs.is_collection_urgent());
+    let mut busy = HashSet::new();
+    let plan = pick(&few, &context(&busy, 0)).unwrap();
+    assert_eq!((plan.reason, plan.output_level), (Reason::Garbage, 5));
+    let many = tree(L0_SLOW as u64);
+    let plan = pick(&many, &context(&busy, 0)).unwrap();
+    assert_eq!((plan.reason, plan.output_level), (Reason::Level0, 5));
+    let scarce = PickContext { is_space_scarce: true, ..context(&busy, 0) };
+    assert_eq!(pick(&many, &scarce).unwrap().reason, Reason::Garbage);
+    // Other threads go on, but not on the level that level 0 waits for.
+    busy.insert(FileId(4));
+    let plan = pick(&many, &context(&busy, 0)).unwrap();
+    assert_eq!((plan.reason, plan.output_level), (Reason::Garbage, 6));
+    busy.extend([FileId(2), FileId(3)]);
+    busy.remove(&FileId(4));
+    busy.insert(FileId(10));
+    let plan = pick(&many, &context(&busy, 0));
+    assert!(plan.is_none(), "{plan:?}");
 }
 
 /// Or a trickle of writes would have everything rewritten for it.
