@@ -4,7 +4,10 @@
 //! *Versions.* The sequence number of an entry tells whether it was changed since it was read, as
 //! long as compactions keep it; and they replace it by 0 where it serves nobody (R3). So the first
 //! who asks for one has them keep all from then on, and an entry whose number was replaced before has
-//! as its version the largest number that may have been. That is never the version of a newer entry.
+//! as its version the largest number that may have been. So has one whose number a compaction may
+//! replace that was under way when somebody asked first: an unchanged value keeps its version.
+//! At every version the value was the one that it is the version of; so it is never that of a newer
+//! entry.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -15,7 +18,6 @@ use crate::base::error::Error;
 use crate::base::error::Result;
 use crate::base::seqno::SeqNo;
 use crate::base::slice::Slice;
-use crate::base::sync::atomic::AtomicBool;
 use crate::base::sync::atomic::AtomicU64;
 use crate::base::value::ValueKind;
 use crate::base::value::put_until;
@@ -24,44 +26,46 @@ use crate::engine::commit::Claim;
 use crate::engine::commit::Footprint;
 use crate::engine::keyspaces::KeyspaceState;
 
-/// Which entries may have lost their sequence numbers.
+/// Which entries may have lost their sequence numbers, or may be about to.
 #[derive(Debug)]
 pub(crate) struct EntryVersions {
-    /// Somebody has asked for one since the database was opened.
-    asked: AtomicBool,
-    /// All whose number was replaced were written at or before this one.
+    /// Numbers that were replaced before the database was opened were at or before this one.
+    at_open: SeqNo,
+    /// Those that were since, or may be by a compaction under way, are at or before this one; and
+    /// [`ASKED`].
     replaced: AtomicU64,
 }
+
+/// Somebody has asked for a version since the database was opened. From then on `replaced` stays as it
+/// is.
+const ASKED: u64 = 1 << 63;
 
 impl EntryVersions {
     /// Everything up to `last` may have been replaced.
     pub(crate) fn new(last: SeqNo) -> EntryVersions {
-        EntryVersions { asked: AtomicBool::new(false), replaced: AtomicU64::new(last.get()) }
+        EntryVersions { at_open: last, replaced: AtomicU64::new(0) }
     }
 
-    /// May a compaction whose inputs are at or before `last` replace numbers? It says so before it
-    /// looks whether they are wanted, and who wants them says that before looking here.
+    /// May a compaction whose inputs are at or before `last`, which is visible, replace numbers?
     pub(crate) fn may_replace(&self, last: SeqNo) -> bool {
-        if self.asked.load(SeqCst) {
-            return false;
-        }
-        self.replaced.fetch_max(last.get(), SeqCst);
-        !self.asked.load(SeqCst)
+        let raise = |replaced: u64| (replaced & ASKED == 0).then(|| replaced.max(last.get()));
+        self.replaced.fetch_update(SeqCst, SeqCst, raise).is_ok()
     }
 
     /// Are they kept from now on?
     pub(crate) fn are_kept(&self) -> bool {
-        self.asked.load(SeqCst)
+        self.replaced.load(SeqCst) & ASKED != 0
     }
 
-    /// The version of an entry with the sequence number `stored`.
+    /// The version of an entry with the sequence number `stored`. Requires: somebody has asked.
     fn of(&self, stored: SeqNo) -> SeqNo {
-        if stored > SeqNo::ZERO { stored } else { SeqNo::new(self.replaced.load(SeqCst)) }
+        let replaced = SeqNo::new(self.replaced.load(SeqCst) & !ASKED);
+        if stored > replaced { stored } else { replaced.max(self.at_open) }
     }
 
     fn ask(&self) {
-        if !self.asked.load(SeqCst) {
-            self.asked.store(true, SeqCst);
+        if !self.are_kept() {
+            self.replaced.fetch_or(ASKED, SeqCst);
         }
     }
 }
@@ -133,5 +137,29 @@ impl Core {
     ) -> Result<Changed> {
         self.entry_versions.ask();
         self.change_key(state, key, decide)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_stays_though_its_number_is_replaced_after_it_was_asked_for() {
+        let [zero, old, new, newer] = [0, 50, 150, 250].map(SeqNo::new);
+        let versions = EntryVersions::new(SeqNo::new(100));
+        versions.ask();
+        // Before anything was replaced; what was before the database was opened is not known.
+        assert_eq!([zero, old, new].map(|seqno| versions.of(seqno)), [SeqNo::new(100), old, new]);
+        assert!(versions.are_kept() && !versions.may_replace(newer));
+        assert_eq!([zero, old, new].map(|seqno| versions.of(seqno)), [SeqNo::new(100), old, new]);
+
+        let versions = EntryVersions::new(SeqNo::new(100));
+        assert!(versions.may_replace(SeqNo::new(200)) && versions.may_replace(SeqNo::new(199)));
+        assert!(!versions.are_kept());
+        versions.ask();
+        // Whether or not the compaction has come to them.
+        assert_eq!([zero, old, new].map(|seqno| versions.of(seqno)), [SeqNo::new(200); 3]);
+        assert_eq!(versions.of(newer), newer);
     }
 }

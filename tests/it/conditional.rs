@@ -1,11 +1,16 @@
 //! Conditional operations on one key.
 
 use std::sync::Arc;
+use std::sync::Mutex;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 
 use esker::Durability;
 use esker::ErrorKind;
+use esker::Keyspace;
+use esker::KeyspaceOptions;
+use esker::MergeOperator;
+use esker::MergeResult;
 use esker::Options;
 use esker::SeqNo;
 use esker::Swap;
@@ -91,6 +96,49 @@ fn versions_tell_what_was_changed() {
     db.reopen();
     assert_eq!(version(&db, 7), third);
     assert!(db.get_versioned("absent").unwrap().is_none());
+}
+
+/// Asks for the version of a key the first time that it is to merge.
+struct Asking(Arc<Mutex<Asked>>);
+
+#[derive(Default)]
+struct Asked {
+    of: Option<Keyspace>,
+    version: Option<SeqNo>,
+}
+
+impl MergeOperator for Asking {
+    fn name(&self) -> &'static str {
+        "asking"
+    }
+
+    fn merge(&self, _: &[u8], _: Option<&[u8]>, _: &[&[u8]]) -> MergeResult<Vec<u8>> {
+        let mut asked = self.0.lock().unwrap();
+        if let Some(keyspace) = asked.of.take() {
+            asked.version = Some(keyspace.get_versioned("b").unwrap().unwrap().1);
+        }
+        Ok(b"merged".to_vec())
+    }
+}
+
+#[test]
+fn a_version_that_was_asked_for_during_a_compaction_stays() {
+    let asked = Arc::new(Mutex::new(Asked::default()));
+    let db = TestDb::new();
+    let options = KeyspaceOptions::new().merge_operator(Asking(asked.clone()));
+    let keyspace = db.keyspace_with("k", options).unwrap();
+    keyspace.put("b", "value").unwrap();
+    for part in ["1", "2"] {
+        keyspace.merge("a", part).unwrap();
+        keyspace.put("c", part).unwrap();
+        db.flush().unwrap();
+    }
+    asked.lock().unwrap().of = Some(keyspace.clone());
+    keyspace.compact_range::<&[u8], _>(..).unwrap();
+    let version = asked.lock().unwrap().version.expect("the compaction merges");
+    assert_eq!(keyspace.get_versioned("b").unwrap().unwrap().1, version);
+    assert!(keyspace.put_if_version("b", Some(version), "mine").unwrap().is_some());
+    assert_eq!(keyspace.put_if_version("b", Some(version), "lost").unwrap(), None);
 }
 
 /// Numbers that were forgotten never let an old version pass for a new one.
