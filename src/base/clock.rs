@@ -7,11 +7,13 @@ use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::Ordering::AcqRel;
 use std::sync::atomic::Ordering::Acquire;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use std::time::Instant;
 use std::time::SystemTime;
 
 use crate::base::sync::atomic::AtomicU64;
+use crate::base::value::NEVER_MS;
 
 /// Where the engine takes the time and its few random numbers from.
 pub trait Clock: Debug + Send + Sync + 'static {
@@ -42,6 +44,30 @@ impl ExpiryClock {
         let latest = self.latest_ms.load(Acquire);
         // Mostly another thread has just stored the same.
         if wall > latest { wall.max(self.latest_ms.fetch_max(wall, AcqRel)) } else { latest }
+    }
+}
+
+/// The first time at which any of the values expires that somebody has read.
+#[derive(Debug)]
+pub(crate) struct FirstExpiry(AtomicU64);
+
+impl Default for FirstExpiry {
+    fn default() -> FirstExpiry {
+        FirstExpiry(AtomicU64::new(NEVER_MS))
+    }
+}
+
+impl FirstExpiry {
+    pub(crate) fn note(&self, expiry_ms: u64) {
+        // Mostly one before was earlier.
+        if expiry_ms < self.0.load(Relaxed) {
+            self.0.fetch_min(expiry_ms, Relaxed);
+        }
+    }
+
+    /// [`NEVER_MS`] if there is none.
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Relaxed)
     }
 }
 

@@ -36,7 +36,7 @@ pub enum Durability {
 ///
 /// | level | what it reads | when its commit fails with [`Error::Conflict`](crate::Error::Conflict) |
 /// |---|---|---|
-/// | `Serializable` | the state of the moment it began | something that it read was changed since: a key, an absent key, or a part of a range that it walked through |
+/// | `Serializable` | the state of the moment it began | something that it read was changed since, or has expired: a key, an absent key, or a part of a range that it walked through |
 /// | `Snapshot` | the state of the moment it began | a key that it writes was written since |
 /// | `ReadCommitted` | with each call, the newest state | never |
 ///

@@ -100,7 +100,7 @@ impl Core {
     }
 
     /// Shows `decide` the value of `key` and its version, and does what it says, with nothing in
-    /// between. Asks again as long as others change the key meanwhile.
+    /// between. Asks again as long as others change the key meanwhile, or it expires.
     pub(crate) fn change_key<'a>(
         &self,
         state: &Arc<KeyspaceState>,
@@ -118,7 +118,8 @@ impl Core {
                 Change::PutUntil(expiry_ms, value) => put_until(expiry_ms, value)?,
                 Change::Delete => (ValueKind::Delete, Cow::Borrowed(&[][..])),
             };
-            let claim = Claim { since: pin.seqno(), footprint: Footprint::Key(state, key) };
+            let (since, until_ms) = (pin.seqno(), pin.first_expiry().get());
+            let claim = Claim { since, until_ms, footprint: Footprint::Key(state, key) };
             let op = Op { kind, keyspace: state.id, key, value: &value };
             match self.commit_one_checked(state, op, &claim) {
                 Ok(written) => return Ok(Changed { before, written: Some(written) }),

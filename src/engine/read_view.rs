@@ -187,7 +187,7 @@ impl Core {
             _ => NEVER_MS,
         };
         let now_ms = self.read_ms(pin);
-        Ok((expiry_ms > now_ms).then_some((expiry_ms, now_ms)))
+        Ok(is_alive(expiry_ms, now_ms, pin).then_some((expiry_ms, now_ms)))
     }
 
     /// Requires: the view that is read is loaded already.
@@ -228,9 +228,20 @@ impl Engine {
         // One instant for all that is read through it.
         let now_ms = if state.may_expire() { self.read_ms(pin.map(Arc::as_ref)) } else { 0 };
         let (fold, blobs) = (state.fold(), blobs_of(&view));
-        let at = ReadAt { seqno, now_ms, fold, dead: Some(state.dead.clone()), blobs };
+        let first_expiry = pin.map(|pin| pin.first_expiry().clone());
+        let dead = Some(state.dead.clone());
+        let at = ReadAt { seqno, now_ms, first_expiry, fold, dead, blobs };
         Ok(TreeView { engine: self.clone(), view, at, own: None, _pin: pin.cloned() })
     }
+}
+
+/// Is what expires at `expiry_ms` there at `now_ms`? Who reads by `pin` may rest on that.
+fn is_alive(expiry_ms: u64, now_ms: u64, pin: Option<&SnapshotPin>) -> bool {
+    let alive = expiry_ms > now_ms;
+    if let Some(pin) = pin.filter(|_| alive) {
+        pin.first_expiry().note(expiry_ms);
+    }
+    alive
 }
 
 /// The newest version of `key` at or before `seqno`, tombstones included.
@@ -313,14 +324,15 @@ impl<'a> Reading<'a> {
     /// What lies behind the expiry, unless that has come.
     fn unexpired(&self, value: &Slice) -> Option<Slice> {
         let now_ms = self.now_ms.get_or_init(|| self.core.read_ms(self.pin));
-        (expiry_of(value) > *now_ms).then(|| value.clone().skip(EXPIRY_LEN))
+        is_alive(expiry_of(value), *now_ms, self.pin).then(|| value.clone().skip(EXPIRY_LEN))
     }
 
     /// By a cursor over this one key, which folds.
     fn folded(&self, key: &[u8]) -> Result<Option<Slice>> {
         let bound = || Bound::Included(key.to_vec());
         let (fold, blobs) = (self.state.fold(), blobs_of(self.view));
-        let at = ReadAt { seqno: self.seqno, now_ms: 0, fold, dead: None, blobs };
+        let (seqno, first_expiry) = (self.seqno, None);
+        let at = ReadAt { seqno, now_ms: 0, first_expiry, fold, dead: None, blobs };
         let mut tree = open_tree(self.view, at, (bound(), bound()))?;
         tree.seek(key)?;
         Ok(tree.valid().then(|| tree.value_slice()))
@@ -378,7 +390,8 @@ impl TreeView {
             vec![Source::Memtable(own.iter()), Source::Tree(Box::new(Flat::new(beneath)))];
         // Its numbers are the transaction's own: what they come to is nobody else's to remember.
         let fold = self.at.fold.as_ref().map(|fold| Arc::new(fold.afresh()));
-        let at = ReadAt { seqno: *upto, fold, dead: None, ..self.at.clone() };
+        // So are its expiries.
+        let at = ReadAt { seqno: *upto, first_expiry: None, fold, dead: None, ..self.at.clone() };
         let cover = cover_of(own, *upto);
         let tree = Visible::new(Merging::new(sources), at, bounds.0, bounds.1).under(cover);
         Ok(TreeIter { tree, from: self.clone() })

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering::Acquire;
 use std::sync::atomic::Ordering::Release;
 
 use crate::base::clock::ExpiryClock;
+use crate::base::clock::FirstExpiry;
 use crate::base::seqno::SeqNo;
 use crate::base::sync::Mutex;
 use crate::base::sync::atomic::AtomicU64;
@@ -44,7 +45,9 @@ impl Snapshots {
         let now_ms = expiry.now_ms();
         *live.pinned.entry(seqno).or_insert(0) += 1;
         *live.instants.entry(now_ms).or_insert(0) += 1;
-        Arc::new(SnapshotPin { seqno, now_ms, drops: live.drops, snapshots: self.clone() })
+        let first_expiry = Arc::default();
+        let (drops, snapshots) = (live.drops, self.clone());
+        Arc::new(SnapshotPin { seqno, now_ms, first_expiry, drops, snapshots })
     }
 
     /// Counts the drop of a keyspace, notes it in `dropped`, and returns whether any snapshot may
@@ -76,6 +79,8 @@ impl Snapshots {
 pub(crate) struct SnapshotPin {
     seqno: SeqNo,
     now_ms: u64,
+    /// Of what was read by it.
+    first_expiry: Arc<FirstExpiry>,
     /// Drops of keyspaces before it was taken.
     drops: u64,
     snapshots: Arc<Snapshots>,
@@ -89,6 +94,11 @@ impl SnapshotPin {
     /// When it was taken: what has expired since is there for it.
     pub(crate) fn now_ms(&self) -> u64 {
         self.now_ms
+    }
+
+    /// The first time at which anything expires that was read by it.
+    pub(crate) fn first_expiry(&self) -> &Arc<FirstExpiry> {
+        &self.first_expiry
     }
 
     /// Was it taken before the `nth` drop of a keyspace?

@@ -38,6 +38,7 @@ use crate::base::spans::Spans;
 use crate::base::stats::Counter;
 use crate::base::sync::Mutex;
 use crate::base::value::EXPIRY_LEN;
+use crate::base::value::NEVER_MS;
 use crate::base::value::ValueKind;
 use crate::base::value::expiry_of;
 use crate::engine::Engine;
@@ -394,7 +395,11 @@ impl Txn {
         let result = match &self.pin {
             None => self.engine.commit(&mut batch, &keyspaces, inner.mode),
             Some(pin) => {
-                let claim = Claim { since: pin.seqno(), footprint: Footprint::Spans(&claimed) };
+                let footprint = Footprint::Spans(&claimed);
+                // Where reads are not checked they may be of what has expired.
+                let serializable = self.isolation == Isolation::Serializable;
+                let until_ms = if serializable { pin.first_expiry().get() } else { NEVER_MS };
+                let claim = Claim { since: pin.seqno(), until_ms, footprint };
                 let written =
                     self.engine.commit_checked(&mut batch, &keyspaces, inner.mode, &claim);
                 written.map(|_| ())

@@ -20,6 +20,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use crate::base::blob::BlobSource;
+use crate::base::clock::FirstExpiry;
 use crate::base::error::Result;
 use crate::base::internal_iter::InternalIter;
 use crate::base::key::KeyRef;
@@ -70,6 +71,8 @@ pub(crate) struct ReadAt {
     pub(crate) seqno: SeqNo,
     /// What expires then or before is gone. 0 if nothing can.
     pub(crate) now_ms: u64,
+    /// Is told when what is read expires, if anybody wants to know.
+    pub(crate) first_expiry: Option<Arc<FirstExpiry>>,
     /// Of the keyspace, if it has a merge operator. Requires: asked for after `seqno` was known.
     pub(crate) fold: Option<Arc<Fold>>,
     /// Of the keyspace, if what is read is all of it.
@@ -546,7 +549,12 @@ impl<I: InternalIter> Visible<I> {
 
     #[cold]
     fn is_alive(&self, bytes: &[u8]) -> bool {
-        expiry_of(bytes) > self.at.now_ms
+        let expiry_ms = expiry_of(bytes);
+        let alive = expiry_ms > self.at.now_ms;
+        if let Some(first) = self.at.first_expiry.as_ref().filter(|_| alive) {
+            first.note(expiry_ms);
+        }
+        alive
     }
 
     /// Of the kept entry, which expires, keeps the value. False if it has expired.

@@ -159,8 +159,9 @@ fn a_put_in_a_transaction_expires_as_any_other() {
         (None, true)
     );
 
-    // A transaction judges by the instant it began at, also of its own writes.
-    let txn = db.transaction();
+    // A transaction judges by the instant it began at, also of its own writes. (One whose reads are
+    // checked cannot be committed then.)
+    let txn = db.transaction_with(Isolation::Snapshot);
     txn.put_with_ttl(&short, "own", "v", ms(10)).unwrap();
     clock.set(1_002_000);
     assert!(txn.get(&short, "longer").unwrap().is_some() && short.get("longer").unwrap().is_none());

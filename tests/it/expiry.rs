@@ -10,7 +10,9 @@ use esker::Clock;
 use esker::Error;
 use esker::Keyspace;
 use esker::KeyspaceOptions;
+use esker::Transaction;
 use esker::Ttl;
+use esker::Update;
 use esker::WriteBatch;
 use esker::fs::CrashMode;
 use esker::fs::MemFs;
@@ -157,6 +159,51 @@ fn a_clock_that_goes_back_resurrects_nothing_and_ends_nothing_early() {
     assert_eq!(db.get("l").unwrap().unwrap(), "v");
     hands.set(1_000_250);
     assert!(db.get("l").unwrap().is_none());
+}
+
+/// Others have seen it gone.
+#[test]
+fn what_is_read_and_expires_before_the_commit_has_changed() {
+    let (db, hands) = timed();
+    let begin = |start| {
+        hands.set(start);
+        db.put_with_ttl("k", "v", ms(100)).unwrap();
+        db.put_with_ttl("l", "v", ms(200)).unwrap();
+    };
+    begin(1_000_000);
+    let mut seen = Vec::new();
+    let before = db.fetch_update("k", |value| {
+        seen.push(value.is_some());
+        hands.set(1_000_100);
+        assert!(db.get("k").unwrap().is_none());
+        value.map_or(Update::Keep, |value| Update::Put(value.to_vec()))
+    });
+    assert_eq!((before.unwrap(), seen), (None, vec![true, false]));
+    assert!(db.get("k").unwrap().is_none());
+
+    let reads: [fn(&Transaction, &Keyspace); 4] = [
+        |txn, db| assert!(txn.get(db, "k").unwrap().is_some()),
+        |txn, db| assert!(txn.contains_key(db, "k").unwrap()),
+        |txn, db| assert_eq!(txn.iter(db).count(), 2),
+        |txn, db| assert_eq!(txn.iter(db).rev().count(), 2),
+    ];
+    for (n, read) in (1..).zip(reads) {
+        for (at, (later, busy)) in (1..).zip([(99, true), (100, false), (100, true)]) {
+            let start = 1_000_000 * n + 1000 * at;
+            begin(start);
+            let txn = db.transaction();
+            read(&txn, &db);
+            // Beside others the check takes another way.
+            if busy {
+                db.keyspace("other").unwrap().put("k", "v").unwrap();
+            }
+            hands.set(start + later);
+            txn.put(&db, "copy", "v").unwrap();
+            let result = txn.commit();
+            assert_eq!(result.is_ok(), later == 99, "{n}: {result:?}");
+            db.delete("copy").unwrap();
+        }
+    }
 }
 
 #[test]

@@ -13,6 +13,9 @@
 //!   append
 //! ```
 //!
+//! A value that was read and has *expired* by the time of the commit has changed as if it had been deleted.
+//! That is asked under the append lock, too: of the first expiry of all that was read.
+//!
 //! Where nothing at all was appended since `since`, one look under the append lock is enough.
 //!
 //! *Invariants.*
@@ -44,6 +47,7 @@ use crate::base::range_tombstone::end_of;
 use crate::base::range_tombstone::is_behind;
 use crate::base::seqno::SeqNo;
 use crate::base::spans::Spans;
+use crate::base::value::NEVER_MS;
 use crate::base::value::ValueKind;
 use crate::engine::Core;
 use crate::engine::commit::CommitState;
@@ -66,10 +70,13 @@ pub(crate) enum Footprint<'a> {
     Spans(&'a [(Arc<KeyspaceState>, Spans)]),
 }
 
-/// That no key of a footprint was written after `since`, which is pinned.
+/// That no key of a footprint was written after `since`, which is pinned, nor expires before the commit.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Claim<'a> {
     pub(crate) since: SeqNo,
+    /// When the first value expires that was read: from then on it counts as changed. [`NEVER_MS`] if
+    /// none does.
+    pub(crate) until_ms: u64,
     pub(crate) footprint: Footprint<'a>,
 }
 
@@ -259,7 +266,7 @@ impl Core {
         let changed = Cell::new(None);
         let written = self.commit_by(batch, keyspaces, mode, |batch, sync_follows| {
             let untouched = self.append(batch, keyspaces, sync_follows, |append| {
-                claim.check_keyspaces()?;
+                self.check_now(claim)?;
                 Ok(append.last == claim.since.get())
             })?;
             if let Some(appended) = untouched {
@@ -273,7 +280,7 @@ impl Core {
                     return Err(Error::Conflict);
                 }
                 let checked = self.append(batch, keyspaces, sync_follows, |append| {
-                    claim.check_keyspaces()?;
+                    self.check_now(claim)?;
                     match watch.end(append, claim) {
                         Checked::Unchanged => Ok(true),
                         Checked::Unknown => Ok(false),
@@ -293,6 +300,13 @@ impl Core {
             self.wait_visible(newer)?;
         }
         written
+    }
+
+    /// What no sequence number tells of what is claimed.
+    fn check_now(&self, claim: &Claim<'_>) -> Result<()> {
+        claim.check_keyspaces()?;
+        let has_expired = claim.until_ms != NEVER_MS && claim.until_ms <= self.expiry.now_ms();
+        if has_expired { Err(Error::Conflict) } else { Ok(()) }
     }
 
     /// Writes one operation, if `claim` holds; else `Error::Conflict`.

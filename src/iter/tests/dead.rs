@@ -91,7 +91,8 @@ impl World {
         }
         let sources = parts.map(|part| VecIter::new(part, fuse.clone()));
         let dead = Some(self.dead.clone());
-        let at = ReadAt { seqno: SeqNo::new(seqno), now_ms: 0, fold: None, dead, blobs: None };
+        let (seqno, first_expiry) = (SeqNo::new(seqno), None);
+        let at = ReadAt { seqno, now_ms: 0, first_expiry, fold: None, dead, blobs: None };
         Visible::new(Merging::new(sources.into()), at, Bound::Unbounded, Bound::Unbounded)
     }
 

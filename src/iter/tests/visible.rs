@@ -64,7 +64,8 @@ fn fold() -> Arc<Fold> {
 
 fn read_at(seqno: u64) -> ReadAt {
     let fold = Some(fold());
-    ReadAt { seqno: SeqNo::new(seqno), now_ms: NOW_MS, fold, dead: None, blobs: None }
+    let seqno = SeqNo::new(seqno);
+    ReadAt { seqno, now_ms: NOW_MS, first_expiry: None, fold, dead: None, blobs: None }
 }
 
 fn bound() -> impl Strategy<Value = Bound<Vec<u8>>> {
