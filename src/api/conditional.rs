@@ -105,7 +105,7 @@ impl Keyspace {
     }
 
     /// Shows `update` the value of `key` and does what it says. The value that was there before.
-    /// `update` is called again if the key was written meanwhile.
+    /// `update` is called again if the key was written meanwhile, or its value has expired.
     ///
     /// ```
     /// use esker::Update;

@@ -5,10 +5,11 @@
 //! so a chain of any length takes little memory, and each operand of n is combined log n times,
 //! however much they grow.
 //!
-//! What a chain of more than [`LONG_CHAIN`] operands came to is remembered: it is the state of
-//! the key at the sequence number of the newest operand, and no later write changes that. So the
-//! next reader goes on from there, and each operand of a key that is read often is folded about
-//! once, until flush and compaction leave one of them in each file.
+//! What a chain of more than [`LONG_CHAIN`] operands came to is remembered: it is the state of the key at
+//! the sequence number of the newest operand, and no later write changes that. So the next reader goes on
+//! from there, if it meets an entry with that number: else flush or compaction have made one of that
+//! operand and newer ones, which may be a value whose number is 0. So each operand of a key that is
+//! read often is folded about once, until flush and compaction leave one of them in each file.
 
 use std::panic::AssertUnwindSafe;
 use std::panic::catch_unwind;
@@ -194,6 +195,11 @@ impl Operands {
             newest.operand = operand;
             newest.power += 1;
         }
+    }
+
+    /// Is there one with this number?
+    pub(crate) fn has(&self, seqno: SeqNo) -> bool {
+        self.newest_first.iter().any(|held| held.trailer.seqno() == seqno)
     }
 
     /// Leaves out those at or before `seqno`. Requires: fewer were pushed than are combined.

@@ -246,6 +246,32 @@ fn an_operator_that_fails_or_panics_poisons_nothing() {
     assert_eq!(db.verify(&mut |_, _| {}).unwrap().entries, 3);
 }
 
+/// What is remembered of a key is its state at an operand that may have become a part of something newer.
+#[test]
+fn operands_count_once_though_what_was_remembered_is_older_than_what_they_became() {
+    let db = TestDb::new();
+    let keyspace = counting(&db);
+    let count = |key: &str| Add::value(&keyspace.get(key).unwrap().unwrap()).unwrap();
+    let merge = |key: &str, n| (0..n).for_each(|_| keyspace.merge(key, one()).unwrap());
+    // Combined, above an operand of another file.
+    merge("combined", 1);
+    db.flush().unwrap();
+    merge("combined", 40);
+    assert_eq!(count("combined"), 41);
+    merge("combined", 10);
+    db.flush().unwrap();
+    merge("combined", 40);
+    assert_eq!(count("combined"), 91);
+    // Folded into a value whose number is 0.
+    merge("folded", 40);
+    assert_eq!(count("folded"), 40);
+    merge("folded", 10);
+    keyspace.compact_range::<&[u8], _>(..).unwrap();
+    merge("folded", 40);
+    assert_eq!(count("folded"), 90);
+    assert_eq!(count("combined"), 91);
+}
+
 #[test]
 fn concurrent_merges_lose_nothing() {
     let mut db = TestDb::with(tiny().background_threads(2));

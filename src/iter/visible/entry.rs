@@ -38,7 +38,7 @@ impl<I: InternalIter> Visible<I> {
         let fold = self.at.fold.clone();
         let fold = fold.ok_or_else(|| Error::internal("an operand without a merge operator"))?;
         let mut operands = Operands::default();
-        let mut known = None;
+        let (mut known, mut met) = (None, false);
         let mut base = None;
         let dead = match &mut self.cover {
             Some(cover) => cover.newest_over(&self.key)?,
@@ -52,8 +52,10 @@ impl<I: InternalIter> Visible<I> {
             }
             if operands.count == LONG_CHAIN {
                 known = fold.recall(&self.key, self.at.seqno);
+                met = known.as_ref().is_some_and(|known| operands.has(known.seqno));
             }
-            if let Some(known) = known.as_ref().filter(|known| trailer.seqno() <= known.seqno) {
+            let known_here = known.as_ref().filter(|known| met || trailer.seqno() == known.seqno);
+            if let Some(known) = known_here {
                 operands.forget_up_to(known.seqno);
                 base = Some(known.value.clone());
                 break;
