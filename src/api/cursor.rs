@@ -37,8 +37,8 @@ use crate::engine::read_view::TreeView;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Cursor {
-    view: Result<TreeView, Error>,
-    /// None until it is first placed.
+    /// What it will read, until it is first placed.
+    view: Result<Option<TreeView>>,
     tree: Option<TreeIter>,
     /// What the last move failed with.
     failed: Option<Error>,
@@ -63,7 +63,7 @@ impl Cursor {
 
     pub(crate) fn over(view: Result<TreeView>) -> Cursor {
         let failed = view.as_ref().err().cloned();
-        Cursor { failed, view, tree: None, value_at: ValueAt::Entry }
+        Cursor { failed, view: view.map(Some), tree: None, value_at: ValueAt::Entry }
     }
 
     /// This cursor, for keys alone: it fetches no value that lies in a blob file, and has none to give.
@@ -93,8 +93,10 @@ impl Cursor {
         let tree = match &mut self.tree {
             Some(tree) => tree,
             none => {
-                let view = self.view.as_ref().map_err(Error::clone)?;
-                none.insert(view.open_iter((Bound::Unbounded, Bound::Unbounded))?)
+                let view = self.view.as_mut().map_err(|error| error.clone())?;
+                view.as_ref().map_or(Ok(()), TreeView::check_open)?;
+                let Some(view) = view.take() else { return Ok(false) };
+                none.insert(view.open((Bound::Unbounded, Bound::Unbounded)))
             }
         };
         seek(tree)?;

@@ -64,7 +64,10 @@ impl Iter {
 
     fn open(&mut self) -> Result<Option<TreeIter>> {
         match &mut self.source {
-            Source::Tree(view) => view.open_iter(self.bounds.clone()).map(Some),
+            Source::Tree(view) => {
+                view.check_open()?;
+                Ok(Some(view.clone().open(self.bounds.clone())))
+            }
             Source::Failed(error) => error.take().map_or(Ok(None), Err),
         }
     }

@@ -2,7 +2,10 @@
 //! those.
 
 use crate::base::error::Result;
+#[cfg(test)]
+use crate::base::key::InternalKey;
 use crate::base::key::KeyRef;
+use crate::base::key::Trailer;
 use crate::base::seqno::SeqNo;
 use crate::base::slice::Slice;
 
@@ -24,6 +27,15 @@ pub(crate) trait InternalIter {
     fn next(&mut self) -> Result<()>;
     /// One entry back.
     fn prev(&mut self) -> Result<()>;
+    /// To the next entry, if that is at hand and of another user key; returns its trailer. Otherwise,
+    /// and if that is not known without looking, nothing happens. Requires: valid.
+    fn try_next(&mut self) -> Option<Trailer> {
+        None
+    }
+    /// Likewise back.
+    fn try_prev(&mut self) -> Option<Trailer> {
+        None
+    }
     /// On past entries that a reader does not need: the one that it stands on, and none but those
     /// whose user key lies before `to` and whose sequence number is below `below`. One that can tell
     /// that all of them are so old gets past them by a seek.
@@ -55,4 +67,35 @@ pub(crate) trait InternalIter {
     fn value_slice(&self) -> Slice {
         Slice::copy_from(self.value())
     }
+}
+
+/// As `next`, by [`InternalIter::try_next`] where that does it.
+#[cfg(test)]
+pub(crate) fn next_by_trying<I: InternalIter>(iter: &mut I) -> Result<()> {
+    by_trying(iter, I::try_next, I::next)
+}
+
+/// As `prev`, by [`InternalIter::try_prev`] where that does it.
+#[cfg(test)]
+pub(crate) fn prev_by_trying<I: InternalIter>(iter: &mut I) -> Result<()> {
+    by_trying(iter, I::try_prev, I::prev)
+}
+
+#[cfg(test)]
+fn by_trying<I: InternalIter>(
+    iter: &mut I,
+    try_step: fn(&mut I) -> Option<Trailer>,
+    step: fn(&mut I) -> Result<()>,
+) -> Result<()> {
+    if !iter.valid() {
+        return step(iter);
+    }
+    let before = InternalKey::from(iter.key());
+    let Some(trailer) = try_step(iter) else {
+        assert_eq!(iter.key(), before.as_ref(), "nothing has happened");
+        return step(iter);
+    };
+    assert_eq!(iter.key().trailer, trailer);
+    assert_ne!(iter.key().user, before.user, "it is of another user key");
+    Ok(())
 }

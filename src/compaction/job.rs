@@ -32,7 +32,6 @@ use crate::iter::Merging;
 use crate::manifest::BlobMeta;
 use crate::manifest::KeyspaceEdit;
 use crate::manifest::SstMeta;
-use crate::version::source::Purpose;
 use crate::version::source::Run;
 use crate::version::source::Source;
 use crate::version::sst_file::SstFile;
@@ -145,7 +144,7 @@ pub(crate) fn run_range(
 }
 
 fn run_source(files: &[Arc<SstFile>]) -> Source {
-    Source::Run(Concat::new(Run::new(files.to_vec(), Purpose::Compaction)))
+    Source::Run(Concat::new(Run::of_files(files)))
 }
 
 /// What a job merges.

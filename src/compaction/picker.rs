@@ -23,7 +23,6 @@ use crate::compaction::plan::Reason;
 use crate::compaction::plan::hull;
 use crate::compaction::ranges;
 use crate::version::LEVELS;
-use crate::version::Level;
 use crate::version::Version;
 use crate::version::sst_file::SstFile;
 
@@ -67,7 +66,7 @@ pub(crate) struct Targets {
 
 /// Derives the targets from the deepest level's size.
 pub(crate) fn targets(version: &Version, base_bytes: u64) -> Targets {
-    let sizes: Vec<u64> = version.levels().iter().map(Level::bytes).collect();
+    let sizes: Vec<u64> = version.levels().iter().map(|level| level.bytes()).collect();
     let largest = sizes[1..].iter().copied().max().unwrap_or(0);
     let first_used = (1..LEVELS).find(|level| sizes[*level] > 0).unwrap_or(LEVELS - 1);
     let mut base_level = LEVELS - 1;

@@ -35,7 +35,8 @@ impl ReadView {
         let here = (key, Bound::Included(key));
         let level0 =
             self.version.level(0).files.iter().filter(|file| file.meta.overlaps(here.0, here.1));
-        let of = |level: &'_ Level| level.file_for(key).or_else(|| level.ranged_for(key)).cloned();
+        let of =
+            |level: &'_ Arc<Level>| level.file_for(key).or_else(|| level.ranged_for(key)).cloned();
         let deeper = self.version.levels()[1..].iter().filter_map(of);
         for file in level0.cloned().chain(deeper) {
             if file.is_older_than(since) {

@@ -8,6 +8,7 @@
 
 use std::cell::OnceCell;
 use std::ops::Bound;
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::base::blob::BlobHandle;
@@ -40,9 +41,10 @@ use crate::iter::Merging;
 use crate::iter::ReadAt;
 use crate::iter::Visible;
 use crate::memtable::Memtable;
-use crate::version::source::Purpose;
+use crate::version::Level;
 use crate::version::source::Run;
 use crate::version::source::Source;
+use crate::version::sst_file::SstFile;
 
 impl Core {
     /// The value of `key` for a reader with `pin`, or for one of the newest state.
@@ -231,7 +233,7 @@ impl Engine {
         let first_expiry = pin.map(|pin| pin.first_expiry().clone());
         let dead = Some(state.dead.clone());
         let at = ReadAt { seqno, now_ms, first_expiry, fold, dead, blobs };
-        Ok(TreeView { engine: self.clone(), view, at, own: None, _pin: pin.cloned() })
+        Ok(TreeView { engine: self.clone(), view, at, own: None, pin: pin.cloned() })
     }
 }
 
@@ -333,7 +335,7 @@ impl<'a> Reading<'a> {
         let (fold, blobs) = (self.state.fold(), blobs_of(self.view));
         let (seqno, first_expiry) = (self.seqno, None);
         let at = ReadAt { seqno, now_ms: 0, first_expiry, fold, dead: None, blobs };
-        let mut tree = open_tree(self.view, at, (bound(), bound()))?;
+        let mut tree = open_tree(self.view, at, (bound(), bound()));
         tree.seek(key)?;
         Ok(tree.valid().then(|| tree.value_slice()))
     }
@@ -364,7 +366,7 @@ pub(crate) struct TreeView {
     view: Arc<ReadView>,
     at: ReadAt,
     own: Option<(Arc<Memtable>, SeqNo)>,
-    _pin: Option<Arc<SnapshotPin>>,
+    pin: Option<Arc<SnapshotPin>>,
 }
 
 impl TreeView {
@@ -378,28 +380,35 @@ impl TreeView {
         TreeView { own: Some((own, upto)), ..self }
     }
 
-    /// A cursor over the entries within `bounds`.
-    pub(crate) fn open_iter(&self, bounds: Bounds) -> Result<TreeIter> {
-        self.engine.health.check_open()?;
-        let Some((own, upto)) = &self.own else {
-            let tree = open_tree(&self.view, self.at.clone(), bounds)?;
-            return Ok(TreeIter { tree, from: self.clone() });
+    /// Fails if nothing can be read any more.
+    pub(crate) fn check_open(&self) -> Result<()> {
+        self.engine.health.check_open()
+    }
+
+    /// A cursor over the entries within `bounds`. Nothing is read yet.
+    pub(crate) fn open(self, bounds: Bounds) -> TreeIter {
+        let TreeView { engine, view, at, own, pin } = self;
+        let tree = match own {
+            None => open_tree(&view, at, bounds),
+            Some((own, upto)) => {
+                // Its numbers are the transaction's own: what they come to is nobody else's to
+                // remember.
+                let fold = at.fold.as_ref().map(|fold| Arc::new(fold.afresh()));
+                // So are its expiries.
+                let first_expiry = None;
+                let above = ReadAt { seqno: upto, first_expiry, fold, dead: None, ..at.clone() };
+                let beneath = Flat::new(open_tree(&view, at, bounds.clone()));
+                let sources = vec![Source::Memtable(own.iter()), Source::Tree(Box::new(beneath))];
+                let merged = Merging::new(sources);
+                Visible::new(merged, above, bounds.0, bounds.1).under(cover_of(&own, upto))
+            }
         };
-        let beneath = open_tree(&self.view, self.at.clone(), bounds.clone())?;
-        let sources =
-            vec![Source::Memtable(own.iter()), Source::Tree(Box::new(Flat::new(beneath)))];
-        // Its numbers are the transaction's own: what they come to is nobody else's to remember.
-        let fold = self.at.fold.as_ref().map(|fold| Arc::new(fold.afresh()));
-        // So are its expiries.
-        let at = ReadAt { seqno: *upto, first_expiry: None, fold, dead: None, ..self.at.clone() };
-        let cover = cover_of(own, *upto);
-        let tree = Visible::new(Merging::new(sources), at, bounds.0, bounds.1).under(cover);
-        Ok(TreeIter { tree, from: self.clone() })
+        TreeIter { tree, view, _engine: engine, _pin: pin }
     }
 }
 
 /// A cursor over the entries of `view` within `bounds`.
-fn open_tree(view: &ReadView, at: ReadAt, bounds: Bounds) -> Result<Tree> {
+fn open_tree(view: &ReadView, at: ReadAt, bounds: Bounds) -> Tree {
     let cover = view.cover(at.seqno, &bounds);
     let (lower, upper) = bounds;
     let mut sources = Vec::new();
@@ -409,28 +418,27 @@ fn open_tree(view: &ReadView, at: ReadAt, bounds: Bounds) -> Result<Tree> {
         }
     }
     let version = &view.version;
-    let within =
-        |smallest: &[u8], largest: &[u8]| !is_below(largest, &lower) && !is_above(smallest, &upper);
-    for file in &version.level(0).files {
-        if within(&file.meta.smallest.user, &file.meta.largest.user) {
-            sources.push(Source::Sst(file.reader()?.iter()));
+    let mut add = |level: &Arc<Level>, range: Range<usize>| {
+        if !range.is_empty() {
+            sources.push(Source::Run(Concat::new(Run::of_level(level.clone(), range))));
         }
-    }
-    for level in &version.levels()[1..] {
-        let files = &level.files;
-        let from = files.partition_point(|f| is_below(&f.meta.largest.user, &lower));
-        let rest = &files[from..];
-        let to = rest.partition_point(|f| !is_above(&f.meta.smallest.user, &upper));
-        match &rest[..to] {
-            [] => {}
-            [file] => sources.push(Source::Sst(file.reader()?.iter())),
-            files => {
-                let run = Run::new(files.to_vec(), Purpose::Read);
-                sources.push(Source::Run(Concat::new(run)));
+    };
+    for (number, level) in version.levels().iter().enumerate() {
+        let is_below = |file: &SstFile| is_below(&file.meta.largest.user, &lower);
+        let is_above = |file: &SstFile| is_above(&file.meta.smallest.user, &upper);
+        if number == 0 {
+            for (index, file) in level.files.iter().enumerate() {
+                if !is_below(file) && !is_above(file) {
+                    add(level, index..index + 1);
+                }
             }
+        } else {
+            let from = level.files.partition_point(|file| is_below(file));
+            let behind = level.files[from..].partition_point(|file| !is_above(file));
+            add(level, from..from + behind);
         }
     }
-    Ok(Visible::new(Merging::new(sources), at, lower, upper).under(cover))
+    Visible::new(Merging::new(sources), at, lower, upper).under(cover)
 }
 
 type Tree = Visible<Merging<Source>>;
@@ -438,33 +446,36 @@ type Tree = Visible<Merging<Source>>;
 /// A cursor over what a reader sees of one keyspace.
 pub(crate) struct TreeIter {
     tree: Tree,
-    from: TreeView,
+    view: Arc<ReadView>,
+    /// What is read goes on to be there.
+    _engine: Arc<Engine>,
+    _pin: Option<Arc<SnapshotPin>>,
 }
 
 impl Drop for TreeIter {
     fn drop(&mut self) {
-        self.from.view.note_dead(self.tree.take_dead_steps());
+        self.view.note_dead(self.tree.take_dead_steps());
     }
 }
 
 impl TreeIter {
     pub(crate) fn seek(&mut self, key: &[u8]) -> Result<()> {
-        self.from.view.note_seek();
+        self.view.note_seek();
         self.tree.seek(key)
     }
 
     pub(crate) fn seek_for_prev(&mut self, key: &[u8]) -> Result<()> {
-        self.from.view.note_seek();
+        self.view.note_seek();
         self.tree.seek_for_prev(key)
     }
 
     pub(crate) fn seek_to_first(&mut self) -> Result<()> {
-        self.from.view.note_seek();
+        self.view.note_seek();
         self.tree.seek_to_first()
     }
 
     pub(crate) fn seek_to_last(&mut self) -> Result<()> {
-        self.from.view.note_seek();
+        self.view.note_seek();
         self.tree.seek_to_last()
     }
 
@@ -508,7 +519,7 @@ impl TreeIter {
 
     pub(crate) fn value_slice(&self) -> Result<Slice> {
         if self.tree.is_apart() {
-            return self.from.view.version.fetch(self.tree.user_key(), self.tree.value());
+            return self.view.version.fetch(self.tree.user_key(), self.tree.value());
         }
         Ok(self.tree.value_slice())
     }

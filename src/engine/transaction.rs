@@ -322,7 +322,7 @@ impl Txn {
                 return Ok((expiry_of(&value) > now_ms).then(|| value.skip(EXPIRY_LEN)));
             }
             let bound = || Bound::Included(key.to_vec());
-            let mut tree = self.view(state)?.open_iter((bound(), bound()))?;
+            let mut tree = self.view(state)?.open((bound(), bound()));
             tree.seek(key)?;
             tree.valid().then(|| tree.value_slice()).transpose()
         })

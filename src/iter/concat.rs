@@ -3,6 +3,7 @@
 use crate::base::error::Result;
 use crate::base::internal_iter::InternalIter;
 use crate::base::key::KeyRef;
+use crate::base::key::Trailer;
 use crate::base::range_tombstone::is_behind;
 use crate::base::seqno::SeqNo;
 use crate::base::slice::Slice;
@@ -16,6 +17,10 @@ pub(crate) trait ConcatSource {
     fn smallest(&self, index: usize) -> KeyRef<'_>;
     /// Largest key of a source. Requires: `index < len`.
     fn largest(&self, index: usize) -> KeyRef<'_>;
+    /// How many sources end before `user`, or fewer: those that follow are asked one by one.
+    fn first_from(&self, user: &[u8]) -> usize {
+        partition_point(self.len(), |index| self.largest(index).user < user)
+    }
     fn open(&self, index: usize) -> Result<Self::Iter>;
     /// Is every entry of a source older than `seqno`? `false` if that is not known without looking.
     fn is_older_than(&self, index: usize, seqno: SeqNo) -> bool {
@@ -79,20 +84,6 @@ impl<S: ConcatSource> Concat<S> {
         Ok(())
     }
 
-    /// Index of the first source for which `before` is false; `before` holds for a prefix of them.
-    fn partition_point(&self, before: impl Fn(&S, usize) -> bool) -> usize {
-        let (mut low, mut high) = (0, self.sources.len());
-        while low < high {
-            let middle = low.midpoint(high);
-            if before(&self.sources, middle) {
-                low = middle + 1;
-            } else {
-                high = middle;
-            }
-        }
-        low
-    }
-
     /// Leaves the cursor nowhere if `step` fails.
     fn guard(&mut self, step: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
         let result = step(self);
@@ -106,7 +97,7 @@ impl<S: ConcatSource> Concat<S> {
 impl<S: ConcatSource> InternalIter for Concat<S> {
     fn seek(&mut self, target: KeyRef<'_>) -> Result<()> {
         self.guard(|this| {
-            let index = this.partition_point(|sources, at| sources.largest(at) < target);
+            let index = this.sources.first_from(target.user);
             if index == this.sources.len() {
                 this.current = None;
                 return Ok(());
@@ -118,7 +109,8 @@ impl<S: ConcatSource> InternalIter for Concat<S> {
 
     fn seek_for_prev(&mut self, target: KeyRef<'_>) -> Result<()> {
         self.guard(|this| {
-            let end = this.partition_point(|sources, at| sources.smallest(at) <= target);
+            let sources = &this.sources;
+            let end = partition_point(sources.len(), |index| sources.smallest(index) <= target);
             let Some(index) = end.checked_sub(1) else {
                 this.current = None;
                 return Ok(());
@@ -164,6 +156,16 @@ impl<S: ConcatSource> InternalIter for Concat<S> {
             return Ok(());
         }
         self.guard(|this| moved.and_then(|()| this.enter_earlier()))
+    }
+
+    #[inline]
+    fn try_next(&mut self) -> Option<Trailer> {
+        self.open_mut()?.try_next()
+    }
+
+    #[inline]
+    fn try_prev(&mut self) -> Option<Trailer> {
+        self.open_mut()?.try_prev()
     }
 
     fn skip_forward(&mut self, to: Option<&[u8]>, below: SeqNo) -> Result<()> {
@@ -245,6 +247,18 @@ impl<S: ConcatSource> InternalIter for Concat<S> {
 }
 
 impl<S: ConcatSource> Concat<S> {
+    /// The cursor over the open source, if there is one.
+    #[inline]
+    pub(crate) fn open(&self) -> Option<&S::Iter> {
+        self.current.as_ref().map(|(_, iter)| iter)
+    }
+
+    /// The same.
+    #[inline]
+    pub(crate) fn open_mut(&mut self) -> Option<&mut S::Iter> {
+        self.current.as_mut().map(|(_, iter)| iter)
+    }
+
     /// Requires: valid.
     #[inline]
     fn entered(&self) -> &S::Iter {
@@ -253,4 +267,18 @@ impl<S: ConcatSource> Concat<S> {
             None => unreachable!("the cursor stands nowhere"),
         }
     }
+}
+
+/// The first index below `len` for which `before` is false; it holds for a prefix of them.
+fn partition_point(len: usize, before: impl Fn(usize) -> bool) -> usize {
+    let (mut low, mut high) = (0, len);
+    while low < high {
+        let middle = low.midpoint(high);
+        if before(middle) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    low
 }

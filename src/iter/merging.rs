@@ -19,6 +19,7 @@ use crate::base::error::Result;
 use crate::base::internal_iter::InternalIter;
 use crate::base::key::InternalKey;
 use crate::base::key::KeyRef;
+use crate::base::key::Trailer;
 use crate::base::key::head16;
 use crate::base::seqno::SeqNo;
 use crate::base::slice::Slice;
@@ -61,14 +62,22 @@ pub(crate) struct Merging<I> {
     direction: Direction,
     /// For the current key while the sources are repositioned.
     scratch: InternalKey,
+    /// For a whole tournament: who won at each node, the leaves' players at the leaves.
+    winners: Vec<usize>,
 }
 
 impl<I: InternalIter> Merging<I> {
     pub(crate) fn new(sources: Vec<I>) -> Merging<I> {
         let players: Vec<_> =
             sources.into_iter().map(|iter| Player { iter, head: 0, valid: false }).collect();
+        let n = players.len();
+        let mut winners = vec![0; 2 * n];
+        for (player, leaf) in winners[n..].iter_mut().enumerate() {
+            *leaf = player;
+        }
         Merging {
-            losers: vec![0; players.len()],
+            losers: vec![0; n],
+            winners,
             players,
             winner: 0,
             rival: None,
@@ -80,6 +89,16 @@ impl<I: InternalIter> Merging<I> {
     /// Does player `a` come before player `b` in the current direction?
     #[inline]
     fn beats(&self, a: usize, b: usize) -> bool {
+        let (x, y) = (&self.players[a], &self.players[b]);
+        if x.valid && y.valid && x.head != y.head {
+            return (x.head < y.head) == (self.direction == Direction::Forward);
+        }
+        self.beats_closely(a, b)
+    }
+
+    /// The same, where heads do not decide it.
+    #[inline(never)]
+    fn beats_closely(&self, a: usize, b: usize) -> bool {
         let (x, y) = (&self.players[a], &self.players[b]);
         if !x.valid || !y.valid {
             return x.valid || (!y.valid && a < b);
@@ -101,22 +120,18 @@ impl<I: InternalIter> Merging<I> {
         if n < 2 {
             return;
         }
-        // winners[node] for inner nodes 1..n and leaves n..2n.
-        let mut winners = vec![0; 2 * n];
-        for (player, leaf) in winners[n..].iter_mut().enumerate() {
-            *leaf = player;
-        }
         for node in (1..n).rev() {
-            let (a, b) = (winners[2 * node], winners[2 * node + 1]);
+            let (a, b) = (self.winners[2 * node], self.winners[2 * node + 1]);
             let (winner, loser) = if self.beats(a, b) { (a, b) } else { (b, a) };
-            winners[node] = winner;
+            self.winners[node] = winner;
             self.losers[node] = loser;
         }
-        self.winner = winners[1];
+        self.winner = self.winners[1];
         self.find_rival();
     }
 
     /// Plays the winner's path again, after it alone has moved.
+    #[inline(never)]
     fn replay(&mut self) {
         let mut winner = self.winner;
         for node in self.path(winner) {
@@ -147,17 +162,22 @@ impl<I: InternalIter> Merging<I> {
     /// Keeps the tournament's order after the winner has moved.
     #[inline]
     fn settle(&mut self) {
-        let winner = self.winner;
-        let player = &mut self.players[winner];
         match self.rival {
             // Nobody asks for its head.
-            None => player.valid = player.iter.valid(),
-            Some(rival) => {
-                player.refresh();
-                if !self.beats(winner, rival) {
-                    self.replay();
-                }
+            None => {
+                let player = &mut self.players[self.winner];
+                player.valid = player.iter.valid();
             }
+            Some(rival) => self.settle_beside(rival),
+        }
+    }
+
+    #[inline]
+    fn settle_beside(&mut self, rival: usize) {
+        let winner = self.winner;
+        self.players[winner].refresh();
+        if !self.beats(winner, rival) {
+            self.replay();
         }
     }
 
@@ -230,7 +250,36 @@ impl<I: InternalIter> Merging<I> {
         Ok(())
     }
 
+    /// To the next entry by `try_move`, which moves a source in `direction`, unless the sources must
+    /// turn around for it, or another one has the same key.
     #[inline]
+    fn try_step(
+        &mut self,
+        direction: Direction,
+        try_move: impl FnOnce(&mut I) -> Option<Trailer>,
+    ) -> Option<Trailer> {
+        if self.direction != direction {
+            return None;
+        }
+        let Some(rival) = self.rival else {
+            return try_move(&mut self.players.get_mut(self.winner)?.iter);
+        };
+        if self.share_key(self.winner, rival) {
+            return None;
+        }
+        let trailer = try_move(&mut self.players.get_mut(self.winner)?.iter)?;
+        let winner = self.winner;
+        self.settle_beside(rival);
+        Some(if self.winner == winner { trailer } else { self.key().trailer })
+    }
+
+    /// Do two players stand on versions of the same key?
+    #[inline]
+    fn share_key(&self, a: usize, b: usize) -> bool {
+        let (a, b) = (&self.players[a], &self.players[b]);
+        a.head == b.head && a.iter.key().user == b.iter.key().user
+    }
+
     fn step(&mut self, direction: Direction) -> Result<()> {
         let turned = self.direction != direction;
         if turned {
@@ -270,14 +319,22 @@ impl<I: InternalIter> InternalIter for Merging<I> {
         self.place(Direction::Backward, I::seek_to_last)
     }
 
-    #[inline]
     fn next(&mut self) -> Result<()> {
         self.step(Direction::Forward)
     }
 
-    #[inline]
     fn prev(&mut self) -> Result<()> {
         self.step(Direction::Backward)
+    }
+
+    #[inline]
+    fn try_next(&mut self) -> Option<Trailer> {
+        self.try_step(Direction::Forward, I::try_next)
+    }
+
+    #[inline]
+    fn try_prev(&mut self) -> Option<Trailer> {
+        self.try_step(Direction::Backward, I::try_prev)
     }
 
     fn skip_forward(&mut self, to: Option<&[u8]>, below: SeqNo) -> Result<()> {
@@ -300,12 +357,8 @@ impl<I: InternalIter> InternalIter for Merging<I> {
 
     #[inline]
     fn is_sole(&self) -> bool {
-        let winner = &self.players[self.winner];
-        let shared = self.rival.is_some_and(|rival| {
-            let rival = &self.players[rival];
-            rival.head == winner.head && rival.iter.key().user == winner.iter.key().user
-        });
-        !shared && winner.iter.is_sole()
+        let shared = self.rival.is_some_and(|rival| self.share_key(self.winner, rival));
+        !shared && self.players[self.winner].iter.is_sole()
     }
 
     #[inline]

@@ -32,7 +32,6 @@ use crate::base::slice::COPY_LEN_MAX;
 use crate::base::slice::Slice;
 use crate::base::value::EXPIRY_LEN;
 use crate::base::value::ValueKind;
-use crate::base::value::expiry_of;
 use crate::iter::cover::Cover;
 use crate::iter::dead::DeadSpans;
 use crate::iter::dead::STRIDE;
@@ -240,6 +239,52 @@ impl<I: InternalIter> Visible<I> {
     /// Requires: valid.
     #[inline]
     pub(crate) fn next(&mut self) -> Result<()> {
+        if self.state != State::On {
+            return self.next_slowly();
+        }
+        let Some(trailer) = self.inner.try_next() else { return self.next_slowly() };
+        if self.is_plainly_live(trailer) && !self.is_above() {
+            return Ok(());
+        }
+        self.state = State::Nowhere;
+        self.find_forward()
+    }
+
+    /// Requires: valid.
+    #[inline]
+    pub(crate) fn prev(&mut self) -> Result<()> {
+        if self.state != State::On {
+            return self.prev_slowly();
+        }
+        let Some(trailer) = self.inner.try_prev() else { return self.prev_slowly() };
+        if self.is_plainly_live(trailer) && !self.is_below() && self.inner.is_sole() {
+            return Ok(());
+        }
+        self.state = State::Nowhere;
+        self.find_backward()
+    }
+
+    /// Is an entry one that this reader sees as it is?
+    #[inline]
+    fn is_plainly_live(&self, trailer: Trailer) -> bool {
+        let is_put = trailer.kind_byte() == ValueKind::Put as u8;
+        is_put && trailer.seqno() <= self.at.seqno && self.cover.is_none()
+    }
+
+    /// Does the inner cursor stand behind the bounds? Requires: it is valid.
+    #[inline]
+    fn is_above(&self) -> bool {
+        !matches!(self.upper, Bound::Unbounded) && is_above(self.inner.key().user, &self.upper)
+    }
+
+    /// Does it stand before them? Requires: it is valid.
+    #[inline]
+    fn is_below(&self) -> bool {
+        !matches!(self.lower, Bound::Unbounded) && is_below(self.inner.key().user, &self.lower)
+    }
+
+    #[inline(never)]
+    fn next_slowly(&mut self) -> Result<()> {
         let state = std::mem::replace(&mut self.state, State::Nowhere);
         match state {
             State::Before | State::BeforeHandle => {
@@ -252,9 +297,8 @@ impl<I: InternalIter> Visible<I> {
         self.find_forward()
     }
 
-    /// Requires: valid.
-    #[inline]
-    pub(crate) fn prev(&mut self) -> Result<()> {
+    #[inline(never)]
+    fn prev_slowly(&mut self) -> Result<()> {
         let state = std::mem::replace(&mut self.state, State::Nowhere);
         if is_on(state) {
             if self.inner.is_sole() {
@@ -270,8 +314,10 @@ impl<I: InternalIter> Visible<I> {
     }
 
     /// Forwards from the entry of a key over its further versions.
-    #[inline]
     fn leave_key(&mut self) -> Result<()> {
+        if self.inner.try_next().is_some() {
+            return Ok(());
+        }
         if self.inner.is_sole() {
             return self.inner.next();
         }
@@ -307,8 +353,12 @@ impl<I: InternalIter> Visible<I> {
     fn pass_key(&mut self) -> Result<()> {
         let mut steps = 0;
         while self.inner.valid() && self.inner.key().user == self.key {
-            if steps == STEPS_BEFORE_SEEK {
-                self.inner.seek(KeyRef::after_all(&self.key))?;
+            if steps >= STEPS_BEFORE_SEEK {
+                // Only the source that has so many versions seeks. The next key there can be.
+                self.key.push(0);
+                let skipped = self.inner.skip_forward(Some(&self.key), SeqNo::MAX);
+                self.key.pop();
+                skipped?;
             } else {
                 self.inner.next()?;
             }
@@ -318,7 +368,6 @@ impl<I: InternalIter> Visible<I> {
     }
 
     /// From the inner cursor's place on to the first key that is visible and no tombstone.
-    #[inline]
     fn find_forward(&mut self) -> Result<()> {
         if self.cover.is_some() { self.find_forward_covered() } else { self.forward::<false>() }
     }
@@ -411,25 +460,7 @@ impl<I: InternalIter> Visible<I> {
         Ok(is_live)
     }
 
-    /// The same, of an entry that is neither a put nor a tombstone.
-    #[cold]
-    fn stand_on_special(&mut self, trailer: Trailer) -> Result<bool> {
-        self.state = match verdict(trailer)? {
-            Verdict::Live => State::On,
-            Verdict::Operand => {
-                self.fold()?;
-                State::Folded
-            }
-            Verdict::Expiring if self.is_alive(self.inner.value()) => State::OnExpiring,
-            Verdict::Handle => State::OnHandle,
-            Verdict::ExpiringHandle if self.is_alive(self.inner.value()) => State::OnExpiringHandle,
-            Verdict::Expiring | Verdict::ExpiringHandle | Verdict::Gone => return Ok(false),
-        };
-        Ok(true)
-    }
-
     /// From the inner cursor's place back to the first key that is visible and no tombstone.
-    #[inline]
     fn find_backward(&mut self) -> Result<()> {
         if self.cover.is_some() { self.find_backward_covered() } else { self.backward::<false>() }
     }
@@ -545,29 +576,6 @@ impl<I: InternalIter> Visible<I> {
             self.value.extend_from_slice(value);
         }
         self.inner.key().trailer
-    }
-
-    #[cold]
-    fn is_alive(&self, bytes: &[u8]) -> bool {
-        let expiry_ms = expiry_of(bytes);
-        let alive = expiry_ms > self.at.now_ms;
-        if let Some(first) = self.at.first_expiry.as_ref().filter(|_| alive) {
-            first.note(expiry_ms);
-        }
-        alive
-    }
-
-    /// Of the kept entry, which expires, keeps the value. False if it has expired.
-    #[cold]
-    fn keep_behind_expiry(&mut self) -> bool {
-        if !self.is_alive(self.large.as_deref().unwrap_or(&self.value)) {
-            return false;
-        }
-        match self.large.take() {
-            Some(large) => self.large = Some(large.skip(EXPIRY_LEN)),
-            None => drop(self.value.drain(..EXPIRY_LEN)),
-        }
-        true
     }
 }
 

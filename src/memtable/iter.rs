@@ -11,6 +11,7 @@ use bytes::Bytes;
 use crate::base::error::Result;
 use crate::base::internal_iter::InternalIter;
 use crate::base::key::KeyRef;
+use crate::base::key::Trailer;
 use crate::base::range_tombstone::is_behind;
 use crate::base::seqno::SeqNo;
 use crate::base::slice::COPY_LEN_MAX;
@@ -67,6 +68,17 @@ impl InternalIter for MemtableIter {
     fn prev(&mut self) -> Result<()> {
         self.at = self.at.and_then(|at| at.prev());
         Ok(())
+    }
+
+    fn try_next(&mut self) -> Option<Trailer> {
+        let next = self.at?.next()?;
+        let (record, user) = (next.record(), self.key().user);
+        let KeyRef { user: next_user, trailer } = record.key();
+        if next_user == user {
+            return None;
+        }
+        self.at = Some(next);
+        Some(trailer)
     }
 
     fn skip_forward(&mut self, to: Option<&[u8]>, below: SeqNo) -> Result<()> {

@@ -249,7 +249,8 @@ impl Memtable {
 
     /// Is every entry older than `seqno`? `false` if that is not known.
     pub(super) fn is_older_than(&self, seqno: SeqNo) -> bool {
-        self.newest() < seqno
+        // No entry has the largest number there is.
+        seqno == SeqNo::MAX || self.newest() < seqno
     }
 
     /// A cursor over everything in it. What is inserted later may or may not appear.

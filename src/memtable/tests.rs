@@ -11,6 +11,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::base::internal_iter::InternalIter;
+use crate::base::internal_iter::next_by_trying;
 use crate::base::slice::COPY_LEN_MAX;
 use crate::base::value::ValueKind;
 
@@ -118,7 +119,9 @@ proptest! {
                 }
                 steps -= 1;
                 if matches!(walk, Walk::Next(_)) {
-                    iter.next().unwrap();
+                    let trying = steps % 2 == 1;
+                    let moved = if trying { next_by_trying(&mut iter) } else { iter.next() };
+                    moved.unwrap();
                     at = Some(i + 1).filter(|i| *i < sorted.len());
                 } else {
                     iter.prev().unwrap();

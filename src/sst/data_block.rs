@@ -95,15 +95,10 @@ impl EntryTable {
     pub(super) fn span(&self, payload: &[u8], i: usize) -> Result<EntrySpan, Malformed> {
         let Range { start: from, end } = self.bounds(payload, i)?;
         let entry = payload.get(from..end).ok_or(BAD_ENTRY)?;
-        let (key_at, key_len) = match entry.first() {
-            Some(len) if *len < 0x80 => (from + 1, usize::from(*len)),
-            _ => {
-                let mut decoder = Decoder::new(entry);
-                let len = decoder.varint32()?;
-                (end - decoder.rest().len(), len as usize)
-            }
+        let (key_at, key_end) = match entry.first() {
+            Some(len) if *len < 0x80 => (from + 1, from + 1 + usize::from(*len)),
+            _ => long_key(entry, end)?,
         };
-        let key_end = key_at + key_len;
         let (trailer, value_at) = if let Some(trailer) = self.trailer {
             (trailer, key_end)
         } else {
@@ -115,15 +110,28 @@ impl EntryTable {
             return Err(BAD_ENTRY);
         }
         if !trailer.is_plain() {
-            if !trailer.is_readable() {
-                return Err(UNKNOWN_KIND);
-            }
-            if !trailer.admits(end - value_at) {
-                return Err(BAD_ENTRY);
-            }
+            check_special(trailer, end - value_at)?;
         }
         Ok(EntrySpan { key_at, key_end, value_at, end, trailer })
     }
+}
+
+/// Where the key of an entry lies whose length takes more than a byte. The entry ends at `end`.
+#[cold]
+fn long_key(entry: &[u8], end: usize) -> Result<(usize, usize), Malformed> {
+    let mut decoder = Decoder::new(entry);
+    let len = decoder.varint32()?;
+    let key_at = end - decoder.rest().len();
+    Ok((key_at, key_at + len as usize))
+}
+
+/// Can there be an entry with this trailer, which is neither a put nor a tombstone, and such a value?
+#[inline(never)]
+fn check_special(trailer: Trailer, value_len: usize) -> Result<(), Malformed> {
+    if !trailer.is_readable() {
+        return Err(UNKNOWN_KIND);
+    }
+    if trailer.admits(value_len) { Ok(()) } else { Err(BAD_ENTRY) }
 }
 
 /// The payload of a data block, its header read.

@@ -14,6 +14,8 @@ use crate::base::compression::Compression;
 use crate::base::error::Result;
 use crate::base::internal_iter::InternalIter;
 use crate::base::key::KeyRef;
+use crate::base::key::Trailer;
+use crate::base::prefetch::prefetch_at;
 use crate::base::range_tombstone::is_behind;
 use crate::base::seqno::SeqNo;
 use crate::base::slice::Slice;
@@ -34,6 +36,11 @@ use crate::sst::reader::SstReader;
 const AHEAD_AFTER_BLOCKS: u32 = 2;
 const AHEAD_LEN_MIN: u64 = 128 * 1024;
 const AHEAD_LEN_MAX: u64 = 1024 * 1024;
+/// So far behind an entry a step asks for memory: some steps ahead.
+const AHEAD_IN_BLOCK: usize = 256;
+/// So much of a block is asked for at once when it is entered: what a search looks at first, and the
+/// first entries.
+const BLOCK_START_LEN: usize = 512;
 /// How much a scan reads at once.
 const SCAN_LEN: u64 = 256 * 1024;
 
@@ -241,6 +248,8 @@ impl SstIter {
             None => {
                 let block = self.reader.load_data(first_block + place.block, handle)?;
                 self.was_cached = matches!(block, BlockBytes::Lent(_));
+                let payload = block.get(self.reader.mapping());
+                prefetch_at(payload.as_ptr(), BLOCK_START_LEN.min(payload.len()));
                 block.into_owned()
             }
             Some(scan) => {
@@ -332,9 +341,12 @@ impl SstIter {
         if entry >= self.table.count {
             return false;
         }
-        let Ok(span) = self.table.span(self.payload(), entry) else {
+        let payload = self.payload();
+        let Ok(span) = self.table.span(payload, entry) else {
             return false;
         };
+        // The entries that follow, whichever way.
+        prefetch_at(payload.as_ptr().wrapping_add(span.end + AHEAD_IN_BLOCK), 1);
         self.span = span;
         self.entry = entry;
         true
@@ -505,6 +517,18 @@ impl InternalIter for SstIter {
             return Ok(());
         }
         self.prev_slowly()
+    }
+
+    #[inline]
+    fn try_next(&mut self) -> Option<Trailer> {
+        let moved = self.has_distinct_keys && self.step_to(self.entry + 1);
+        moved.then_some(self.span.trailer)
+    }
+
+    #[inline]
+    fn try_prev(&mut self) -> Option<Trailer> {
+        let moved = self.has_distinct_keys && self.step_to(self.entry.wrapping_sub(1));
+        moved.then_some(self.span.trailer)
     }
 
     fn skip_forward(&mut self, to: Option<&[u8]>, below: SeqNo) -> Result<()> {

@@ -69,7 +69,7 @@ pub(crate) fn apply(
     let gone = moved.iter().flat_map(|file| &file.meta.blobs);
     let new = edit.added.iter().flat_map(|(_, meta)| &meta.blobs);
     let blobs = base.blobs.apply(&edit.added_blobs, gone, new, opener).map_err(BadEdit)?;
-    Ok(Version::new(levels.into_iter().map(Level::new).collect(), blobs))
+    Ok(Version::new(levels.into_iter().map(|files| Arc::new(Level::new(files))).collect(), blobs))
 }
 
 #[cfg(test)]

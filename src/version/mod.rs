@@ -74,6 +74,11 @@ impl Level {
 
     /// The first file that ends at or after `key`. Requires: a level from 1 on.
     fn file_from(&self, key: &[u8]) -> Option<&Arc<SstFile>> {
+        self.files.get(self.first_from(key))
+    }
+
+    /// How many files end before `key`. Requires: a level from 1 on.
+    fn first_from(&self, key: &[u8]) -> usize {
         let head = head16(key);
         let mut at = self.largest_heads.partition_point(|largest| *largest < head);
         // Equal heads say nothing: compare whole keys. There are as many heads as files.
@@ -82,7 +87,7 @@ impl Level {
         {
             at += 1;
         }
-        self.files.get(at)
+        at
     }
 
     /// The files that may say something of a key between `from` and `to`, by entries or range
@@ -121,7 +126,7 @@ fn get_many_from(file: &SstFile, lookups: &mut [Lookup<'_>], seqno: SeqNo) -> Re
 /// One keyspace's files at one moment.
 #[derive(Debug, Clone)]
 pub(crate) struct Version {
-    levels: Vec<Level>,
+    levels: Vec<Arc<Level>>,
     pub(crate) blobs: Blobs,
     has_ranges: bool,
     /// Those of all files together.
@@ -130,12 +135,12 @@ pub(crate) struct Version {
 
 impl Default for Version {
     fn default() -> Version {
-        Version::new(vec![Level::default(); LEVELS], Blobs::default())
+        Version::new(vec![Arc::default(); LEVELS], Blobs::default())
     }
 }
 
 impl Version {
-    fn new(levels: Vec<Level>, blobs: Blobs) -> Version {
+    fn new(levels: Vec<Arc<Level>>, blobs: Blobs) -> Version {
         let has_ranges = levels.iter().any(|level| !level.ranged.is_empty());
         Version { levels, blobs, has_ranges, all_ranges: OnceLock::new() }
     }
@@ -146,7 +151,7 @@ impl Version {
         self.has_ranges
     }
 
-    pub(crate) fn levels(&self) -> &[Level] {
+    pub(crate) fn levels(&self) -> &[Arc<Level>] {
         &self.levels
     }
 

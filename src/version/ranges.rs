@@ -95,7 +95,7 @@ impl Version {
 
     /// Opens the files that have range tombstones, so that [`Version::all_ranges`] knows them.
     pub(crate) fn open_ranged(&self) -> Result<()> {
-        let ranged = self.levels().iter().flat_map(Level::ranged);
+        let ranged = self.levels().iter().flat_map(|level| level.ranged());
         ranged.into_iter().try_for_each(|file| file.reader().map(|_| ()))
     }
 
@@ -108,7 +108,7 @@ impl Version {
         if let Some(all) = self.all_ranges.get() {
             return Some(all);
         }
-        let ranged = self.levels().iter().flat_map(Level::ranged);
+        let ranged = self.levels().iter().flat_map(|level| level.ranged());
         let opened: Option<Vec<_>> = ranged.map(|file| file.opened()).collect();
         let opened = opened?;
         let lists = opened.iter().map(|reader| reader.ranges());

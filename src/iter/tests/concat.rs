@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use crate::base::error::Result;
 use crate::base::internal_iter::InternalIter;
 use crate::base::key::KeyRef;
+use crate::base::key::Trailer;
 use crate::base::value::ValueKind;
 use crate::iter::Concat;
 use crate::iter::ConcatSource;
@@ -49,6 +50,12 @@ impl InternalIter for Counted {
     }
     fn prev(&mut self) -> Result<()> {
         self.iter.prev()
+    }
+    fn try_next(&mut self) -> Option<Trailer> {
+        self.iter.try_next()
+    }
+    fn try_prev(&mut self) -> Option<Trailer> {
+        self.iter.try_prev()
     }
     fn valid(&self) -> bool {
         self.iter.valid()

@@ -9,6 +9,8 @@ use proptest::prelude::*;
 use crate::base::error::Error;
 use crate::base::error::Result;
 use crate::base::internal_iter::InternalIter;
+use crate::base::internal_iter::next_by_trying;
+use crate::base::internal_iter::prev_by_trying;
 use crate::base::key::InternalKey;
 use crate::base::key::KeyRef;
 use crate::base::key::Trailer;
@@ -45,6 +47,11 @@ impl Fuse {
         u64::MAX - self.0.get()
     }
 
+    /// Does the next operation fail?
+    fn is_burnt_out(&self) -> bool {
+        self.0.get() == 0
+    }
+
     pub(super) fn burn(&self) -> Result<()> {
         let left = self.0.get();
         self.0.set(left.wrapping_sub(1));
@@ -77,6 +84,18 @@ impl VecIter {
     }
 }
 
+impl VecIter {
+    /// If the entry there is one of another user key, and the fuse does not burn out.
+    fn try_go(&mut self, to: impl FnOnce(usize) -> Option<usize>) -> Option<Trailer> {
+        let to = self.at.and_then(to).filter(|to| *to < self.entries.len())?;
+        if self.entries[to].0.user == self.key().user || self.fuse.is_burnt_out() {
+            return None;
+        }
+        self.go(|_| Some(to)).ok()?;
+        Some(self.key().trailer)
+    }
+}
+
 impl InternalIter for VecIter {
     fn seek(&mut self, target: KeyRef<'_>) -> Result<()> {
         self.go(|it| Some(it.entries.partition_point(|e| e.0.as_ref() < target)))
@@ -104,6 +123,25 @@ impl InternalIter for VecIter {
         self.go(|it| it.at.and_then(|i| i.checked_sub(1)))
     }
 
+    fn try_next(&mut self) -> Option<Trailer> {
+        self.try_go(|i| Some(i + 1))
+    }
+
+    fn try_prev(&mut self) -> Option<Trailer> {
+        self.try_go(|i| i.checked_sub(1))
+    }
+
+    fn skip_forward(&mut self, to: Option<&[u8]>, below: SeqNo) -> Result<()> {
+        if self.entries.iter().any(|entry| entry.0.trailer.seqno() >= below) {
+            return self.next();
+        }
+        self.go(|it| {
+            let is_before = |user: &[u8]| to.is_none_or(|to| user < to);
+            let end = it.entries.partition_point(|entry| is_before(&entry.0.user));
+            it.at.map(|i| end.max(i + 1))
+        })
+    }
+
     fn valid(&self) -> bool {
         self.at.is_some()
     }
@@ -126,6 +164,9 @@ pub(super) enum Step {
     Last,
     Next,
     Prev,
+    /// The same, by trying first.
+    TryNext,
+    TryPrev,
 }
 
 /// Keys that meet each other often, on both sides of the 16 bytes that heads cover.
@@ -151,8 +192,10 @@ pub(super) fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => (user_key(), trailer()).prop_map(|(key, trailer)| Step::SeekForPrev(key, trailer)),
         1 => Just(Step::First),
         1 => Just(Step::Last),
-        12 => Just(Step::Next),
-        12 => Just(Step::Prev),
+        6 => Just(Step::Next),
+        6 => Just(Step::Prev),
+        6 => Just(Step::TryNext),
+        6 => Just(Step::TryPrev),
     ];
     prop::collection::vec(step, 1..60)
 }
@@ -170,7 +213,9 @@ fn take(iter: &mut impl InternalIter, step: &Step) -> Result<()> {
         Step::Last => iter.seek_to_last(),
         Step::Next if iter.valid() => iter.next(),
         Step::Prev if iter.valid() => iter.prev(),
-        Step::Next | Step::Prev => Ok(()),
+        Step::TryNext if iter.valid() => next_by_trying(iter),
+        Step::TryPrev if iter.valid() => prev_by_trying(iter),
+        Step::Next | Step::Prev | Step::TryNext | Step::TryPrev => Ok(()),
     }
 }
 

@@ -135,12 +135,12 @@ fn take(
             iter.seek_to_last()?;
             model.len().checked_sub(1)
         }
-        Step::Next | Step::Prev if !iter.valid() => None,
-        Step::Next => {
+        Step::Next | Step::Prev | Step::TryNext | Step::TryPrev if !iter.valid() => None,
+        Step::Next | Step::TryNext => {
             iter.next()?;
             at.map(|i| i + 1)
         }
-        Step::Prev => {
+        Step::Prev | Step::TryPrev => {
             iter.prev()?;
             at.and_then(|i| i.checked_sub(1))
         }

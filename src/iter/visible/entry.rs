@@ -1,15 +1,20 @@
-//! What a cursor does at an entry that is an operand, or that a range tombstone hides.
+//! What a cursor does at an entry that is neither a put nor a tombstone, or that a range tombstone
+//! hides.
 
 use crate::base::error::Error;
 use crate::base::error::Result;
 use crate::base::internal_iter::InternalIter;
 use crate::base::key::KeyRef;
+use crate::base::key::Trailer;
 use crate::base::seqno::SeqNo;
+use crate::base::value::EXPIRY_LEN;
+use crate::base::value::expiry_of;
 use crate::iter::fold::LONG_CHAIN;
 use crate::iter::fold::Operands;
 use crate::iter::verdict::Verdict;
 use crate::iter::verdict::unexpected;
 use crate::iter::verdict::verdict;
+use crate::iter::visible::State;
 use crate::iter::visible::Visible;
 
 impl<I: InternalIter> Visible<I> {
@@ -28,6 +33,46 @@ impl<I: InternalIter> Visible<I> {
             self.inner.skip_backward(&dead.from, dead.seqno)?;
         }
         Ok(true)
+    }
+
+    /// As [`Visible::stand_on`], of an entry that is neither a put nor a tombstone.
+    #[cold]
+    pub(super) fn stand_on_special(&mut self, trailer: Trailer) -> Result<bool> {
+        self.state = match verdict(trailer)? {
+            Verdict::Live => State::On,
+            Verdict::Operand => {
+                self.fold()?;
+                State::Folded
+            }
+            Verdict::Expiring if self.is_alive(self.inner.value()) => State::OnExpiring,
+            Verdict::Handle => State::OnHandle,
+            Verdict::ExpiringHandle if self.is_alive(self.inner.value()) => State::OnExpiringHandle,
+            Verdict::Expiring | Verdict::ExpiringHandle | Verdict::Gone => return Ok(false),
+        };
+        Ok(true)
+    }
+
+    #[cold]
+    pub(super) fn is_alive(&self, bytes: &[u8]) -> bool {
+        let expiry_ms = expiry_of(bytes);
+        let alive = expiry_ms > self.at.now_ms;
+        if let Some(first) = self.at.first_expiry.as_ref().filter(|_| alive) {
+            first.note(expiry_ms);
+        }
+        alive
+    }
+
+    /// Of the kept entry, which expires, keeps the value. False if it has expired.
+    #[cold]
+    pub(super) fn keep_behind_expiry(&mut self) -> bool {
+        if !self.is_alive(self.large.as_deref().unwrap_or(&self.value)) {
+            return false;
+        }
+        match self.large.take() {
+            Some(large) => self.large = Some(large.skip(EXPIRY_LEN)),
+            None => drop(self.value.drain(..EXPIRY_LEN)),
+        }
+        true
     }
 
     /// Folds the operand that the inner cursor stands on with all that it rests on.

@@ -7,6 +7,8 @@ use proptest::prelude::*;
 
 use crate::base::ids::FileId;
 use crate::base::internal_iter::InternalIter;
+use crate::base::internal_iter::next_by_trying;
+use crate::base::internal_iter::prev_by_trying;
 use crate::base::key::KeyRef;
 use crate::base::key::Trailer;
 use crate::base::seqno::SeqNo;
@@ -43,7 +45,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 fn walk(mut iter: SstIter, entries: &[Entry], probes: &[Vec<u8>], steps: &[Step]) {
     assert!(!iter.valid());
     let mut at: Option<usize> = None;
-    for step in steps {
+    for (turn, step) in steps.iter().enumerate() {
         let target = |n: usize, seqno: u64| {
             let user = &probes[n % probes.len()];
             if seqno == 13 {
@@ -74,11 +76,13 @@ fn walk(mut iter: SstIter, entries: &[Entry], probes: &[Vec<u8>], steps: &[Step]
                 at = Some(entries.len() - 1);
             }
             Step::Next => {
-                iter.next().unwrap();
+                let moved = if turn % 2 == 0 { iter.next() } else { next_by_trying(&mut iter) };
+                moved.unwrap();
                 at = at.map(|at| at + 1).filter(|at| *at < entries.len());
             }
             Step::Prev => {
-                iter.prev().unwrap();
+                let moved = if turn % 2 == 0 { iter.prev() } else { prev_by_trying(&mut iter) };
+                moved.unwrap();
                 at = at.and_then(|at| at.checked_sub(1));
             }
         }
