@@ -259,6 +259,7 @@ pub use base::slice::Value;
 pub use base::stats::LatencySummary;
 pub use engine::stats::BackgroundStats;
 pub use engine::stats::BlobStats;
+pub use engine::stats::BlockCacheStats;
 pub use engine::stats::FileStats;
 pub use engine::stats::KeyspaceStats;
 pub use engine::stats::LevelStats;

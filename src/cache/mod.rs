@@ -33,6 +33,7 @@ use quick_cache::Lifecycle;
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
+use crate::base::stats::Counter;
 use crate::base::sync::Mutex;
 use crate::cache::slots::Slots;
 use crate::cache::spares::Spares;
@@ -153,6 +154,9 @@ pub(crate) struct BlockCache {
     /// Bytes inserted since the cache was made.
     inserted: AtomicU64,
     generation: Generation,
+    /// Blocks that were inserted, and those among them that nobody had asked for.
+    loaded: Counter,
+    kept: Counter,
 }
 
 /// Has a cache line of its own, which is written once in a generation: every hit reads it.
@@ -174,6 +178,8 @@ impl BlockCache {
             generation_bytes: (capacity_bytes / GENERATIONS).max(1),
             inserted: AtomicU64::new(0),
             generation: Generation::default(),
+            loaded: Counter::default(),
+            kept: Counter::default(),
         }
     }
 
@@ -181,6 +187,28 @@ impl BlockCache {
     pub(crate) fn used_bytes(&self) -> u64 {
         let lent = self.lent_parts.lock();
         self.blocks.as_ref().map_or(0, |blocks| blocks.weight() - *lent * self.weights.lent_part)
+    }
+
+    /// Blocks held.
+    pub(crate) fn len(&self) -> u64 {
+        let lent = self.lent_parts.lock();
+        self.blocks.as_ref().map_or(0, |blocks| blocks.len() as u64 - *lent)
+    }
+
+    /// How many blocks readers have had to load.
+    pub(crate) fn misses(&self) -> u64 {
+        let kept = self.kept.get();
+        self.loaded.get().saturating_sub(kept)
+    }
+
+    /// How many blocks were loaded because readers had what is in them in other blocks before.
+    pub(crate) fn kept(&self) -> u64 {
+        self.kept.get()
+    }
+
+    /// Is there so much room that a shard is hardly full?
+    fn has_room(&self) -> bool {
+        self.blocks.as_ref().is_some_and(|blocks| room(blocks) >= self.generation_bytes)
     }
 
     /// Does without `bytes` of the capacity from now on, in place of what was lent before. Evicts
@@ -235,11 +263,18 @@ impl BlockCache {
         }
     }
 
-    fn remove(&self, id: BlockId) {
-        if let Some(blocks) = &self.blocks
-            && let Some((_, block)) = blocks.remove(&id)
-        {
-            self.let_go(blocks, block);
+    /// Takes the first `count` blocks of `file` out.
+    fn forget(&self, file: u64, count: usize) {
+        let Some(blocks) = &self.blocks else { return };
+        let mut was_here = false;
+        for block in 0..count as u64 {
+            if let Some((_, block)) = blocks.remove(&BlockId { file, block }) {
+                self.let_go(blocks, block);
+                was_here = true;
+            }
+        }
+        if was_here {
+            self.spares.sort();
         }
     }
 
@@ -258,6 +293,7 @@ impl BlockCache {
     }
 
     fn insert(&self, id: BlockId, block: Block) {
+        self.loaded.add(1);
         let Some(blocks) = &self.blocks else { return };
         let len = self.weights.weight(&id, &block);
         self.put(blocks, id, block);

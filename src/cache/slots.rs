@@ -124,11 +124,22 @@ impl FileBlocks {
         self.cache.insert(self.id(n), block);
     }
 
+    /// Holds on to block `n`, which was inserted because readers had what is in it in other blocks:
+    /// as if they had read it twice.
+    pub(crate) fn keep(&self, n: usize) {
+        if self.find(n).is_some() {
+            self.cache.kept.add(1);
+        }
+    }
+
+    /// Can a block be inserted without another's leaving?
+    pub(crate) fn has_room(&self) -> bool {
+        self.cache.has_room()
+    }
+
     /// Takes all blocks of the file out of the cache.
     pub(crate) fn forget(&self) {
-        for n in 0..self.count {
-            self.cache.remove(self.id(n));
-        }
+        self.cache.forget(self.file.0, self.count);
     }
 
     /// Bytes of memory that the slots take.

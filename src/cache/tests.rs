@@ -154,6 +154,28 @@ fn memory_of_blocks_that_went_with_their_file_serves_other_threads() {
 }
 
 #[test]
+fn blocks_that_come_together_lie_together() {
+    let cache = Arc::new(BlockCache::new(1 << 20));
+    let old = file(&cache, 1, 200);
+    // Blocks are read at random.
+    (0..200).for_each(|n| old.insert(n * 77 % 200, block(4000, 1)));
+    old.forget();
+    let new = file(&cache, 2, 200);
+    let addresses = || -> Vec<usize> {
+        let each = (0..200).map(|n| {
+            let block = block(4000, 1);
+            let address = block.as_ptr().addr();
+            new.insert(n, block);
+            address
+        });
+        each.collect()
+    };
+    let addresses = std::thread::scope(|scope| scope.spawn(addresses).join().unwrap());
+    let ascends = addresses.windows(2).filter(|pair| pair[0] < pair[1]).count();
+    assert!(ascends > 180, "{ascends} of 199 steps");
+}
+
+#[test]
 fn bytes_stay_within_the_capacity() {
     let cache = Arc::new(BlockCache::new(1 << 20));
     let files: Vec<FileBlocks> = (0..7).map(|n| file(&cache, n, 2000)).collect();

@@ -16,6 +16,7 @@ use crate::base::sync::atomic::AtomicBool;
 use crate::compaction::apart::Apart;
 use crate::compaction::apart::ApartSpec;
 use crate::compaction::beneath::Beneath;
+use crate::compaction::output::HotBlocks;
 use crate::compaction::output::Output;
 use crate::compaction::output::OutputContext;
 use crate::compaction::output::OutputSpec;
@@ -69,6 +70,7 @@ pub(crate) struct JobContext<'a> {
 pub(crate) struct Written {
     pub(crate) ssts: Vec<SstMeta>,
     pub(crate) blobs: Vec<BlobMeta>,
+    pub(crate) hot: Vec<HotBlocks>,
 }
 
 impl Written {
@@ -82,6 +84,7 @@ impl Written {
     pub(crate) fn add(&mut self, others: Written) {
         self.ssts.extend(others.ssts);
         self.blobs.extend(others.blobs);
+        self.hot.extend(others.hot);
     }
 }
 
@@ -198,8 +201,8 @@ pub(crate) fn write_survivors(
     }
     // Before what refers to them.
     apart.finish()?;
-    let ssts = output.finish()?;
-    Ok(Written { ssts, blobs: apart.keep() })
+    let (ssts, hot) = output.finish()?;
+    Ok(Written { ssts, blobs: apart.keep(), hot })
 }
 
 /// The edit that replaces the plan's inputs by `added`.
@@ -216,7 +219,7 @@ pub(crate) fn edit(plan: &Plan, context: &JobContext<'_>, added: Written) -> Key
 /// The edit of a trivial move: the same files, one level down.
 pub(crate) fn move_edit(plan: &Plan, context: &JobContext<'_>) -> KeyspaceEdit {
     let ssts = plan.upper.iter().map(|file| SstMeta::clone(&file.meta)).collect();
-    edit(plan, context, Written { ssts, blobs: Vec::new() })
+    edit(plan, context, Written { ssts, ..Written::default() })
 }
 
 /// Removes the files of ranges that finished when another range of the same job failed.

@@ -25,7 +25,6 @@ use crate::base::planted::Planted;
 use crate::base::range_tombstone::Fragments;
 use crate::base::sync::atomic::AtomicU64;
 use crate::base::value::ValueKind;
-use crate::cache::BlockCache;
 use crate::fs::Fs;
 use crate::fs::names::sst_path;
 use crate::manifest::SstMeta;
@@ -43,8 +42,6 @@ pub(crate) struct OutputContext {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) dir: PathBuf,
     pub(crate) next_file: Arc<AtomicU64>,
-    /// Where hot blocks go at once, so that readers do not notice that they have moved.
-    pub(crate) cache: Arc<BlockCache>,
 }
 
 impl OutputContext {
@@ -74,12 +71,21 @@ pub(crate) struct OutputSpec {
     pub(crate) oldest_tombstone_ms: Option<u64>,
 }
 
+/// Blocks of a new file, most of whose entries readers have in the cache, in older files.
+#[derive(Clone, Debug)]
+pub(crate) struct HotBlocks {
+    pub(crate) file: FileId,
+    /// Their numbers, ascending.
+    pub(crate) blocks: Vec<u32>,
+}
+
 /// The files being written by one job. Unless it is finished, its files are removed on drop.
 pub(crate) struct Output<'a> {
     context: &'a OutputContext,
     spec: OutputSpec,
     open: Option<(FileId, SstWriter)>,
     done: Vec<SstMeta>,
+    hot: Vec<HotBlocks>,
     /// First grandparent whose largest key is not before the last key added.
     grandparent: usize,
     /// Bytes of grandparents passed since the open file began.
@@ -103,6 +109,7 @@ impl<'a> Output<'a> {
             spec,
             open: None,
             done: Vec::new(),
+            hot: Vec::new(),
             grandparent: 0,
             overlap: 0,
             last_user: Vec::new(),
@@ -170,7 +177,6 @@ impl<'a> Output<'a> {
         let uid = self.context.clock.unique();
         let now = self.context.clock.wall_ms();
         let mut writer = SstWriter::new(file, uid, self.spec.keyspace, self.spec.sst, now);
-        writer.keep_hot_blocks(self.context.cache.clone(), id);
         if let Some(oldest) = self.spec.oldest_tombstone_ms {
             writer.set_oldest_tombstone(oldest);
         }
@@ -185,13 +191,17 @@ impl<'a> Output<'a> {
             self.ranges_from.clear();
             self.ranges_from.extend_from_slice(to.unwrap_or_default());
         }
-        let summary = writer.finish()?;
+        let mut summary = writer.finish()?;
+        let blocks = std::mem::take(&mut summary.hot_blocks);
+        if !blocks.is_empty() {
+            self.hot.push(HotBlocks { file: id, blocks });
+        }
         self.done.push(describe(id, summary));
         Ok(())
     }
 
     /// Completes the last file. All files are durable, content and names, on return.
-    pub(crate) fn finish(mut self) -> Result<Vec<SstMeta>> {
+    pub(crate) fn finish(mut self) -> Result<(Vec<SstMeta>, Vec<HotBlocks>)> {
         if self.open.is_none() && !self.ranges.is_empty() {
             // There are no entries that they could be written with.
             self.open = Some(self.create_file()?);
@@ -201,7 +211,7 @@ impl<'a> Output<'a> {
             self.context.fs.sync_dir(&self.context.dir)?;
         }
         self.created.clear();
-        Ok(std::mem::take(&mut self.done))
+        Ok((std::mem::take(&mut self.done), std::mem::take(&mut self.hot)))
     }
 }
 

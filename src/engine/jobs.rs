@@ -1,16 +1,21 @@
 //! Running one flush or compaction from claim to installed edit, on whatever thread.
 
 use std::collections::HashSet;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use crate::base::error::Error;
 use crate::base::error::Result;
+use crate::base::ids::FileId;
 use crate::base::options::SstOptions;
+use crate::base::sync::thread;
 use crate::compaction::apart::ApartSpec;
 use crate::compaction::beneath::Beneath;
 use crate::compaction::flush;
 use crate::compaction::job;
 use crate::compaction::job::JobContext;
 use crate::compaction::job::Written;
+use crate::compaction::output::HotBlocks;
 use crate::compaction::output::OutputSpec;
 use crate::compaction::plan::Plan;
 use crate::compaction::plan::Reason;
@@ -31,6 +36,9 @@ const FILES_PER_PART_MIN: u64 = 2;
 /// between levels this makes each level's false alarms as rare as its share of the data, which
 /// minimises their sum (Monkey, SIGMOD 2017). Two levels up it is cheap enough to stop.
 const FILTER_BITS_PER_LEVEL: u32 = 5;
+/// How often and how long readers of obsolete files are waited for.
+const READERS_POLLS: u32 = 10;
+const READERS_POLL: Duration = Duration::from_millis(2);
 
 impl Core {
     /// Runs one flush, or else one compaction, if any is due. True if one ran.
@@ -47,16 +55,17 @@ impl Core {
 
     /// Runs one flush, if any is due.
     pub(crate) fn flush_next(&self) -> Result<bool> {
-        match self.next_flush() {
-            Some(job) => {
-                let result = self.finish_job(Lane::Flush, self.run_flush(&job));
-                drop(job);
-                // A compaction may have ended while a reader was at the files that it replaced.
-                self.sweep();
-                result.map(|()| true)
-            }
-            None => Ok(false),
+        let Some(job) = self.next_flush() else { return Ok(false) };
+        let result = self.finish_job(Lane::Flush, self.run_flush(&job));
+        // It holds the memtables that it has written.
+        drop(job);
+        // A compaction may have ended while a reader was at the files that it replaced.
+        self.sweep();
+        if self.keyspaces.all().iter().all(|state| state.has_empty_memtable()) {
+            // Nobody has written meanwhile, so nobody waits for their memory.
+            self.release_memtables();
         }
+        result.map(|()| true)
     }
 
     /// Runs one compaction, if any is due.
@@ -69,16 +78,51 @@ impl Core {
 
     pub(crate) fn compact(&self, job: CompactionJob<'_>) -> Result<()> {
         let result = self.finish_job(Lane::Compaction, self.run_compaction(&job));
+        let state = job.state.clone();
+        let inputs: Vec<FileId> = job.plan.input_ids().collect();
         // The plan holds the files that it has made obsolete.
         drop(job);
         self.sweep();
-        result
+        let hot = result?;
+        if !hot.is_empty() {
+            self.await_readers(&inputs);
+            self.keep_warm(&state, &hot);
+        }
+        Ok(())
+    }
+
+    /// Gives reads that had begun before `files` became obsolete, and were interrupted, a moment to
+    /// end, so that the memory of their blocks is there for others. Iterators may take longer.
+    fn await_readers(&self, files: &[FileId]) {
+        for _ in 0..READERS_POLLS {
+            if self.is_manual() || !self.obsolete.has_any(files) || self.cancel.load(Relaxed) {
+                return;
+            }
+            thread::sleep(READERS_POLL);
+            self.sweep();
+        }
+    }
+
+    /// Puts blocks of files that have come to `state` into the cache, as far as there is room: that
+    /// of the blocks they were made of, which have left it with their files. What cannot be read is
+    /// left to the reader who needs it.
+    fn keep_warm(&self, state: &KeyspaceState, hot: &[HotBlocks]) {
+        for HotBlocks { file: id, blocks } in hot {
+            let view = state.view_full();
+            let found = view.version.files().find(|file| file.meta.id == *id).cloned();
+            drop(view);
+            let Some(file) = found else { continue };
+            let go_on = || !self.cancel.load(Relaxed);
+            if let Err(error) = file.reader().and_then(|reader| reader.warm(blocks, go_on)) {
+                tracing::warn!(%error, "a new file stays cold");
+            }
+        }
     }
 
     /// Notes how a job ended. A failed sync is for good; everything else is tried again.
-    pub(crate) fn finish_job(&self, lane: Lane, result: Result<()>) -> Result<()> {
+    pub(crate) fn finish_job<T>(&self, lane: Lane, result: Result<T>) -> Result<T> {
         match &result {
-            Ok(()) => self.jobs.set_error(lane, None),
+            Ok(_) => self.jobs.set_error(lane, None),
             Err(Error::Closed | Error::ReadOnly { .. }) => {}
             Err(error) => {
                 self.metrics.failures.add(1);
@@ -140,8 +184,8 @@ impl Core {
         Ok(())
     }
 
-    /// Runs the job's plan and installs what comes out.
-    pub(crate) fn run_compaction(&self, job: &CompactionJob<'_>) -> Result<()> {
+    /// Runs the job's plan and installs what comes out. Returns what of it is hot.
+    fn run_compaction(&self, job: &CompactionJob<'_>) -> Result<Vec<HotBlocks>> {
         let plan = &job.plan;
         tracing::debug!(
             reason = ?plan.reason,
@@ -160,6 +204,7 @@ impl Core {
             oldest_tombstone_ms: tombstones.map(|file| file.meta.oldest_tombstone_ms).min(),
         };
         let context = self.job_context(&job.state, spec, self.apart_spec(&job.state, plan));
+        let mut hot = Vec::new();
         if plan.is_removal() {
             let edit = job::edit(plan, &context, Written::default());
             self.install(Change { state: job.state.clone(), edit })?;
@@ -172,14 +217,14 @@ impl Core {
             self.install(Change { state: job.state.clone(), edit })?;
             self.metrics.moves.add(plan.upper.len() as u64);
         } else {
-            self.merge(job, &context)?;
+            hot = self.merge(job, &context)?;
         }
         self.roll_manifest_over()?;
         self.jobs.notify_compaction();
-        Ok(())
+        Ok(hot)
     }
 
-    fn merge(&self, job: &CompactionJob<'_>, context: &JobContext<'_>) -> Result<()> {
+    fn merge(&self, job: &CompactionJob<'_>, context: &JobContext<'_>) -> Result<Vec<HotBlocks>> {
         let plan = &job.plan;
         let most = plan.input_bytes() / (FILES_PER_PART_MIN * self.config.file_bytes) + 1;
         let free = self.compaction_threads().saturating_sub(self.jobs.running()) + 1;
@@ -203,7 +248,7 @@ impl Core {
         self.metrics.compactions.add(1);
         self.metrics.compaction_bytes_read.add(plan.input_bytes());
         self.metrics.compaction_bytes_written.add(written);
-        Ok(())
+        Ok(added.hot)
     }
 
     /// Installs an edit that adds files. If nothing will ever name them, because the keyspace was

@@ -336,6 +336,12 @@ impl KeyspaceState {
         (active != u64::MAX).then(|| SeqNo::new(active))
     }
 
+    /// Is nothing in memtables?
+    pub(crate) fn has_empty_memtable(&self) -> bool {
+        let view = self.view.load();
+        view.sealed.is_empty() && view.active.is_empty()
+    }
+
     /// Bytes of the active memtable and of all.
     pub(crate) fn memtable_bytes(&self) -> (usize, usize) {
         let view = self.view.load();

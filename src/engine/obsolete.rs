@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::base::ids::FileId;
 use crate::base::sync::Mutex;
 use crate::version::blob_file::BlobFile;
 use crate::version::sst_file::SstFile;
@@ -56,6 +57,15 @@ impl Obsolete {
     /// name them, and a file with one reference is named by none.
     pub(crate) fn take_unused(&self) -> Vec<OldFile> {
         self.files.lock().extract_if(.., |file| file.is_unused()).collect()
+    }
+
+    /// Does any of these SSTs wait for its last reader?
+    pub(crate) fn has_any(&self, ids: &[FileId]) -> bool {
+        let is_one = |file: &OldFile| match file {
+            OldFile::Sst(file) => ids.contains(&file.meta.id),
+            OldFile::Blob(_) => false,
+        };
+        self.files.lock().iter().any(is_one)
     }
 
     /// Number of files that wait for their last reader.

@@ -126,8 +126,7 @@ impl Core {
                 self.flush_if_paid(state);
                 self.flush_if_ranged(state);
             }
-            self.default.memtables.release();
-            self.update_throttle();
+            self.release_memtables();
         }
         self.claim(|context| {
             states.iter().find_map(|state| {
@@ -147,6 +146,12 @@ impl Core {
         if view.active.has_ranges() && view.version.deepest().is_some() {
             self.seal_active(state);
         }
+    }
+
+    /// Gives the memory that is kept for the next memtable back to the system.
+    pub(crate) fn release_memtables(&self) {
+        self.default.memtables.release();
+        self.update_throttle();
     }
 
     fn seal_active(&self, state: &KeyspaceState) {

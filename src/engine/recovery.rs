@@ -350,7 +350,6 @@ fn assemble(parts: Parts<'_>, catalog: &Catalog) -> Result<Core> {
             clock: clock.clone(),
             dir: site.dir.to_owned(),
             next_file: Arc::new(AtomicU64::new(next_file.0)),
-            cache: cache.clone(),
         },
         expiry: Arc::new(ExpiryClock::new(clock.clone())),
         clock,

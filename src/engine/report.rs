@@ -8,6 +8,7 @@ use crate::engine::Core;
 use crate::engine::keyspaces::KeyspaceState;
 use crate::engine::stats::BackgroundStats;
 use crate::engine::stats::BlobStats;
+use crate::engine::stats::BlockCacheStats;
 use crate::engine::stats::FileStats;
 use crate::engine::stats::KeyspaceStats;
 use crate::engine::stats::LevelStats;
@@ -57,6 +58,11 @@ impl Core {
                 files: self.keyspaces.all().iter().map(pinned).sum(),
                 jobs: running as u64 * JOB_BYTES,
                 transactions: self.transactions.bytes() as u64,
+            },
+            block_cache: BlockCacheStats {
+                blocks: self.cache.len(),
+                misses: self.cache.misses(),
+                kept: self.cache.kept(),
             },
             transactions: TransactionStats {
                 open: self.transactions.open(),

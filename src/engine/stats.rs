@@ -19,6 +19,8 @@ pub struct Stats {
     pub keyspaces: Vec<KeyspaceStats>,
     /// Memory by what it is used for.
     pub memory: MemoryStats,
+    /// The block cache.
+    pub block_cache: BlockCacheStats,
     /// The write-ahead log.
     pub wal: WalStats,
     /// Writes.
@@ -127,6 +129,19 @@ pub struct MemoryStats {
     pub jobs: u64,
     /// What open transactions have written and read.
     pub transactions: u64,
+}
+
+/// The block cache. It has data blocks that are compressed, decoded; and every block of files that
+/// are not mapped. A hit is not counted: it shares nothing with other threads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BlockCacheStats {
+    /// Blocks that are in it now; [`MemoryStats::block_cache`] tells how many bytes.
+    pub blocks: u64,
+    /// Blocks that reads have had to load since the database was opened.
+    pub misses: u64,
+    /// Blocks that were loaded after compactions, since what is in them was in the cache before.
+    pub kept: u64,
 }
 
 /// Transactions.

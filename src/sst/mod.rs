@@ -74,6 +74,7 @@ mod reader;
 mod salvage;
 mod top_index;
 mod verify;
+mod warm;
 mod writer;
 
 #[cfg(test)]

@@ -2,7 +2,6 @@
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use crate::base::blob::BlobHandle;
 use crate::base::blob::BlobUse;
@@ -27,9 +26,6 @@ use crate::base::value::EXPIRY_LEN;
 use crate::base::value::Expiry;
 use crate::base::value::ValueKind;
 use crate::base::value::expiry_of;
-use crate::cache::Block;
-use crate::cache::BlockCache;
-use crate::cache::FileBlocks;
 use crate::fs::WritableFile;
 use crate::sst::block::BlockHandle;
 use crate::sst::block::BlockKind;
@@ -79,6 +75,8 @@ pub(crate) struct SstSummary {
     /// Ascending.
     pub(crate) blobs: Vec<BlobUse>,
     pub(crate) ranges: Option<RangeFacts>,
+    /// Numbers of the data blocks most of whose entries are hot, ascending.
+    pub(crate) hot_blocks: Vec<u32>,
 }
 
 /// The blob files that entries refer to, and how many bytes of each.
@@ -140,9 +138,8 @@ pub(crate) struct SstWriter {
     blobs: BlobUses,
     ranges: Fragments,
     partition_blocks_max: usize,
-    /// Where blocks go whose entries were read from the cache, and how many of the entries of the
-    /// block being filled were.
-    hot_blocks: Option<FileBlocks>,
+    hot_blocks: Vec<u32>,
+    /// Of the block being filled.
     hot_entries: usize,
 }
 
@@ -185,17 +182,12 @@ impl SstWriter {
             blobs: BlobUses::default(),
             ranges: Fragments::default(),
             partition_blocks_max: PARTITION_BLOCKS_MAX,
-            hot_blocks: None,
+            hot_blocks: Vec::new(),
             hot_entries: 0,
         }
     }
 
-    /// Puts blocks into `cache`, for the file with number `id`, if most of their entries are hot.
-    pub(crate) fn keep_hot_blocks(&mut self, cache: Arc<BlockCache>, id: FileId) {
-        self.hot_blocks = Some(FileBlocks::new(cache, id, 0));
-    }
-
-    /// Says that readers had the last entry in the cache.
+    /// Says that readers have the last entry in the cache, in another file.
     pub(crate) fn note_hot(&mut self) {
         self.hot_entries += 1;
     }
@@ -305,19 +297,18 @@ impl SstWriter {
     fn cut_block(&mut self) -> Result<()> {
         let (offset, start) = (self.position(), self.out.len());
         let mut compression = Compression::None;
+        if 2 * self.hot_entries > self.block.len() {
+            self.hot_blocks.push(self.properties.data_blocks as u32);
+        }
         if self.options.compression == Compression::None {
             // Built where it is needed: no copy.
             self.block.finish(&mut self.out);
         } else {
-            let is_hot = 2 * self.hot_entries > self.block.len();
             self.raw.clear();
             self.block.finish(&mut self.raw);
             if let Some(packed) = self.packer.pack(&self.raw) {
                 compression = Compression::Lz4;
                 self.out.extend_from_slice(packed);
-                if let Some(blocks) = self.hot_blocks.as_ref().filter(|_| is_hot) {
-                    blocks.insert(self.properties.data_blocks as usize, Block::from(&*self.raw));
-                }
             } else {
                 self.out.extend_from_slice(&self.raw);
             }
@@ -467,6 +458,7 @@ impl SstWriter {
             expiry: self.expiry,
             blobs: self.blobs.into_list(),
             ranges: self.ranges.facts(),
+            hot_blocks: self.hot_blocks,
         }
     }
 

@@ -32,3 +32,4 @@ mod snapshots;
 mod support;
 mod transaction_model;
 mod transactions;
+mod warmth;

@@ -17,6 +17,7 @@ use crate::base::seqno::SeqNo;
 use crate::base::slice::Slice;
 use crate::base::value::ValueKind;
 use crate::cache::BlockCache;
+use crate::sst::SstReader;
 use crate::sst::SstSummary;
 use crate::sst::tests::support::*;
 
@@ -223,13 +224,30 @@ fn estimated_bytes_are_close_to_the_size_of_the_file() {
     assert!(off < bytes.len() as u64 / 50, "{last} instead of {}", bytes.len());
 }
 
+/// A copy of the file of `from`, and the numbers of its hot blocks.
+fn copy(from: &Arc<SstReader>, bytes: &Bytes, shape: Shape) -> (Bytes, Vec<u32>) {
+    let (mut writer, disk) = writer(shape);
+    let mut from = from.scan_iter(MemFile::new(bytes, false));
+    from.seek_to_first().unwrap();
+    while from.valid() {
+        writer.add(from.key(), from.value()).unwrap();
+        if from.is_hot() {
+            writer.note_hot();
+        }
+        from.next().unwrap();
+    }
+    let (bytes, summary) = finish(writer, &disk);
+    (bytes, summary.hot_blocks)
+}
+
 /// What readers have in the cache of the inputs of a compaction they have of its outputs as well.
 #[test]
 fn hot_blocks_stay_in_the_cache_when_they_move() {
     let entries: Vec<Entry> =
         (0..2000u32).map(|n| (format!("{n:08}").into_bytes(), put(1), vec![7; 60])).collect();
     let lz4 = Shape { compression: Compression::Lz4, block_bytes: 1024, ..SMALL };
-    for shape in [lz4, Shape { mapped: false, ..lz4 }] {
+    let raw = Shape { compression: Compression::None, mapped: false, ..lz4 };
+    for shape in [lz4, Shape { mapped: false, ..lz4 }, raw] {
         let (bytes, _) = write(&entries, shape);
         let cache = Arc::new(BlockCache::new(1 << 20));
         let old = open_with(&bytes, shape, Arc::clone(&cache));
@@ -238,32 +256,61 @@ fn hot_blocks_stay_in_the_cache_when_they_move() {
                 get(&old, user, SeqNo::MAX).unwrap();
             }
         }
-        let before = cache.used_bytes();
+        let before = (cache.used_bytes(), cache.misses());
 
-        let (mut writer, disk) = writer(shape);
-        writer.keep_hot_blocks(Arc::clone(&cache), FileId(8));
-        let mut from = old.scan_iter(MemFile::new(&bytes, false));
-        from.seek_to_first().unwrap();
-        while from.valid() {
-            writer.add(from.key(), from.value()).unwrap();
-            if from.is_hot() {
-                writer.note_hot();
-            }
-            from.next().unwrap();
-        }
-        let (bytes, _) = finish(writer, &disk);
-        let added = cache.used_bytes() - before;
-        assert!(added > before / 2 && added <= before, "{added} of {before}");
+        let (bytes, hot) = copy(&old, &bytes, shape);
         old.forget_blocks();
-        assert!(cache.used_bytes() <= added);
-
+        assert_eq!(cache.len(), 0);
         let new = open_as(FileId(8), &bytes, shape, Arc::clone(&cache));
+        new.warm(&hot, || true).unwrap();
+        assert_eq!((cache.kept(), cache.len() >= hot.len() as u64), (hot.len() as u64, true));
+        let used = cache.used_bytes();
+        assert!(used > before.0 / 2 && used <= before.0, "{used} of {before:?}");
+        for (user, ..) in &entries[1000..] {
+            get(&new, user, SeqNo::MAX).unwrap();
+        }
+        // The first of them shares a block with what was not read; and index and filter of each
+        // partition are not kept.
+        let missed = cache.misses() - before.1;
+        let most = if shape.mapped { 1 } else { 1 + 2 * new.top().len() as u64 };
+        assert!(missed <= most, "{missed} misses, {most} at most");
+
+        // Nobody has read it since, but it is as hot as it was.
+        let (_, again) = copy(&new, &bytes, shape);
+        assert!(again.len() >= hot.len(), "{} of {}", again.len(), hot.len());
         for entry in &entries {
             let found = get(&new, &entry.0, SeqNo::MAX).unwrap();
             assert_eq!(found, Some((entry.1, entry.2.clone())));
         }
         new.verify(&*MemFile::new(&bytes, false)).unwrap();
     }
+}
+
+#[test]
+fn a_file_is_warmed_only_while_there_is_room() {
+    let entries: Vec<Entry> =
+        (0..2000u32).map(|n| (format!("{n:08}").into_bytes(), put(1), vec![7; 60])).collect();
+    let shape = Shape { compression: Compression::Lz4, block_bytes: 1024, ..SMALL };
+    let (bytes, _) = write(&entries, shape);
+    let cache = Arc::new(BlockCache::new(64 << 10));
+    let hot = open_with(&bytes, shape, Arc::clone(&cache));
+    for _ in 0..3 {
+        for (user, ..) in &entries[..500] {
+            get(&hot, user, SeqNo::MAX).unwrap();
+        }
+    }
+    let (misses, blocks) = (cache.misses(), cache.len());
+    let new = open_as(FileId(8), &bytes, shape, Arc::clone(&cache));
+    let all: Vec<u32> = (0..new.top().blocks() as u32).collect();
+    new.warm(&all, || true).unwrap();
+    assert!(cache.kept() > 0 && cache.len() > blocks);
+    let kept = cache.kept();
+    new.warm(&all, || false).unwrap();
+    assert_eq!(cache.kept(), kept);
+    for (user, ..) in &entries[..500] {
+        get(&hot, user, SeqNo::MAX).unwrap();
+    }
+    assert_eq!(cache.misses(), misses);
 }
 
 #[test]
