@@ -11,7 +11,8 @@
 //! ```
 //!
 //! Where many overlap they are looked up as [`Fragments`]: cut at each other's ends, so that none
-//! overlaps another, each with all numbers that hold in it. What a reader needs to know about the
+//! overlaps another, each with all numbers that hold in it, or with those that readers can tell apart:
+//! where n all overlap each other, all are n². What a reader needs to know about the
 //! keys around one is a [`Window`], which each source of tombstones narrows.
 
 use std::collections::BTreeMap;
@@ -175,10 +176,21 @@ impl Fragment {
         seen.copied().unwrap_or_default()
     }
 
+    /// The oldest and the newest tombstone.
+    pub(crate) fn bounds(&self) -> Option<(SeqNo, SeqNo)> {
+        Some((*self.seqnos.last()?, *self.seqnos.first()?))
+    }
+
     /// The oldest tombstone that hides an entry at `seqno`, if any does.
     pub(crate) fn first_above(&self, seqno: SeqNo) -> Option<SeqNo> {
         self.seqnos.iter().rev().find(|tombstone| **tombstone > seqno).copied()
     }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Border {
+    Begin,
+    End,
 }
 
 /// Range tombstones, cut so that no two pieces overlap; ascending.
@@ -188,35 +200,64 @@ pub(crate) struct Fragments {
 }
 
 impl Fragments {
-    /// Cuts `pieces`, in any order, into fragments. O(n log n) and the size of the result, which for
-    /// n pieces that all overlap each other has n² numbers.
+    /// Cuts `pieces`, in any order, into fragments with all their numbers. O(n log n) and the size of
+    /// the result, which for n pieces that all overlap each other has n² numbers.
     pub(crate) fn cut<'a>(
         pieces: impl Iterator<Item = (&'a [u8], Option<&'a [u8]>, SeqNo)>,
     ) -> Fragments {
-        // At each key what begins and what ends there.
-        let mut borders: BTreeMap<&[u8], Vec<(bool, SeqNo)>> = BTreeMap::new();
-        for (from, to, seqno) in pieces.filter(|(from, to, _)| is_behind(*to, from)) {
-            borders.entry(from).or_default().push((true, seqno));
-            if let Some(to) = to {
-                borders.entry(to).or_default().push((false, seqno));
+        Fragments::cut_by(pieces, |active| active.keys().rev().copied().collect())
+    }
+
+    /// The same with those numbers only that readers at `snapshots`, which ascend, and later than all
+    /// `pieces` tell apart: between two of them, the newest. O(n log n) for each snapshot.
+    pub(crate) fn cut_for<'a>(
+        pieces: impl Iterator<Item = (&'a [u8], Option<&'a [u8]>, SeqNo)>,
+        snapshots: &[SeqNo],
+    ) -> Fragments {
+        Fragments::cut_by(pieces, |active| {
+            let mut seqnos = Vec::new();
+            let mut reader = Some(SeqNo::MAX);
+            while let Some(at) = reader
+                && let Some((seqno, _)) = active.range(..=at).next_back()
+            {
+                seqnos.push(*seqno);
+                let (older, _) = snapshots.split_at(snapshots.partition_point(|at| at < seqno));
+                reader = older.last().copied();
             }
+            seqnos
+        })
+    }
+
+    /// `choose` tells, of the numbers that hold in a fragment, which it gets.
+    fn cut_by<'a>(
+        pieces: impl Iterator<Item = (&'a [u8], Option<&'a [u8]>, SeqNo)>,
+        choose: impl Fn(&BTreeMap<SeqNo, usize>) -> Vec<SeqNo>,
+    ) -> Fragments {
+        // What begins and what ends, at each key in this order: a piece may end where one with the
+        // same number begins. Pieces that come in order are sorted already.
+        let mut borders: Vec<(&[u8], Border, SeqNo)> = Vec::new();
+        for (from, to, seqno) in pieces.filter(|(from, to, _)| is_behind(*to, from)) {
+            borders.push((from, Border::Begin, seqno));
+            borders.extend(to.map(|to| (to, Border::End, seqno)));
         }
+        borders.sort();
         let mut fragments = Fragments::default();
         let mut active: BTreeMap<SeqNo, usize> = BTreeMap::new();
-        let mut borders = borders.into_iter().peekable();
-        while let Some((from, changes)) = borders.next() {
-            for (begins, seqno) in changes {
-                let count = active.entry(seqno).or_insert(0);
-                *count = if begins { *count + 1 } else { count.saturating_sub(1) };
+        let mut borders = borders.chunk_by(|a, b| a.0 == b.0).peekable();
+        while let Some(changes @ [(from, ..), ..]) = borders.next() {
+            for (_, border, seqno) in changes {
+                let count = active.entry(*seqno).or_insert(0);
+                match border {
+                    Border::Begin => *count += 1,
+                    Border::End => *count -= 1,
+                }
+                if *count == 0 {
+                    active.remove(seqno);
+                }
             }
-            // A piece may end where one with the same number begins.
-            active.retain(|_, count| *count > 0);
-            let to = borders.peek().map(|(to, _)| to.to_vec());
-            fragments.push(Fragment {
-                from: from.to_vec(),
-                to,
-                seqnos: active.keys().rev().copied().collect(),
-            });
+            let next = borders.peek().and_then(|changes| changes.first());
+            let to = next.map(|(to, ..)| to.to_vec());
+            fragments.push(Fragment { from: from.to_vec(), to, seqnos: choose(&active) });
         }
         fragments
     }
@@ -237,9 +278,23 @@ impl Fragments {
         self.list.push(fragment);
     }
 
-    /// All of `parts` together.
+    /// All of `parts` together, with all numbers.
     pub(crate) fn union<'a>(parts: impl Iterator<Item = &'a Fragments>) -> Fragments {
         Fragments::cut(parts.flat_map(Fragments::pieces))
+    }
+
+    /// All of `parts` together, as [`Fragments::cut_for`].
+    pub(crate) fn union_for<'a>(
+        parts: impl Iterator<Item = &'a Fragments>,
+        snapshots: &[SeqNo],
+    ) -> Fragments {
+        Fragments::cut_for(parts.flat_map(Fragments::pieces), snapshots)
+    }
+
+    /// Has any key tombstones of both?
+    pub(crate) fn overlap(&self, other: &Fragments) -> bool {
+        let mut list = self.list.iter();
+        list.any(|fragment| !other.overlapping(&fragment.from, fragment.to()).is_empty())
     }
 
     /// Each tombstone of each fragment.
@@ -293,9 +348,8 @@ impl Fragments {
 
     /// The oldest and the newest number.
     pub(crate) fn seqnos(&self) -> Option<(SeqNo, SeqNo)> {
-        let oldest = self.list.iter().filter_map(|fragment| fragment.seqnos.last()).min()?;
-        let newest = self.list.iter().filter_map(|fragment| fragment.seqnos.first()).max()?;
-        Some((*oldest, *newest))
+        let bounds = self.list.iter().filter_map(Fragment::bounds);
+        bounds.reduce(|(oldest, newest), (a, b)| (oldest.min(a), newest.max(b)))
     }
 
     /// Where the first one begins and the last one ends.
@@ -391,6 +445,7 @@ mod tests {
             asked in prop::collection::vec(key(), 1..30),
             at in (0..20_u64).prop_map(SeqNo::new),
             cut in (key(), prop::option::of(key())),
+            snapshots in prop::collection::btree_set((0..20_u64).prop_map(SeqNo::new), 0..4),
         ) {
             let fragments = Fragments::cut(borrowed(&pieces));
             for pair in fragments.list().windows(2) {
@@ -424,7 +479,18 @@ mod tests {
             }
             let halves = pieces.split_at(pieces.len() / 2);
             let halves = [halves.0, halves.1].map(|half| Fragments::cut(borrowed(half)));
-            prop_assert_eq!(Fragments::union(halves.iter()), fragments);
+            prop_assert_eq!(&Fragments::union(halves.iter()), &fragments);
+            prop_assert_eq!(halves[0].overlap(&halves[1]), halves[1].overlap(&halves[0]));
+
+            let snapshots: Vec<_> = snapshots.into_iter().collect();
+            let fewer = Fragments::union_for(std::iter::once(&fragments), &snapshots);
+            let most = snapshots.len() + 1;
+            prop_assert!(fewer.list().iter().all(|fragment| fragment.seqnos.len() <= most));
+            for (key, at) in asked.iter().flat_map(|key| {
+                snapshots.iter().chain([&SeqNo::MAX]).map(move |at| (key, *at))
+            }) {
+                prop_assert_eq!(fewer.newest_over(key, at), newest(&pieces, key, at));
+            }
         }
 
         #[test]

@@ -50,8 +50,9 @@ pub(crate) fn run(
     let sources = memtables.iter().map(|memtable| Source::Memtable(memtable.iter())).collect();
     let mut merged = Merging::new(sources);
     merged.seek_to_first()?;
-    let lists: Vec<_> = memtables.iter().flat_map(|memtable| memtable.ranges()).collect();
-    let ranges = Fragments::union(lists.iter().map(Arc::as_ref));
+    let snapshots = &context.snapshots;
+    let lists: Vec<_> = memtables.iter().map(|memtable| memtable.ranges_for(snapshots)).collect();
+    let ranges = Fragments::union_for(lists.iter(), snapshots);
     let inputs = Inputs { merged, ranges, to: None, beneath };
     write_survivors(inputs, false, context)
 }

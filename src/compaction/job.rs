@@ -139,7 +139,8 @@ pub(crate) fn run_range(
     let from = range.from.as_deref().unwrap_or_default();
     let inputs = Inputs {
         merged,
-        ranges: Fragments::union(lists.into_iter()).clip(from, range.to.as_deref()),
+        ranges: Fragments::union_for(lists.into_iter(), &context.snapshots)
+            .clip(from, range.to.as_deref()),
         to: range.to.as_deref(),
         beneath: &plan.beneath,
     };
@@ -154,7 +155,7 @@ fn run_source(files: &[Arc<SstFile>]) -> Source {
 pub(crate) struct Inputs<'a> {
     /// Stands on the first entry.
     pub(crate) merged: Merging<Source>,
-    /// Clipped to where the job begins and ends.
+    /// Clipped to where the job begins and ends, and of each stripe over a key only the newest (R7).
     pub(crate) ranges: Fragments,
     /// Where the job ends.
     pub(crate) to: Option<&'a [u8]>,

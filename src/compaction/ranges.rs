@@ -5,6 +5,9 @@
 //! - R7: of the tombstones of one stripe over a key only the newest is kept; one of the oldest stripe
 //!   only where something older may lie beneath the output, between the first and the last such place.
 //!
+//! The first half of R7 goes before everything else, since R6 asks for no other tombstone either: what
+//! any of a stripe hides of that stripe, its newest hides. All of this file requires it.
+//!
 //! A put that any range tombstone of the inputs covers keeps its sequence number, whatever R3 says:
 //! with 0 it would be older than what it is newer than.
 
@@ -60,7 +63,8 @@ impl Covering {
         above.is_some_and(|above| stripe(snapshots, above) == stripe(snapshots, seqno))
     }
 
-    /// The newest tombstone over `user` that is older than `seqno`, if it is of its stripe.
+    /// The newest tombstone over `user` that is older than `seqno`, if it is of its stripe. Requires:
+    /// none of its stripe hides `seqno`.
     pub(crate) fn right_beneath(
         &mut self,
         user: &[u8],
@@ -76,14 +80,8 @@ impl Covering {
 pub(crate) fn kept(ranges: &Fragments, snapshots: &[SeqNo], beneath: &Beneath) -> Fragments {
     let mut pieces: Vec<(Vec<u8>, Option<Vec<u8>>, SeqNo)> = Vec::new();
     for fragment in ranges.list() {
-        let mut last = None;
         for seqno in &fragment.seqnos {
-            let of = stripe(snapshots, *seqno);
-            if last == Some(of) {
-                continue;
-            }
-            last = Some(of);
-            let piece = if of > 0 {
+            let piece = if stripe(snapshots, *seqno) > 0 {
                 Some((fragment.from.clone(), fragment.to.clone()))
             } else if Planted::RangeTombstoneDropped.is_on() {
                 None

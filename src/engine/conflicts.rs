@@ -69,7 +69,7 @@ impl ReadView {
 
     fn newer_between(&self, from: &[u8], to: Option<&[u8]>, since: SeqNo) -> Result<Option<SeqNo>> {
         for memtable in self.memtables() {
-            let deleted = memtable.newest_range(|ranges| ranges.newest_within(from, to));
+            let deleted = memtable.newest_range_within(from, to);
             if deleted > since {
                 return Ok(Some(deleted));
             }

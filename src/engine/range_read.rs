@@ -8,10 +8,7 @@ use crate::base::key::KeyHash;
 use crate::base::key::Trailer;
 use crate::base::lookup::Lookup;
 use crate::base::range::Bounds;
-use crate::base::range_tombstone::Fragments;
 use crate::base::range_tombstone::RangeSource;
-use crate::base::range_tombstone::Spot;
-use crate::base::range_tombstone::Window;
 use crate::base::seqno::SeqNo;
 use crate::base::slice::Slice;
 use crate::base::value::head_of;
@@ -19,16 +16,6 @@ use crate::engine::keyspaces::ReadView;
 use crate::iter::Cover;
 use crate::memtable::Memtable;
 use crate::version::ranges::newer_of;
-
-/// One list of the range tombstones of a memtable.
-#[derive(Debug)]
-struct List(Arc<Fragments>);
-
-impl RangeSource for List {
-    fn narrow(&self, spot: Spot<'_>, at: SeqNo, window: &mut Window) -> Result<()> {
-        self.0.narrow(spot, at, window)
-    }
-}
 
 /// The newest version of `key` in `memtable` at or before `seqno`, be it a range tombstone. Without
 /// `want_value` of the value only what [`head_of`] it.
@@ -39,7 +26,7 @@ pub(crate) fn newest_in(
     seqno: SeqNo,
     want_value: bool,
 ) -> Option<(Trailer, Slice)> {
-    let dead = memtable.newest_range(|ranges| ranges.newest_over(key, seqno));
+    let dead = memtable.newest_range_over(key, seqno);
     let found = if want_value {
         memtable.get_slice(key, hash, seqno)
     } else {
@@ -49,12 +36,13 @@ pub(crate) fn newest_in(
     newer_of(found, dead)
 }
 
+fn sources_in(memtable: &Memtable) -> impl Iterator<Item = Box<dyn RangeSource>> + use<> {
+    memtable.ranges().into_iter().map(|run| Box::new(run) as Box<dyn RangeSource>)
+}
+
 /// The range tombstones of `memtable`, for a reader at `seqno`.
 pub(crate) fn cover_of(memtable: &Memtable, seqno: SeqNo) -> Option<Cover> {
-    memtable.has_ranges().then(|| {
-        let lists = memtable.ranges().into_iter();
-        Cover::new(lists.map(|list| Box::new(List(list)) as Box<dyn RangeSource>).collect(), seqno)
-    })
+    memtable.has_ranges().then(|| Cover::new(sources_in(memtable).collect(), seqno))
 }
 
 impl ReadView {
@@ -97,9 +85,7 @@ impl ReadView {
         };
         let to = bounds.1.as_ref().map(Vec::as_slice);
         let memtables = std::iter::once(&self.active).chain(&self.sealed);
-        let lists = memtables.flat_map(|memtable| memtable.ranges());
-        let mut sources: Vec<Box<dyn RangeSource>> =
-            lists.map(|list| Box::new(List(list)) as Box<dyn RangeSource>).collect();
+        let mut sources: Vec<_> = memtables.flat_map(|memtable| sources_in(memtable)).collect();
         sources.extend(self.version.range_sources(from, to));
         Some(Cover::new(sources, seqno))
     }

@@ -54,6 +54,7 @@ use record::Record;
 use record::Records;
 
 pub(crate) use iter::MemtableIter;
+pub(crate) use range_del::RangeRun;
 
 /// Keys of a batch whose words of the filter are asked for at once.
 const GROUP: usize = 32;
@@ -227,14 +228,25 @@ impl Memtable {
         self.ranges.len() > 0
     }
 
-    /// Its range tombstones, in lists that together have all of them.
-    pub(crate) fn ranges(&self) -> Vec<Arc<Fragments>> {
-        self.ranges.lists()
+    /// Its range tombstones, in runs that together have all of them.
+    pub(crate) fn ranges(&self) -> Vec<Arc<RangeRun>> {
+        self.ranges.runs()
     }
 
-    /// The newest number that `ask` gives of any of these lists; 0 if there is none.
-    pub(crate) fn newest_range(&self, ask: impl Fn(&Fragments) -> SeqNo) -> SeqNo {
-        self.ranges.newest(ask)
+    /// Its range tombstones, as far as readers at `snapshots`, which ascend, and later ones tell them
+    /// apart.
+    pub(crate) fn ranges_for(&self, snapshots: &[SeqNo]) -> Fragments {
+        self.ranges.for_snapshots(snapshots)
+    }
+
+    /// The newest range tombstone over `key` that a reader at `seqno` sees; 0 if there is none.
+    pub(crate) fn newest_range_over(&self, key: &[u8], seqno: SeqNo) -> SeqNo {
+        self.ranges.newest_over(key, seqno)
+    }
+
+    /// The newest range tombstone with a key between `from` and `to`; 0 if there is none.
+    pub(crate) fn newest_range_within(&self, from: &[u8], to: Option<&[u8]>) -> SeqNo {
+        self.ranges.newest_within(from, to)
     }
 
     /// Says that it gets no entry that is newer than `last`.

@@ -178,7 +178,9 @@ fn ranges_of(fs: &dyn Fs, files: &[SstSource], logged: &[RangeTombstone]) -> Fra
     let opened = files.iter().filter(|file| file.may_have_ranges);
     let opened: Vec<_> = opened.filter_map(|file| open(fs, file).ok()).collect();
     let logged = logged.iter().map(|(from, to, seqno)| (from.as_slice(), to.as_deref(), *seqno));
-    Fragments::cut(opened.iter().flat_map(|file| file.ranges().pieces()).chain(logged))
+    let pieces = opened.iter().flat_map(|file| file.ranges().pieces()).chain(logged);
+    // For a reader that comes after all of them.
+    Fragments::cut_for(pieces, &[])
 }
 
 fn open(fs: &dyn Fs, file: &SstSource) -> Result<SalvageIter> {

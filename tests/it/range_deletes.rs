@@ -471,6 +471,39 @@ fn thousands_of_range_deletes_are_as_good_as_one() {
     assert_eq!(seen(&db), expected);
 }
 
+/// In a memtable, and in what a flush makes of them.
+#[test]
+fn snapshots_between_range_deletes_that_all_overlap_tell_them_apart() {
+    const COUNT: usize = 200;
+    let mut db = TestDb::with(tiny().memtable_bytes(1 << 20).memory_budget(8 << 20));
+    fill(&db, 0, 2 * COUNT, 0);
+    let mut taken = Vec::new();
+    for i in 0..COUNT {
+        if i % 40 == 17 {
+            taken.push((db.snapshot(), (i + COUNT - 1..2 * COUNT).collect::<Vec<_>>()));
+        }
+        db.delete_range(key(i)..key(i + COUNT)).unwrap();
+        if i % 40 == 20 {
+            db.put(key(i + COUNT + 1), "there, until the next but one").unwrap();
+        }
+    }
+    let check = || {
+        for (snapshot, expected) in &taken {
+            assert_eq!(seen(snapshot), *expected);
+        }
+    };
+    check();
+    db.flush().unwrap();
+    check();
+    let last: Vec<usize> = (2 * COUNT - 1..2 * COUNT).collect();
+    assert_eq!(seen(&db), last);
+    db.compact_range::<&[u8], _>(..).unwrap();
+    check();
+    drop(taken);
+    db.reopen();
+    assert_eq!(seen(&db), last);
+}
+
 #[test]
 fn dump_shows_range_tombstones() {
     let dir = tempfile::tempdir().unwrap();

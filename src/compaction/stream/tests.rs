@@ -194,6 +194,11 @@ impl BlobSource for Apart {
     }
 }
 
+/// The range tombstones as jobs begin with them.
+fn newest_of_stripes(case: &Case) -> Fragments {
+    Fragments::union_for(std::iter::once(&*case.ranges), &case.snapshots)
+}
+
 fn survivors(case: &Case, entries: Vec<Entry>) -> Vec<Entry> {
     let mut last_asked: Option<Vec<u8>> = None;
     let is_bottom = |user: &[u8]| {
@@ -207,7 +212,7 @@ fn survivors(case: &Case, entries: Vec<Entry>) -> Vec<Entry> {
         zero_seqnos: case.zero_seqnos,
         fold: Some(fold(case.operator)),
         expired_ms: EXPIRED_MS,
-        ranges: case.ranges.clone(),
+        ranges: Arc::new(newest_of_stripes(case)),
     };
     let mut stream = Survivors::new(inner, is_bottom, rules, &Apart).unwrap();
     let mut out = Vec::new();
@@ -235,7 +240,7 @@ fn kept(case: &Case) -> Fragments {
         edit.added.push((LEVELS as u8 - 1, meta));
     }
     let version = builder::apply(&Version::default(), &edit, &Arc::new(opener)).unwrap();
-    ranges::kept(&case.ranges, &case.snapshots, &Beneath::all(&version))
+    ranges::kept(&newest_of_stripes(case), &case.snapshots, &Beneath::all(&version))
 }
 
 /// What a reader at `seqno` sees of the entries and what lies beneath.
