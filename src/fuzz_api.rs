@@ -39,6 +39,15 @@ use crate::sst::SstWriter;
 use crate::sst::parts;
 use crate::wal;
 
+mod blob;
+
+pub use blob::Blob;
+pub use blob::BlobPlace;
+pub use blob::BlobRecord;
+pub use blob::build_blob;
+pub use blob::decode_handle;
+pub use blob::reseal_blobs;
+
 // The log.
 
 /// The header of a log segment.

@@ -53,6 +53,11 @@ fn sst_decode_holds_on_its_corpus() {
 }
 
 #[test]
+fn blob_decode_holds_on_its_corpus() {
+    replay("blob_decode", decoders::blob_decode);
+}
+
+#[test]
 fn block_decode_holds_on_its_corpus() {
     replay("block_decode", decoders::block_decode);
 }

@@ -28,6 +28,8 @@
 //! Values do not pass through the block cache: one of them would take the place of as many blocks as
 //! it has pages. Where files are mapped, an uncompressed one is lent out of the mapping.
 
+#[cfg(feature = "testing")]
+pub(crate) mod parts;
 mod reader;
 mod record;
 mod scan;

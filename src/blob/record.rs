@@ -43,11 +43,16 @@ pub(super) fn append(
     out.extend_from_slice(&[compression as u8, 0]);
     out.extend_from_slice(key);
     out.extend_from_slice(stored);
-    let Some((sum, rest)) = out.get_mut(start..).and_then(|record| record.split_first_chunk_mut())
-    else {
-        return;
-    };
-    *sum = block_checksum(uid, offset, rest).to_le_bytes();
+    if let Some(record) = out.get_mut(start..) {
+        seal(record, uid, offset);
+    }
+}
+
+/// Makes the checksum of `record` right, if it is long enough to have one.
+pub(super) fn seal(record: &mut [u8], uid: u64, offset: u64) {
+    if let Some((sum, rest)) = record.split_first_chunk_mut() {
+        *sum = block_checksum(uid, offset, rest).to_le_bytes();
+    }
 }
 
 /// How long the record is that begins with `head`, if that is true.

@@ -8,6 +8,7 @@
 #![allow(dead_code, unused_imports, reason = "each target uses one of them")]
 
 mod allocations;
+mod blob;
 mod block;
 mod filter;
 mod input;
@@ -15,6 +16,7 @@ mod manifest;
 mod sst;
 mod wal;
 
+pub(crate) use blob::blob_decode;
 pub(crate) use block::block_decode;
 pub(crate) use filter::filter;
 pub(crate) use manifest::manifest_decode;
