@@ -10,6 +10,7 @@ use crate::api::reader::Reader;
 use crate::base::error::Error;
 use crate::base::error::Result;
 use crate::base::ids::DbId;
+use crate::base::ids::KeyspaceId;
 use crate::base::range::Bounds;
 use crate::base::slice::Key;
 use crate::base::slice::Value;
@@ -111,12 +112,12 @@ impl Iter {
         read(back).map(Some)
     }
 
-    /// The database that it reads.
-    pub(crate) fn db(&self) -> DbId {
+    /// The database and the keyspace that it reads.
+    pub(crate) fn place(&self) -> (DbId, KeyspaceId) {
         match &self.source {
-            Source::Tree(view) => view.db_id(),
+            Source::Tree(view) => view.place(),
             // Its first step fails.
-            Source::Failed(_) => DbId::default(),
+            Source::Failed(_) => (DbId::default(), KeyspaceId::DEFAULT),
         }
     }
 

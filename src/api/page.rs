@@ -3,11 +3,12 @@
 //! *Format of a token*, which is the rest of the range:
 //!
 //! ```text
-//! token := version u8 = 1 | backward u8 | bound | bound | checksum u64 of all before it
+//! token := version u8 = 1 | backward u8 | keyspace varint | bound | bound | checksum u64 of all that
 //! bound := 0 (none) | 1 (included) key | 2 (excluded) key       key := len varint | bytes
 //! ```
 //!
-//! The checksum takes in the database's identity, so that a token of another one is refused.
+//! The checksum takes in the database's identity, so that a token of another one is refused; one of
+//! another keyspace is by the number in it, which no other keyspace gets, whatever its name.
 
 use std::fmt;
 use std::ops::Bound;
@@ -19,9 +20,11 @@ use crate::base::checksum::block_checksum;
 use crate::base::coding::Decoder;
 use crate::base::coding::Malformed;
 use crate::base::coding::put_bytes;
+use crate::base::coding::put_varint;
 use crate::base::error::Error;
 use crate::base::error::Result;
 use crate::base::ids::DbId;
+use crate::base::ids::KeyspaceId;
 use crate::base::range::Bounds;
 use crate::base::slice::Key;
 use crate::base::slice::Value;
@@ -63,15 +66,16 @@ pub struct Page {
     pub next: Option<PageToken>,
 }
 
-/// Where to go on reading. Says nothing to anybody but the database that it is from: hand it to a
+/// Where to go on reading. Says nothing to anybody but the keyspace that it is from: hand it to a
 /// client and take it back, as text ([`fmt::Display`] and [`FromStr`]) or as bytes. It holds the last
 /// key and the end of the range, in clear; it is no secret and proves no right.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct PageToken(Vec<u8>);
 
 impl PageToken {
-    fn new(db: DbId, backward: bool, rest: &Bounds) -> PageToken {
+    fn new((db, keyspace): (DbId, KeyspaceId), backward: bool, rest: &Bounds) -> PageToken {
         let mut bytes = vec![VERSION, u8::from(backward)];
+        put_varint(&mut bytes, u64::from(keyspace.0));
         for bound in [&rest.0, &rest.1] {
             match bound {
                 Bound::Unbounded => bytes.push(0),
@@ -91,7 +95,7 @@ impl PageToken {
     }
 
     /// Direction and rest of the range.
-    fn decode(&self, db: DbId) -> Result<(bool, Bounds), Malformed> {
+    fn decode(&self, (db, keyspace): (DbId, KeyspaceId)) -> Result<(bool, Bounds), Malformed> {
         let len = self.0.len().checked_sub(CHECKSUM_LEN).ok_or(Malformed("it is too short"))?;
         let (content, checksum) = self.0.split_at(len);
         if block_checksum(db.0, 0, content).to_le_bytes() != checksum {
@@ -102,6 +106,9 @@ impl PageToken {
             return Err(Malformed("it is of another version"));
         }
         let backward = decoder.u8()? != 0;
+        if decoder.varint()? != u64::from(keyspace.0) {
+            return Err(Malformed("it is of another keyspace"));
+        }
         let mut bound = || {
             Ok(match decoder.u8()? {
                 0 => Bound::Unbounded,
@@ -211,7 +218,7 @@ impl Iter {
                 )));
             };
             let rest = self.rest(last.to_vec(), backward);
-            let next = Some(PageToken::new(self.db(), backward, &rest));
+            let next = Some(PageToken::new(self.place(), backward, &rest));
             return Ok(Page { entries, next });
         }
         Ok(Page { entries, next: None })
@@ -219,13 +226,13 @@ impl Iter {
 }
 
 impl Reader {
-    /// Goes on where `token` says: in the same direction, to the end of the same range. Of this
-    /// keyspace; tokens do not know theirs.
+    /// Goes on where `token` says: in the same direction, to the end of the same range.
     ///
     /// # Errors
-    /// As [`Iter::page`]; `InvalidArgument` for a token of another database, or one that was changed.
+    /// As [`Iter::page`]; `InvalidArgument` for a token of another keyspace (one that was dropped is
+    /// another than the one that has its name now) or database, or one that was changed.
     pub fn next_page(&self, token: &PageToken, limit: PageLimit) -> Result<Page> {
-        let decoded = token.decode(self.engine.db_id());
+        let decoded = token.decode((self.engine.db_id(), self.state.id));
         let (backward, rest) = decoded.map_err(|Malformed(what)| {
             Error::argument(format!("the page token cannot be used: {what}"))
         })?;
@@ -251,20 +258,24 @@ mod tests {
         #[test]
         fn tokens_round_trip_and_nothing_else_passes(
             rest in (bound(), bound()),
+            keyspace: u32,
             backward: bool,
             flipped: prop::sample::Index,
             bytes: Vec<u8>,
         ) {
-            let token = PageToken::new(DbId(7), backward, &rest);
+            let here = (DbId(7), KeyspaceId(keyspace));
+            let token = PageToken::new(here, backward, &rest);
             let again: PageToken = token.to_string().parse().unwrap();
             prop_assert_eq!(&again, &token);
-            prop_assert_eq!(again.decode(DbId(7)).ok(), Some((backward, rest)));
-            prop_assert!(token.decode(DbId(8)).is_err());
+            prop_assert_eq!(again.decode(here).ok(), Some((backward, rest)));
+            prop_assert!(token.decode((DbId(8), here.1)).is_err());
+            let elsewhere = token.decode((here.0, KeyspaceId(keyspace ^ 1)));
+            prop_assert_eq!(elsewhere, Err(Malformed("it is of another keyspace")));
             let mut damaged = token.as_bytes().to_vec();
             let at = flipped.index(damaged.len());
             damaged[at] ^= 1;
-            prop_assert!(PageToken::from_bytes(&damaged).decode(DbId(7)).is_err());
-            prop_assert!(PageToken::from_bytes(&bytes).decode(DbId(7)).is_err());
+            prop_assert!(PageToken::from_bytes(&damaged).decode(here).is_err());
+            prop_assert!(PageToken::from_bytes(&bytes).decode(here).is_err());
         }
     }
 }

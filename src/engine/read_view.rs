@@ -16,6 +16,7 @@ use crate::base::blob::BlobSource;
 use crate::base::error::Error;
 use crate::base::error::Result;
 use crate::base::ids::DbId;
+use crate::base::ids::KeyspaceId;
 use crate::base::key::KeyHash;
 use crate::base::key::Trailer;
 use crate::base::lookup::Lookup;
@@ -55,10 +56,8 @@ impl Core {
         key: &[u8],
     ) -> Result<Option<Slice>> {
         let view = state.view();
-        self.check_readable(state, pin)?;
-        let seqno = self.read_seqno(pin);
-        let reading = Reading::new(self, state, &view, pin, seqno);
-        live_value(lookup(&view, key, seqno, true)?, |found| reading.special(key, found))
+        let reading = self.reading(state, pin, &view)?;
+        live_value(lookup(&view, key, reading.seqno, true)?, |found| reading.special(key, found))
     }
 
     /// As [`Core::get`], with the sequence number that the entry is stored with.
@@ -69,10 +68,8 @@ impl Core {
         key: &[u8],
     ) -> Result<Option<(Slice, SeqNo)>> {
         let view = state.view();
-        self.check_readable(state, pin)?;
-        let seqno = self.read_seqno(pin);
-        let reading = Reading::new(self, state, &view, pin, seqno);
-        let found = lookup(&view, key, seqno, true)?;
+        let reading = self.reading(state, pin, &view)?;
+        let found = lookup(&view, key, reading.seqno, true)?;
         let stored = found.as_ref().map_or(SeqNo::ZERO, |(trailer, _)| trailer.seqno());
         let value = live_value(found, |found| reading.special(key, found))?;
         Ok(value.map(|value| (value, stored)))
@@ -86,15 +83,14 @@ impl Core {
         key: &[u8],
     ) -> Result<bool> {
         let view = state.view();
-        self.check_readable(state, pin)?;
-        let seqno = self.read_seqno(pin);
-        let reading = Reading::new(self, state, &view, pin, seqno);
-        let found = live_value(lookup(&view, key, seqno, false)?, |found| match found.0.kind() {
-            // What operands are folded into is a value, whichever; so is what a handle leads to.
-            Some(ValueKind::Merge | ValueKind::BlobRef) => Ok(Some(Slice::default())),
-            Some(ValueKind::ExpiringBlobRef) => Ok(reading.unexpired(&found.1)),
-            _ => reading.special(key, found),
-        });
+        let reading = self.reading(state, pin, &view)?;
+        let found =
+            live_value(lookup(&view, key, reading.seqno, false)?, |found| match found.0.kind() {
+                // What operands are folded into is a value, whichever; so is what a handle leads to.
+                Some(ValueKind::Merge | ValueKind::BlobRef) => Ok(Some(Slice::default())),
+                Some(ValueKind::ExpiringBlobRef) => Ok(reading.unexpired(&found.1)),
+                _ => reading.special(key, found),
+            });
         Ok(found?.is_some())
     }
 
@@ -108,9 +104,7 @@ impl Core {
         keys: &[&[u8]],
     ) -> Result<Vec<Option<Slice>>> {
         let view = state.view();
-        self.check_readable(state, pin)?;
-        let seqno = self.read_seqno(pin);
-        let reading = Reading::new(self, state, &view, pin, seqno);
+        let reading = self.reading(state, pin, &view)?;
         let mut order: Vec<usize> = (0..keys.len()).collect();
         order.sort_unstable_by_key(|index| keys[*index]);
         let mut lookups: Vec<Lookup<'_>> = Vec::with_capacity(keys.len());
@@ -121,11 +115,11 @@ impl Core {
             }
         }
         for memtable in std::iter::once(&view.active).chain(&view.sealed) {
-            memtable.get_many(&mut lookups, seqno);
+            memtable.get_many(&mut lookups, reading.seqno);
         }
-        view.version.get_many(&mut lookups, seqno)?;
+        view.version.get_many(&mut lookups, reading.seqno)?;
         if view.has_ranges() {
-            view.hide_dead(&mut lookups, seqno)?;
+            view.hide_dead(&mut lookups, reading.seqno)?;
         }
         if !view.version.blobs.is_empty() {
             prefetch_apart(&view, &lookups);
@@ -153,11 +147,9 @@ impl Core {
         key: &[u8],
     ) -> Result<Option<usize>> {
         let view = state.view();
-        self.check_readable(state, pin)?;
-        let seqno = self.read_seqno(pin);
-        let reading = Reading::new(self, state, &view, pin, seqno);
+        let reading = self.reading(state, pin, &view)?;
         let mut apart = None;
-        let found = live_value(lookup(&view, key, seqno, true)?, |found| {
+        let found = live_value(lookup(&view, key, reading.seqno, true)?, |found| {
             let Some(kind) = found.0.kind().filter(|kind| kind.is_apart()) else {
                 return reading.special(key, found);
             };
@@ -190,6 +182,20 @@ impl Core {
         };
         let now_ms = self.read_ms(pin);
         Ok(is_alive(expiry_ms, now_ms, pin).then_some((expiry_ms, now_ms)))
+    }
+
+    /// Point reads in `view` for a reader with `pin`, or for one of the newest state. Requires: the
+    /// view was loaded just now.
+    #[inline]
+    fn reading<'a>(
+        &'a self,
+        state: &'a KeyspaceState,
+        pin: Option<&'a SnapshotPin>,
+        view: &'a ReadView,
+    ) -> Result<Reading<'a>> {
+        self.check_readable(state, pin)?;
+        let seqno = self.read_seqno(pin);
+        Ok(Reading { core: self, state, view, pin, seqno, now_ms: OnceCell::new() })
     }
 
     /// Requires: the view that is read is loaded already.
@@ -233,7 +239,8 @@ impl Engine {
         let first_expiry = pin.map(|pin| pin.first_expiry().clone());
         let dead = Some(state.dead.clone());
         let at = ReadAt { seqno, now_ms, first_expiry, fold, dead, blobs };
-        Ok(TreeView { engine: self.clone(), view, at, own: None, pin: pin.cloned() })
+        let (engine, keyspace) = (self.clone(), state.id);
+        Ok(TreeView { engine, keyspace, view, at, own: None, pin: pin.cloned() })
     }
 }
 
@@ -296,17 +303,7 @@ struct Reading<'a> {
     now_ms: OnceCell<u64>,
 }
 
-impl<'a> Reading<'a> {
-    fn new(
-        core: &'a Core,
-        state: &'a KeyspaceState,
-        view: &'a ReadView,
-        pin: Option<&'a SnapshotPin>,
-        seqno: SeqNo,
-    ) -> Reading<'a> {
-        Reading { core, state, view, pin, seqno, now_ms: OnceCell::new() }
-    }
-
+impl Reading<'_> {
     /// The value of `key`, whose newest version is neither a put nor a tombstone.
     #[cold]
     fn special(&self, key: &[u8], (trailer, value): (Trailer, Slice)) -> Result<Option<Slice>> {
@@ -363,6 +360,7 @@ fn blobs_of(view: &ReadView) -> Option<Arc<dyn BlobSource>> {
 #[derive(Clone, Debug)]
 pub(crate) struct TreeView {
     engine: Arc<Engine>,
+    keyspace: KeyspaceId,
     view: Arc<ReadView>,
     at: ReadAt,
     own: Option<(Arc<Memtable>, SeqNo)>,
@@ -370,9 +368,9 @@ pub(crate) struct TreeView {
 }
 
 impl TreeView {
-    /// The database that it is of.
-    pub(crate) fn db_id(&self) -> DbId {
-        self.engine.db_id()
+    /// The database and the keyspace that it is of.
+    pub(crate) fn place(&self) -> (DbId, KeyspaceId) {
+        (self.engine.db_id(), self.keyspace)
     }
 
     /// This beneath what a transaction wrote to `own` up to the sequence number `upto`.
@@ -387,7 +385,7 @@ impl TreeView {
 
     /// A cursor over the entries within `bounds`. Nothing is read yet.
     pub(crate) fn open(self, bounds: Bounds) -> TreeIter {
-        let TreeView { engine, view, at, own, pin } = self;
+        let TreeView { engine, view, at, own, pin, .. } = self;
         let tree = match own {
             None => open_tree(&view, at, bounds),
             Some((own, upto)) => {

@@ -117,6 +117,19 @@ fn a_token_outlives_the_database_and_serves_no_other() {
     let other = TestDb::new();
     let error = other.next_page(&token, PageLimit::items(9)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Misuse);
+    // Nor any other keyspace, not even one of the same name.
+    let users = db.keyspace("users").unwrap();
+    let error = users.next_page(&token, PageLimit::items(9)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Misuse);
+    assert!(error.to_string().contains("another keyspace"), "{error}");
+    users.put("a", "").unwrap();
+    users.put("b", "").unwrap();
+    let token = users.iter().page(PageLimit::items(1)).unwrap().next.unwrap();
+    assert_eq!(users.next_page(&token, PageLimit::items(1)).unwrap().entries[0].0, "b");
+    db.drop_keyspace("users").unwrap();
+    let users = db.keyspace("users").unwrap();
+    let error = users.next_page(&token, PageLimit::items(1)).unwrap_err();
+    assert!(error.to_string().contains("another keyspace"), "{error}");
     for bad in ["", "0", "zz", "0102"] {
         let used = bad.parse().and_then(|token| db.next_page(&token, PageLimit::items(1)));
         assert_eq!(used.unwrap_err().kind(), ErrorKind::Misuse, "{bad}");
