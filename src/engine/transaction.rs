@@ -41,6 +41,7 @@ use crate::base::value::EXPIRY_LEN;
 use crate::base::value::NEVER_MS;
 use crate::base::value::ValueKind;
 use crate::base::value::expiry_of;
+use crate::engine::Core;
 use crate::engine::Engine;
 use crate::engine::commit::Claim;
 use crate::engine::commit::Footprint;
@@ -206,6 +207,9 @@ impl Inner {
     }
 }
 
+/// A read of one key, now or as of a snapshot.
+type PointRead<R> = fn(&Core, &KeyspaceState, Option<&SnapshotPin>, &[u8]) -> Result<R>;
+
 fn is_operand(trailer: Trailer) -> bool {
     trailer.kind() == Some(ValueKind::Merge)
 }
@@ -294,18 +298,30 @@ impl Txn {
     }
 
     pub(crate) fn get(&self, state: &Arc<KeyspaceState>, key: &[u8]) -> Result<Option<Slice>> {
-        self.engine.check_own(state)?;
-        match self.get_own(state, key)? {
-            own @ Some(_) => self.own_value(state, key, own),
-            None => self.engine.get(state, self.pin.as_deref(), key),
-        }
+        self.read(state, key, |own| own, Core::get)
     }
 
     pub(crate) fn contains_key(&self, state: &Arc<KeyspaceState>, key: &[u8]) -> Result<bool> {
+        self.read(state, key, |own| own.is_some(), Core::contains_key)
+    }
+
+    /// Fetches a value that lies apart only if own operands rest on it.
+    pub(crate) fn size_of(&self, state: &Arc<KeyspaceState>, key: &[u8]) -> Result<Option<usize>> {
+        self.read(state, key, |own| own.map(|value| value.len()), Core::size_of)
+    }
+
+    /// `of_own` of what an own write of `key` comes to; without one, what `of_others` finds.
+    fn read<R>(
+        &self,
+        state: &Arc<KeyspaceState>,
+        key: &[u8],
+        of_own: fn(Option<Slice>) -> R,
+        of_others: PointRead<R>,
+    ) -> Result<R> {
         self.engine.check_own(state)?;
         match self.get_own(state, key)? {
-            own @ Some(_) => Ok(self.own_value(state, key, own)?.is_some()),
-            None => self.engine.contains_key(state, self.pin.as_deref(), key),
+            own @ Some(_) => self.own_value(state, key, own).map(of_own),
+            None => of_others(&self.engine, state, self.pin.as_deref(), key),
         }
     }
 

@@ -163,8 +163,12 @@ fn keys_and_sizes_need_no_blob_file() {
         (count, at) = (count + 1, cursor.next().unwrap());
     }
     assert_eq!(count, 40);
+    let (txn, snapshot) = (db.transaction(), db.snapshot());
     for i in 0..40 {
-        assert_eq!(keyspace.size_of(key(i)).unwrap(), Some(large(i, 0).len()));
+        let expected = Some(large(i, 0).len());
+        assert_eq!(keyspace.size_of(key(i)).unwrap(), expected);
+        assert_eq!(txn.size_of(&keyspace, key(i)).unwrap(), expected);
+        assert_eq!(snapshot.keyspace(&keyspace).size_of(key(i)).unwrap(), expected);
         assert!(keyspace.contains_key(key(i)).unwrap());
         // Every fifth one is small.
         let got = keyspace.get(key(i));

@@ -240,6 +240,8 @@ impl Run {
 
     fn get(&mut self, world: &World, keyspace: usize, key: u8) {
         let found = self.txn.get(&world.keyspaces[keyspace], name(key)).unwrap();
+        let size = self.txn.size_of(&world.keyspaces[keyspace], name(key)).unwrap();
+        assert_eq!(size, found.as_ref().map(|value| value.len()));
         let expected = world.view(self, keyspace).get(&key).copied();
         assert_eq!(found.map(|value| number(&value)), expected);
         if !self.own.contains_key(&(keyspace, key)) {

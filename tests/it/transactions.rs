@@ -54,6 +54,9 @@ fn a_transaction_sees_its_own_writes_and_nobody_else_does() {
         assert_eq!(txn.get(&db, "c").unwrap().unwrap(), "new");
         assert_eq!(txn.get(&db, "a").unwrap().unwrap(), "old");
         assert!(!txn.contains_key(&db, "e").unwrap() && txn.contains_key(&db, "b").unwrap());
+        txn.put(&db, "b", "longer").unwrap();
+        let sizes = ["a", "b", "d", "e", "no"].map(|key| txn.size_of(&db, key).unwrap());
+        assert_eq!(sizes, [Some(3), Some(6), None, None, None]);
         assert_eq!(keys(&txn, &db), "abc");
         let mut back: Vec<_> = txn.iter(&db).rev().map(|entry| entry.unwrap().0).collect();
         back.reverse();
@@ -117,7 +120,7 @@ fn an_iterator_shows_the_writes_that_were_there_when_it_was_made() {
 /// What is read, which writes of "aceg" and others are conflicts, and which are none.
 type ReadCase = (&'static str, fn(&Db, &Transaction), &'static str, &'static str);
 
-const READS: [ReadCase; 14] = [
+const READS: [ReadCase; 16] = [
     (
         "cursor up and back",
         |db, txn| {
@@ -141,6 +144,8 @@ const READS: [ReadCase; 14] = [
     ("get", |db, txn| drop(txn.get(db, "c").unwrap()), "c", "bd"),
     ("absent", |db, txn| drop(txn.get(db, "d").unwrap()), "d", "ce"),
     ("contains", |db, txn| assert!(txn.contains_key(db, "c").unwrap()), "c", "bd"),
+    ("size", |db, txn| assert_eq!(txn.size_of(db, "c").unwrap(), Some(3)), "c", "bd"),
+    ("size of none", |db, txn| assert_eq!(txn.size_of(db, "d").unwrap(), None), "d", "ce"),
     ("range", |db, txn| assert_eq!(txn.range(db, "b".."e").count(), 1), "bcd", "ae"),
     ("empty", |db, txn| assert_eq!(txn.range(db, "f".."g").count(), 0), "f", "eg"),
     (
