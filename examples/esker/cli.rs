@@ -399,8 +399,9 @@ pub(crate) struct ChangesArgs {
     /// Only what is behind this sequence number
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) since: u64,
-    /// Go on, each time another process has written to the database and closed it: it cannot be open
-    /// twice. A program follows its own writes with Db::changes_since
+    /// Go on, each time another process has written to the database and closed it. One process owns
+    /// an open database: what it writes shows here when it closes it, not before. A program follows
+    /// its own writes as they come with Db::changes_since
     #[arg(long, short)]
     pub(crate) follow: bool,
     /// From now on keep so much of the log to look back at, as in 1G; 0: nothing
