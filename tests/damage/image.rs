@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -59,6 +60,33 @@ pub(crate) fn all() -> bool {
 /// One in `n`, or all of them.
 pub(crate) fn one_in(n: usize) -> usize {
     if all() { 1 } else { n }
+}
+
+/// `bytes` with the one at `at` flipped: one bit of it, or all.
+pub(crate) fn flipped(bytes: &[u8], at: usize) -> Vec<u8> {
+    let mut damaged = bytes.to_vec();
+    damaged[at] ^= if at.is_multiple_of(2) { 1 << (at / 2 % 8) } else { 0xff };
+    damaged
+}
+
+/// Shows `judge` `bytes` with zeros in a range, for ranges of several lengths that begin before `end`,
+/// every `step` of the length; and which range it is. Not where there are zeros already.
+pub(crate) fn each_zeroed(
+    bytes: &[u8],
+    end: usize,
+    step: impl Fn(usize) -> usize,
+    mut judge: impl FnMut(Range<usize>, &[u8]),
+) {
+    for len in [16, 512, 4096] {
+        for start in (0..end).step_by(step(len)) {
+            let range = start..(start + len).min(bytes.len());
+            let mut damaged = bytes.to_vec();
+            damaged[range.clone()].fill(0);
+            if damaged != bytes {
+                judge(range, &damaged);
+            }
+        }
+    }
 }
 
 pub(crate) fn path(name: &str) -> PathBuf {

@@ -15,6 +15,8 @@ use esker::fs::MemFs;
 use crate::image::DIR;
 use crate::image::Image;
 use crate::image::State;
+use crate::image::each_zeroed;
+use crate::image::flipped;
 use crate::image::mix;
 use crate::image::one_in;
 use crate::image::options;
@@ -249,13 +251,10 @@ fn a_flip_in_the_log_loses_only_what_nothing_proves() {
 fn zeros_in_the_log_lose_only_what_nothing_proves() {
     each(|try_it, intact, pieces| {
         let end = pieces.last().unwrap().bytes.end;
-        for len in [16, 512, 4096] {
-            for start in (0..end).step_by(len.min(128) * one_in(3)) {
-                let mut damaged = intact.to_vec();
-                damaged[start..(start + len).min(intact.len())].fill(0);
-                try_it(&format!("zeros from {start}, {len}"), &damaged);
-            }
-        }
+        let step = |len: usize| one_in(3) * len.min(128);
+        each_zeroed(intact, end, step, |zeros, damaged| {
+            try_it(&format!("zeros in {zeros:?}"), damaged);
+        });
     });
 }
 
@@ -365,9 +364,7 @@ fn damage_to_a_prepared_segment_is_harmless() {
                 judge(image, &fs, &Expected::UpTo(last), &format!("{name}, {what}"));
             };
             for at in (0..intact.len()).step_by(one_in(257)).chain(0..64) {
-                let mut damaged = intact.clone();
-                damaged[at] ^= 1 << (at % 8);
-                judge(&format!("byte {at}"), &damaged);
+                judge(&format!("byte {at}"), &flipped(&intact, at));
             }
             for len in [0, 1, 63, 64, 100, intact.len() - 1] {
                 judge(&format!("cut to {len}"), &intact[..len]);

@@ -8,6 +8,7 @@ use crate::image::DIR;
 use crate::image::Image;
 use crate::image::Maker;
 use crate::image::all_bytes;
+use crate::image::each_zeroed;
 use crate::image::mix;
 use crate::image::one_in;
 use crate::image::options;
@@ -127,18 +128,13 @@ fn a_damaged_manifest_is_an_error_or_makes_no_difference() {
             damaged[at] ^= 1 << (mix(at as u64) % 8);
             try_it(&format!("byte {at}"), at, &damaged);
         }
-        for len in [16, 512, 4096] {
-            for start in (0..intact.len()).step_by(len.min(64) * one_in(2)) {
-                let mut damaged = intact.clone();
-                damaged[start..(start + len).min(intact.len())].fill(0);
-                let first = damaged.iter().zip(&intact).position(|(a, b)| a != b);
-                if let Some(first) = first
-                    && start + len <= last.start
-                {
-                    try_it(&format!("zeros from {start}, {len}"), first, &damaged);
-                }
+        let step = |len: usize| one_in(2) * len.min(64);
+        each_zeroed(&intact, last.start, step, |zeros, damaged| {
+            let first = damaged.iter().zip(&intact).position(|(a, b)| a != b);
+            if let Some(first) = first.filter(|_| zeros.end <= last.start) {
+                try_it(&format!("zeros in {zeros:?}"), first, damaged);
             }
-        }
+        });
     }
     assert!(opened > 0);
 }

@@ -5,6 +5,8 @@ use std::collections::BTreeSet;
 use esker::fs::Fs as _;
 
 use crate::image::Image;
+use crate::image::each_zeroed;
+use crate::image::flipped;
 use crate::image::mix;
 use crate::image::one_in;
 use crate::image::path;
@@ -95,10 +97,8 @@ fn a_flip_in_an_sst_is_found_and_contained() {
         let stride = one_in(3);
         let start = mix(bytes.len() as u64) as usize % stride;
         for at in (start..bytes.len()).step_by(stride) {
-            let mut damaged = bytes.to_vec();
-            damaged[at] ^= if at % 2 == 0 { 1 << (at / 2 % 8) } else { 0xff };
             case.what = format!("{}, byte {at} of {}", case.file, bytes.len());
-            let failed = case.judge(&damaged, mmap ^ (at % 3 == 0));
+            let failed = case.judge(&flipped(bytes, at), mmap ^ (at % 3 == 0));
             flips += 1;
             // A block has 256 bytes.
             in_one_block += usize::from(failed <= 8);
@@ -113,17 +113,11 @@ fn a_flip_in_an_sst_is_found_and_contained() {
 #[test]
 fn a_zeroed_range_of_an_sst_is_found_and_contained() {
     each_file(1, |case, bytes, mmap| {
-        for len in [16, 512, 4096] {
-            for start in (0..bytes.len()).step_by(one_in(5) * len.min(128)) {
-                let mut damaged = bytes.to_vec();
-                let end = (start + len).min(bytes.len());
-                damaged[start..end].fill(0);
-                if damaged != bytes {
-                    case.what = format!("{}, zeros in {start}..{end}", case.file);
-                    case.judge(&damaged, mmap);
-                }
-            }
-        }
+        let step = |len: usize| one_in(5) * len.min(128);
+        each_zeroed(bytes, bytes.len(), step, |zeros, damaged| {
+            case.what = format!("{}, zeros in {zeros:?}", case.file);
+            case.judge(damaged, mmap);
+        });
     });
 }
 
