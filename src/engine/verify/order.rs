@@ -190,7 +190,6 @@ mod tests {
             clock: Arc::new(SystemClock),
             dir: dir.clone(),
             next_file: Arc::new(AtomicU64::new(1)),
-            cache: cache.clone(),
         };
         let sst = SstOptions {
             block_bytes: 4096,
@@ -215,7 +214,8 @@ mod tests {
                 let trailer = Trailer::new(SeqNo::new(*seqno), ValueKind::Put);
                 output.add(KeyRef::new(key.as_bytes(), trailer), b"value", false).unwrap();
             }
-            edit.added.extend(output.finish().unwrap().into_iter().map(|meta| (*level, meta)));
+            let (written, _) = output.finish().unwrap();
+            edit.added.extend(written.into_iter().map(|meta| (*level, meta)));
         }
         let opener = Arc::new(SstOpener { fs, dir: dir.clone(), cache, mode: ReadMode::Pread });
         let version = builder::apply(&Version::default(), &edit, &opener).unwrap();
