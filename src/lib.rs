@@ -25,6 +25,7 @@
 //! | write | [`Keyspace::put`], [`Keyspace::delete`], [`WriteBatch`] and [`Db::write`] |
 //! | let values expire | [`Keyspace::put_with_ttl`], [`Reader::ttl`], [`KeyspaceOptions::default_ttl`] |
 //! | count, and change without reading | [`Keyspace::merge`], [`KeyspaceOptions::merge_operator`] |
+//! | count within a window of time | [`KeyspaceOptions::expiring`] |
 //! | read one key, or many | [`Reader::get`], [`Reader::contains_key`], [`Reader::multi_get`] |
 //! | walk through keys | [`Reader::range`], [`Reader::prefix`], [`Reader::iter`], [`Reader::cursor`] |
 //! | hand out a range in pieces | [`Iter::page`], [`Reader::next_page`] |

@@ -9,7 +9,6 @@ use std::time::Duration;
 use crate::api::iter::owned_bounds;
 use crate::api::iter::prefix_bounds;
 use crate::api::keyspace::Keyspace;
-use crate::base::batch::BATCH_BYTES_MAX;
 use crate::base::batch::Batch;
 use crate::base::batch::Op;
 use crate::base::error::Error;
@@ -150,7 +149,9 @@ impl WriteBatch {
     }
 
     /// Appends: merge `operand` into the value of `key` in `keyspace`, which must have a merge
-    /// operator. See [`Keyspace::merge`].
+    /// operator. See [`Keyspace::merge`]. In a keyspace whose values
+    /// [expire](crate::KeyspaceOptions::expiring) it is folded when the batch is written, over what the
+    /// batch did to the key before; if that fails nothing of the batch is written.
     pub fn merge(
         &mut self,
         keyspace: &Keyspace,
@@ -196,7 +197,7 @@ impl WriteBatch {
         if kind == ValueKind::Merge {
             keyspace.state().check_merges()?;
         }
-        if self.batch.bytes().len() + key.len() + value.len() + 32 > BATCH_BYTES_MAX {
+        if !self.batch.has_room(key, value) {
             return Err(Error::argument("a batch holds at most 2 GiB: write it in parts"));
         }
         let state = keyspace.state();

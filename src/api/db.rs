@@ -116,7 +116,9 @@ impl Db {
     /// ```
     ///
     /// # Errors
-    /// As [`Db::keyspace`]; `MergeOperator` if the keyspace has another merge operator.
+    /// As [`Db::keyspace`]; `MergeOperator` if the keyspace has another merge operator;
+    /// `InvalidArgument` for an operator if values of the keyspace expire, and nothing says that they
+    /// [may](KeyspaceOptions::expiring).
     pub fn keyspace_with(&self, name: &str, options: KeyspaceOptions) -> Result<Keyspace> {
         let state = self.engine.open_keyspace(name, &options.into_config())?;
         Ok(Keyspace::new(self.engine.clone(), state))
@@ -163,7 +165,8 @@ impl Db {
     /// `InvalidArgument` if an operation exceeds a limit; `NoSuchKeyspace` if a keyspace was
     /// dropped; `Stalled` beyond the deadline; `Io`, and `ReadOnly` after an earlier failure;
     /// `Closed`. After an `Io` error it is not known whether the batch survives a crash; it is not
-    /// visible until then.
+    /// visible until then. For a batch that merges where values expire also what
+    /// [`Keyspace::merge`] lists.
     pub fn write(&self, batch: WriteBatch) -> Result<()> {
         batch.commit(&self.engine)
     }

@@ -112,8 +112,9 @@ impl Keyspace {
     /// ```
     ///
     /// # Errors
-    /// `InvalidArgument` if the keyspace has a merge operator, or for a value above 1 GiB less 8
-    /// bytes; otherwise as [`Keyspace::put`].
+    /// `InvalidArgument` if the keyspace has a merge operator and was not declared to be
+    /// [expiring](crate::KeyspaceOptions::expiring), or for a value above 1 GiB less 8 bytes; otherwise
+    /// as [`Keyspace::put`].
     #[doc(alias = "expire")]
     pub fn put_with_ttl(
         &self,
@@ -258,6 +259,13 @@ impl Keyspace {
     /// one has folded; flushes and compactions leave one operand at most, if the operator can
     /// [combine](crate::MergeOperator::combine) them, or none where they meet the value.
     ///
+    /// *If values of the keyspace [expire](crate::KeyspaceOptions::expiring)* the operand is folded at
+    /// once, with nothing in between, into the value that the key has then, and what comes of it expires
+    /// when that value would have. If it has expired, to the millisecond, or there is none, the operand
+    /// is folded into nothing and what comes of it gets the default time to live; without one it lives
+    /// for ever. That costs a read and a conditional write. Merges of a key wait for each other; those
+    /// of others do not, but for the few that share one of 64 locks by their hashes.
+    ///
     /// ```
     /// use esker::{Add, KeyspaceOptions};
     ///
@@ -272,7 +280,10 @@ impl Keyspace {
     ///
     /// # Errors
     /// `MergeOperator` if the keyspace has none; otherwise as [`Keyspace::put`]. Whether the operator
-    /// likes the operand shows when the key is read.
+    /// likes the operand shows when the key is read; if values of the keyspace expire it shows at once:
+    /// `Merge`, or what [`Reader::get`] fails with, and nothing is written. Then there is also
+    /// `Conflict`, and nothing is written, if the key was put or deleted by others during each of 100
+    /// tries.
     pub fn merge(&self, key: impl AsRef<[u8]>, operand: impl AsRef<[u8]>) -> Result<()> {
         self.state().check_merges()?;
         self.write_one(ValueKind::Merge, key.as_ref(), operand.as_ref())

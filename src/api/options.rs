@@ -280,8 +280,8 @@ impl KeyspaceOptions {
 
     /// How long the values of later [puts](crate::Keyspace::put) live, to the millisecond (default:
     /// for ever, which `Duration::MAX` says). May be changed whenever the keyspace is opened;
-    /// [`Keyspace::put_with_ttl`](crate::Keyspace::put_with_ttl) goes before it. Not together with a
-    /// merge operator.
+    /// [`Keyspace::put_with_ttl`](crate::Keyspace::put_with_ttl) goes before it. Of a keyspace with a
+    /// merge operator it says that its values are [expiring](KeyspaceOptions::expiring).
     ///
     /// ```
     /// use esker::{KeyspaceOptions, Ttl};
@@ -298,6 +298,37 @@ impl KeyspaceOptions {
     pub fn default_ttl(mut self, ttl: Duration) -> KeyspaceOptions {
         // What is too long for the type is for ever, which 0 stands for.
         self.config.default_ttl_ms = Some(u64::try_from(ttl.as_millis().max(1)).unwrap_or(0));
+        self
+    }
+
+    /// Values may expire in a keyspace with a merge operator, too: counters for a window of time, say
+    /// (default: false; without an operator they may anyway). For good: what is `true` once stays so.
+    ///
+    /// [`Keyspace::merge`](crate::Keyspace::merge) is not blind then: it folds the operand at once into
+    /// the value that the key has, if that has not expired, and writes what comes of it with the expiry
+    /// of that value; a value that begins with the merge gets the keyspace's
+    /// [default](KeyspaceOptions::default_ttl), if there is one. That costs a read and a conditional
+    /// write instead of a write; and merges of one key run one after the other.
+    ///
+    /// ```
+    /// use esker::{Add, KeyspaceOptions, Ttl};
+    /// use std::time::Duration;
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// # let db = esker::Db::open(dir.path())?;
+    /// let minute = Duration::from_secs(60);
+    /// let options = KeyspaceOptions::new().merge_operator(Add).expiring(true);
+    /// let requests = db.keyspace_with("requests", options.default_ttl(minute))?;
+    /// for _ in 0..3 {
+    ///     requests.merge("203.0.113.7", 1_i64.to_le_bytes())?;
+    /// }
+    /// assert_eq!(Add::value(&requests.get("203.0.113.7")?.unwrap()), Some(3));
+    /// // A minute after the first one the count begins anew.
+    /// assert!(matches!(requests.ttl("203.0.113.7")?, Some(Ttl::For(left)) if left <= minute));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn expiring(mut self, yes: bool) -> KeyspaceOptions {
+        self.config.expiring = yes;
         self
     }
 

@@ -118,7 +118,8 @@ impl Transaction {
     /// [`Keyspace::put_with_ttl`].
     ///
     /// # Errors
-    /// As [`Transaction::put`]; `InvalidArgument` if the keyspace has a merge operator.
+    /// As [`Transaction::put`]; `InvalidArgument` if the keyspace has a merge operator and was not
+    /// declared to be [expiring](crate::KeyspaceOptions::expiring).
     pub fn put_with_ttl(
         &self,
         keyspace: &Keyspace,
@@ -132,7 +133,9 @@ impl Transaction {
 
     /// Has the keyspace's merge operator combine `operand` with the value of `key`; see
     /// [`Keyspace::merge`]. It reads nothing, so on the level `Serializable` it conflicts with
-    /// nobody: counters that many transactions add to are best written so.
+    /// nobody: counters that many transactions add to are best written so. In a keyspace whose values
+    /// [expire](crate::KeyspaceOptions::expiring) it is the commit that folds, into the value that
+    /// the key has then; that conflicts with nobody either.
     ///
     /// ```
     /// # let dir = tempfile::tempdir()?;

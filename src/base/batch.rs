@@ -25,6 +25,9 @@ use crate::base::value::ValueKind;
 /// Most bytes that one batch may hold; a WAL record's length fits 32 bits.
 pub(crate) const BATCH_BYTES_MAX: usize = (1 << 31) - (1 << 20);
 
+/// What an operation takes at most besides its key and value.
+const OP_BYTES_MAX: usize = 32;
+
 /// One operation of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Op<'a> {
@@ -41,12 +44,18 @@ pub(crate) struct Batch {
     /// Room for the header of a log record, then the operations; empty while there is none.
     bytes: Vec<u8>,
     ops: u64,
-    has_ranges: bool,
+    /// The kinds that were appended, a bit for each.
+    kinds: u8,
 }
 
 /// Bytes that a batch keeps free in front of its operations: it becomes a record of the log where
 /// it is.
 pub(crate) const ROOM_LEN: usize = 16;
+
+/// The bit of a kind that batches may have.
+fn bit_of(kind: ValueKind) -> u8 {
+    1 << kind as u8
+}
 
 impl Batch {
     /// Appends one operation. Requires: key and value within their limits.
@@ -56,7 +65,7 @@ impl Batch {
         if self.bytes.is_empty() {
             self.bytes.extend_from_slice(&[0; ROOM_LEN]);
         }
-        self.has_ranges |= op.kind == ValueKind::DeleteRange;
+        self.kinds |= bit_of(op.kind);
         self.bytes.push(op.kind as u8);
         put_varint(&mut self.bytes, u64::from(op.keyspace.0));
         put_bytes(&mut self.bytes, op.key);
@@ -69,7 +78,7 @@ impl Batch {
     pub(crate) fn clear(&mut self) {
         self.bytes.clear();
         self.ops = 0;
-        self.has_ranges = false;
+        self.kinds = 0;
     }
 
     /// Forgets what was appended after there were `ops` operations in `len` bytes.
@@ -95,7 +104,18 @@ impl Batch {
     /// May there be range tombstones among the operations?
     #[inline]
     pub(crate) fn has_ranges(&self) -> bool {
-        self.has_ranges
+        self.kinds & bit_of(ValueKind::DeleteRange) != 0
+    }
+
+    /// May there be merge operands among the operations?
+    #[inline]
+    pub(crate) fn has_merges(&self) -> bool {
+        self.kinds & bit_of(ValueKind::Merge) != 0
+    }
+
+    /// May another operation be appended without the batch getting too long?
+    pub(crate) fn has_room(&self, key: &[u8], value: &[u8]) -> bool {
+        self.bytes().len() + key.len() + value.len() + OP_BYTES_MAX <= BATCH_BYTES_MAX
     }
 
     /// Number of operations.

@@ -11,8 +11,10 @@ pub type MergeResult<T> = Result<T, Box<dyn StdError + Send + Sync>>;
 
 /// How the operands that [`Keyspace::merge`](crate::Keyspace::merge) writes become values.
 ///
-/// The engine calls it when a key is read and when files are written, on any thread, never under a
-/// lock, and as often as it likes. Results must depend on the arguments alone: for the same
+/// The engine calls it when a key is read, when files are written, and, if values of the keyspace
+/// [expire](crate::KeyspaceOptions::expiring), when an operand is; on any thread, and as often as it
+/// likes. Nobody but other merges of such a keyspace ever waits for it. It must not write to the
+/// database. Results must depend on the arguments alone: for the same
 /// operands in the same order the outcome must be the same, wherever the row of operands is cut.
 ///
 /// *Failing.* An error, or a panic, changes nothing that is stored: reads of that key fail with

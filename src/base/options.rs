@@ -113,6 +113,8 @@ pub(crate) struct KeyspaceConfig {
     pub(crate) operator: Option<WantedOperator>,
     /// Milliseconds; 0: none.
     pub(crate) default_ttl_ms: Option<u64>,
+    /// Its values may expire though it has an operator.
+    pub(crate) expiring: bool,
     /// Values of so many bytes lie apart; `NEVER_APART`: none do.
     pub(crate) separate_from: Option<u64>,
 }

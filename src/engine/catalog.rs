@@ -23,7 +23,8 @@ const NAME_LEN_MAX: usize = 255;
 fn is_as_wanted(state: &KeyspaceState, wanted: &KeyspaceConfig) -> Result<bool> {
     let same_ttl = wanted.default_ttl_ms.is_none_or(|ttl| ttl == state.default_ttl_ms());
     let same_apart = wanted.separate_from.is_none_or(|from| from == state.separate_from());
-    let same = same_ttl && same_apart;
+    let same_expiring = !declares(Some(state), wanted) || state.is_declared();
+    let same = same_ttl && same_apart && same_expiring;
     let Some(operator) = &wanted.operator else { return Ok(same) };
     let stored = state.fold();
     if stored.as_ref().is_none_or(|stored| stored.name() == operator.name) {
@@ -36,17 +37,22 @@ fn is_as_wanted(state: &KeyspaceState, wanted: &KeyspaceConfig) -> Result<bool> 
     })
 }
 
-/// A keyspace has a merge operator, or values that expire, or neither.
-fn check_together(wanted: &KeyspaceConfig) -> Result<()> {
-    if wanted.operator.is_some() && wanted.default_ttl_ms.is_some_and(|ttl| ttl > 0) {
-        return Err(Error::argument("values of a keyspace with a merge operator cannot expire"));
-    }
-    Ok(())
+/// Does `wanted` say that the keyspace has values that expire, be there an operator or not? Of one with
+/// an operator a default time to live says so too.
+fn declares(state: Option<&KeyspaceState>, wanted: &KeyspaceConfig) -> bool {
+    let merges = wanted.operator.is_some() || state.is_some_and(|state| state.fold().is_some());
+    let stored_ttl = state.map_or(0, KeyspaceState::default_ttl_ms);
+    wanted.expiring || merges && wanted.default_ttl_ms.unwrap_or(stored_ttl) > 0
 }
 
 /// Adds to an edit what is wanted of its keyspace.
-fn settings_edit(mut edit: KeyspaceEdit, wanted: &KeyspaceConfig) -> KeyspaceEdit {
+fn settings_edit(
+    mut edit: KeyspaceEdit,
+    state: Option<&KeyspaceState>,
+    wanted: &KeyspaceConfig,
+) -> KeyspaceEdit {
     edit.default_ttl_ms = wanted.default_ttl_ms;
+    edit.expiring = declares(state, wanted);
     edit.separate_from = wanted.separate_from;
     edit.merge_operator = wanted.operator.as_ref().map(|operator| operator.name.clone());
     edit
@@ -79,27 +85,27 @@ impl Core {
         self.health.check_writable()?;
         if let Some(state) = self.keyspaces.get(name) {
             if !is_as_wanted(&state, wanted)? {
-                check_together(wanted)?;
-                if wanted.operator.is_some() {
+                let edit = settings_edit(KeyspaceEdit::new(state.id), Some(&state), wanted);
+                if wanted.operator.is_some() && !edit.expiring {
                     state.claim_merges()?;
                 }
-                if wanted.default_ttl_ms.is_some_and(|ttl| ttl > 0) {
+                if wanted.default_ttl_ms.is_some_and(|ttl| ttl > 0) && !edit.expiring {
                     state.claim_expiry()?;
                 }
-                let edit = settings_edit(KeyspaceEdit::new(state.id), wanted);
+                let expiring = edit.expiring;
                 let edit = VersionEdit { keyspaces: vec![edit], ..self.stamp() };
                 self.append_edit(&mut set, &edit)?;
-                self.apply_settings(&state, wanted);
+                self.apply_settings(&state, wanted, expiring);
             }
             return Ok(state);
         }
-        check_together(wanted)?;
         let id = KeyspaceId(set.next_keyspace);
         let next = set.next_keyspace.checked_add(1);
         let next = next.ok_or_else(|| Error::argument("there are no keyspace numbers left"))?;
         let mut edit = KeyspaceEdit::new(id);
         edit.name = Some(name.to_owned());
-        let edit = settings_edit(edit, wanted);
+        let edit = settings_edit(edit, None, wanted);
+        let expiring = edit.expiring;
         let edit = VersionEdit { next_keyspace: Some(next), keyspaces: vec![edit], ..self.stamp() };
         self.append_edit(&mut set, &edit)?;
         set.next_keyspace = next;
@@ -112,13 +118,17 @@ impl Core {
             SeqNo::ZERO,
             self.default.memtables.clone(),
         ));
-        self.apply_settings(&state, wanted);
+        self.apply_settings(&state, wanted, expiring);
         self.keyspaces.insert(state.clone());
         Ok(state)
     }
 
     /// Does what the edit says. Requires: it is durable.
-    fn apply_settings(&self, state: &KeyspaceState, wanted: &KeyspaceConfig) {
+    fn apply_settings(&self, state: &KeyspaceState, wanted: &KeyspaceConfig, expiring: bool) {
+        if expiring {
+            // Before the operator: nobody merges without it.
+            state.declare_expiring();
+        }
         if let Some(ttl) = wanted.default_ttl_ms {
             state.set_default_ttl(ttl);
             if ttl > 0 {

@@ -59,6 +59,7 @@ use crate::wal::LogWriter;
 
 mod append;
 mod checked;
+mod folded;
 mod follow;
 mod segments;
 
@@ -66,6 +67,8 @@ use append::Append;
 use append::Appended;
 pub(crate) use checked::Claim;
 pub(crate) use checked::Footprint;
+pub(crate) use folded::Turns;
+use folded::must_fold;
 use follow::Following;
 pub(crate) use follow::Offer;
 pub(crate) use segments::History;
@@ -257,11 +260,18 @@ impl Core {
         if batch.is_empty() {
             return self.health.check_writable();
         }
-        self.commit_by(batch, keyspaces, mode, |batch, sync_follows| {
+        if must_fold(batch, keyspaces) {
+            return self.commit_folded(batch, keyspaces, mode, None);
+        }
+        let written = self.commit_by(batch, keyspaces, mode, |batch, sync_follows| {
             let appended = self.append(batch, keyspaces, sync_follows, |_| Ok(true))?;
             appended.ok_or_else(|| Error::internal("a batch was refused that asked for nothing"))
-        })?;
-        Ok(())
+        });
+        match written {
+            // One of the keyspaces has begun to fold what is written.
+            Err(Error::Conflict) => self.commit_folded(batch, keyspaces, mode, None),
+            written => written.map(drop),
+        }
     }
 
     /// Writes a batch that is not empty, step 2 being `append`. Its last sequence number.

@@ -95,8 +95,8 @@ impl Core {
         key: &[u8],
     ) -> Result<Option<(Slice, SeqNo)>> {
         self.entry_versions.ask();
-        let found = self.get_with_seqno(state, None, key)?;
-        Ok(found.map(|(value, stored)| (value, self.entry_versions.of(stored))))
+        let found = self.get_entry(state, None, key)?;
+        Ok(found.map(|entry| (entry.value, self.entry_versions.of(entry.seqno))))
     }
 
     /// Shows `decide` the value of `key` and its version, and does what it says, with nothing in
@@ -109,9 +109,9 @@ impl Core {
     ) -> Result<Changed> {
         loop {
             let pin = self.pin_snapshot();
-            let found = self.get_with_seqno(state, Some(&pin), key)?;
-            let version = found.as_ref().map(|(_, stored)| self.entry_versions.of(*stored));
-            let before = found.map(|(value, _)| value);
+            let found = self.get_entry(state, Some(&pin), key)?;
+            let version = found.as_ref().map(|entry| self.entry_versions.of(entry.seqno));
+            let before = found.map(|entry| entry.value);
             let (kind, value) = match decide(before.as_ref(), version)? {
                 Change::Keep => return Ok(Changed { before, written: None }),
                 Change::Put(value) => self.put_form(state, value)?,

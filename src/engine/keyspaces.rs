@@ -23,6 +23,7 @@ use crate::base::sync::Mutex;
 use crate::base::sync::RwLock;
 use crate::base::sync::atomic::AtomicU32;
 use crate::base::sync::atomic::AtomicU64;
+use crate::engine::commit::Turns;
 use crate::engine::read_cost::ReadCost;
 use crate::engine::snapshots::SnapshotPin;
 use crate::engine::snapshots::Snapshots;
@@ -76,9 +77,8 @@ pub(crate) struct KeyspaceState {
     dropped: AtomicU64,
     /// Its merge operator; there before the first operand is written.
     fold: OnceLock<Arc<Fold>>,
-    /// Whether it has a merge operator or values that expire: [`PLAIN`], [`MERGES`] or [`EXPIRES`].
-    /// Never both: an operand does not know the value that it will meet, so nobody could tell whether
-    /// that had expired before the operand was written.
+    /// What may be in it, as bits: [`MERGES`], [`EXPIRES`], [`DECLARED`]. They are set and never taken
+    /// away.
     nature: AtomicU32,
     /// How long values live if a write does not say, in milliseconds; 0: for ever.
     default_ttl_ms: AtomicU64,
@@ -88,11 +88,17 @@ pub(crate) struct KeyspaceState {
     first_expiry_ms: AtomicU64,
     /// Where readers have found nothing that lives.
     pub(crate) dead: Arc<DeadSpans>,
+    /// Whose turn it is to fold what is written.
+    pub(crate) turns: Turns,
 }
 
-const PLAIN: u32 = 0;
+/// It has a merge operator.
 const MERGES: u32 = 1;
+/// Its values may expire.
 const EXPIRES: u32 = 2;
+/// That they do is stored: so it may have an operator as well, and what is merged is folded when it is
+/// written.
+const DECLARED: u32 = 4;
 
 #[derive(Debug)]
 struct Inner {
@@ -124,47 +130,72 @@ impl KeyspaceState {
             active_first: AtomicU64::new(u64::MAX),
             dropped: AtomicU64::new(0),
             fold: OnceLock::new(),
-            nature: AtomicU32::new(PLAIN),
+            nature: AtomicU32::new(0),
             default_ttl_ms: AtomicU64::new(0),
             separate_from: AtomicU64::new(NEVER_APART),
             first_expiry_ms: AtomicU64::new(u64::MAX),
             dead: Arc::default(),
+            turns: Turns::default(),
         }
     }
 
-    /// Makes sure that its nature is `wanted`. True if it is.
-    fn claim_nature(&self, wanted: u32) -> bool {
-        let claimed = self.nature.compare_exchange(PLAIN, wanted, AcqRel, Acquire);
-        claimed.is_ok() || claimed == Err(wanted)
+    /// Makes sure that its nature has `wanted`, unless it has `other` and is not declared to have both.
+    fn claim_nature(&self, wanted: u32, other: u32) -> bool {
+        let claim = |nature: u32| {
+            let is_free = nature & other == 0 || nature & DECLARED != 0;
+            is_free.then_some(nature | wanted)
+        };
+        self.has(wanted) || self.nature.fetch_update(AcqRel, Acquire, claim).is_ok()
     }
 
-    /// Fails if values of it may expire; then it cannot get a merge operator.
+    fn has(&self, nature: u32) -> bool {
+        self.nature.load(Acquire) & nature == nature
+    }
+
+    /// Fails if values of it may expire, and that is not declared.
     pub(crate) fn claim_merges(&self) -> Result<()> {
-        if self.claim_nature(MERGES) {
+        if self.claim_nature(MERGES, EXPIRES) {
             return Ok(());
         }
         let name = &self.name;
         Err(Error::argument(format!(
-            "values of keyspace {name:?} expire, so it cannot have a merge operator"
+            "values of keyspace {name:?} expire: to have a merge operator as well it must be opened \
+             with KeyspaceOptions::expiring(true)"
         )))
     }
 
-    /// Notes that values of it may expire. Fails if it has a merge operator. Requires, of a writer:
-    /// nobody can see such a value yet.
+    /// Notes that values of it may expire. Fails if it has a merge operator, and that they expire is
+    /// not declared. Requires, of a writer: nobody can see such a value yet.
     pub(crate) fn claim_expiry(&self) -> Result<()> {
-        if self.claim_nature(EXPIRES) {
+        if self.claim_nature(EXPIRES, MERGES) {
             return Ok(());
         }
         let name = &self.name;
         Err(Error::argument(format!(
-            "keyspace {name:?} has a merge operator, so its values cannot expire"
+            "keyspace {name:?} has a merge operator: for values that expire it must be opened with \
+             KeyspaceOptions::expiring(true)"
         )))
+    }
+
+    /// From now on its values may expire, whether it has a merge operator or not.
+    pub(crate) fn declare_expiring(&self) {
+        self.nature.fetch_or(EXPIRES | DECLARED, AcqRel);
+    }
+
+    /// Is it stored that its values may expire?
+    pub(crate) fn is_declared(&self) -> bool {
+        self.has(DECLARED)
     }
 
     /// May values of it expire? Requires, of a reader: the sequence number that it reads at is known
     /// already.
     pub(crate) fn may_expire(&self) -> bool {
-        self.nature.load(Acquire) == EXPIRES
+        self.has(EXPIRES)
+    }
+
+    /// Are operands folded when they are written? Once they are they always are.
+    pub(crate) fn folds_writes(&self) -> bool {
+        self.has(MERGES | EXPIRES)
     }
 
     pub(crate) fn default_ttl_ms(&self) -> u64 {
@@ -201,7 +232,7 @@ impl KeyspaceState {
 
     /// Gives it the merge operator `name`, for good.
     pub(crate) fn set_operator(&self, name: &str, operator: Option<Arc<dyn MergeOperator>>) {
-        self.claim_nature(MERGES);
+        self.nature.fetch_or(MERGES, AcqRel);
         let fold = Fold::new(self.name.clone(), name.to_owned(), operator);
         // A second call is one for the same operator.
         let _ = self.fold.set(Arc::new(fold));

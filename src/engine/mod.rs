@@ -14,6 +14,7 @@
 //! | lock | guards | I/O under it |
 //! |---|---|---|
 //! | a transaction's own | its writes and what it has read | none |
+//! | `KeyspaceState.turns` | nothing: who merges into a key waits for the others that do | all of a commit |
 //! | `Engine.threads` | the close | all of it |
 //! | `Core.versions` | manifest, changes of versions, create and drop of keyspaces | manifest append, sync and rollover |
 //! | `CommitState.append` | sequence numbers, end of the log, sealing | write of a record; preparing a segment, if none is ready |

@@ -47,6 +47,16 @@ use crate::version::source::Run;
 use crate::version::source::Source;
 use crate::version::sst_file::SstFile;
 
+/// A value, and what else its entry says.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) value: Slice,
+    /// As it is stored.
+    pub(crate) seqno: SeqNo,
+    /// [`NEVER_MS`] if it does not expire.
+    pub(crate) expiry_ms: u64,
+}
+
 impl Core {
     /// The value of `key` for a reader with `pin`, or for one of the newest state.
     pub(crate) fn get(
@@ -60,19 +70,21 @@ impl Core {
         live_value(lookup(&view, key, reading.seqno, true)?, |found| reading.special(key, found))
     }
 
-    /// As [`Core::get`], with the sequence number that the entry is stored with.
-    pub(crate) fn get_with_seqno(
+    /// As [`Core::get`], with what else the entry says.
+    pub(crate) fn get_entry(
         &self,
         state: &KeyspaceState,
         pin: Option<&SnapshotPin>,
         key: &[u8],
-    ) -> Result<Option<(Slice, SeqNo)>> {
+    ) -> Result<Option<Entry>> {
         let view = state.view();
         let reading = self.reading(state, pin, &view)?;
-        let found = lookup(&view, key, reading.seqno, true)?;
-        let stored = found.as_ref().map_or(SeqNo::ZERO, |(trailer, _)| trailer.seqno());
-        let value = live_value(found, |found| reading.special(key, found))?;
-        Ok(value.map(|value| (value, stored)))
+        let Some(found) = lookup(&view, key, reading.seqno, true)? else { return Ok(None) };
+        let expires = found.0.kind().is_some_and(ValueKind::expires);
+        let expiry_ms = if expires { expiry_of(&found.1) } else { NEVER_MS };
+        let seqno = found.0.seqno();
+        let value = live_value(Some(found), |found| reading.special(key, found))?;
+        Ok(value.map(|value| Entry { value, seqno, expiry_ms }))
     }
 
     /// Is `key` there?

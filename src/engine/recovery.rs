@@ -224,6 +224,9 @@ fn make_keyspaces(catalog: &Catalog, config: &Config) -> Keyspaces {
             entry.flushed,
             memtables.clone(),
         );
+        if entry.expiring {
+            state.declare_expiring();
+        }
         let expires = entry.version.files().any(|file| file.meta.expiry.entries > 0);
         if expires || entry.default_ttl_ms > 0 {
             let _ = state.claim_expiry();

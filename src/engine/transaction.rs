@@ -20,7 +20,6 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 
-use crate::base::batch::BATCH_BYTES_MAX;
 use crate::base::batch::Batch;
 use crate::base::batch::Op;
 use crate::base::batch::Ops;
@@ -267,7 +266,7 @@ impl Txn {
     ) -> Result<()> {
         self.engine.check_own(state)?;
         let mut inner = self.inner.lock();
-        if inner.batch.bytes().len() + key.len() + value.len() + 32 > BATCH_BYTES_MAX {
+        if !inner.batch.has_room(key, value) {
             return Err(Error::argument("a transaction writes at most 2 GiB"));
         }
         let transactions = &self.engine.transactions;
@@ -416,9 +415,7 @@ impl Txn {
                 let serializable = self.isolation == Isolation::Serializable;
                 let until_ms = if serializable { pin.first_expiry().get() } else { NEVER_MS };
                 let claim = Claim { since: pin.seqno(), until_ms, footprint };
-                let written =
-                    self.engine.commit_checked(&mut batch, &keyspaces, inner.mode, &claim);
-                written.map(|_| ())
+                self.engine.commit_claimed(&mut batch, &keyspaces, inner.mode, claim)
             }
         };
         match &result {

@@ -245,6 +245,7 @@ pub(crate) fn snapshot_edit(state: &KeyspaceState, version: &Version) -> Keyspac
     edit.name = Some(state.name.clone());
     edit.flushed_seqno = Some(state.flushed());
     edit.default_ttl_ms = Some(state.default_ttl_ms()).filter(|ttl| *ttl > 0);
+    edit.expiring = state.is_declared();
     edit.separate_from = Some(state.separate_from()).filter(|from| *from != NEVER_APART);
     edit.added_blobs = version.blobs.files().map(|file| file.meta.clone()).collect();
     edit.merge_operator = state.fold().map(|fold| fold.name().to_owned());

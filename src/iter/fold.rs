@@ -86,6 +86,16 @@ impl Fold {
         base: Option<&[u8]>,
         operands: &Operands,
     ) -> Result<Vec<u8>> {
+        self.merge_all(key, base, &operands.oldest_first())
+    }
+
+    /// The same of operands that lie in a row, oldest first.
+    pub(crate) fn merge_all(
+        &self,
+        key: &[u8],
+        base: Option<&[u8]>,
+        oldest_first: &[&[u8]],
+    ) -> Result<Vec<u8>> {
         let Some(operator) = &self.operator else {
             return Err(Error::MergeOperator {
                 keyspace: self.keyspace.clone(),
@@ -93,11 +103,10 @@ impl Fold {
                 given: None,
             });
         };
-        let oldest_first = operands.oldest_first();
         if let (Some(base), true) = (base, oldest_first.is_empty()) {
             return Ok(base.to_vec());
         }
-        let merged = contained(|| operator.merge(key, base, &oldest_first));
+        let merged = contained(|| operator.merge(key, base, oldest_first));
         let merged = merged.and_then(|value| match value.len() {
             ..=VALUE_LEN_MAX => Ok(value),
             len => Err(format!("it made a value of {len} bytes, which is too long").into()),

@@ -12,7 +12,7 @@
 //!                               13 default time to live, ms  14 entries            varint
 //!  8 log retention: bytes,      15 blob file added fields    16 tombstones         varint
 //!    ms                varints  16 values apart from varint  17 blob files: for each its number
-//! 10 log segment kept: number,                                  and bytes          varints
+//! 10 log segment kept: number,  17 merges and expires empty     and bytes          varints
 //!    first and last seqno, end,                              18 raw bytes          varint
 //!    when it ended, ms varints  blob file                    19 range tombstones: count varint,
 //!                               3 file number       varint      first key bytes, end
@@ -133,6 +133,9 @@ fn encode_keyspace(edit: &KeyspaceEdit) -> Vec<u8> {
     }
     if let Some(bytes) = edit.separate_from {
         put_number(&mut out, 16, bytes);
+    }
+    if edit.expiring {
+        put_field(&mut out, 17, &[]);
     }
     if edit.dropped {
         put_field(&mut out, 5, &[]);
@@ -382,6 +385,7 @@ fn decode_keyspace(mut fields: Fields<'_>) -> Result<KeyspaceEdit, BadEdit> {
             13 => edit.default_ttl_ms = Some(field.number()?),
             15 => edit.added_blobs.push(decode_blob(field.fields())?),
             16 => edit.separate_from = Some(field.number()?),
+            17 => edit.expiring = field.end(true)?,
             _ => unknown(tag)?,
         }
     }

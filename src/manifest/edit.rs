@@ -101,6 +101,9 @@ pub(crate) struct KeyspaceEdit {
     pub(crate) merge_operator: Option<String>,
     /// How long its values live if a write does not say, in milliseconds; 0: for ever.
     pub(crate) default_ttl_ms: Option<u64>,
+    /// Has its values expire though it has a merge operator, for good: operands are folded when they
+    /// are written.
+    pub(crate) expiring: bool,
     /// Values of so many bytes lie apart from their entries.
     pub(crate) separate_from: Option<u64>,
     /// Removes the keyspace and all its files.

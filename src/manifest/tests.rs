@@ -117,6 +117,7 @@ fn keyspace_edit() -> impl Strategy<Value = KeyspaceEdit> {
                 name,
                 merge_operator,
                 default_ttl_ms: Some(7),
+                expiring: id % 2 == 1,
                 separate_from: flushed_seqno.map(SeqNo::get),
                 dropped,
                 flushed_seqno,

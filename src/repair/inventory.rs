@@ -66,6 +66,8 @@ pub(super) struct Inventory {
     pub(super) names: BTreeMap<KeyspaceId, String>,
     /// Names of merge operators.
     operators: BTreeMap<KeyspaceId, String>,
+    /// Those whose values expire though they have a merge operator.
+    expiring: BTreeSet<KeyspaceId>,
     /// From how many bytes on their values lie apart.
     separate: BTreeMap<KeyspaceId, u64>,
     /// How long their values live.
@@ -199,6 +201,7 @@ impl Inventory {
             }
             self.names.extend(change.name.map(|name| (id, name)));
             self.operators.extend(change.merge_operator.map(|name| (id, name)));
+            self.expiring.extend(change.expiring.then_some(id));
             self.separate.extend(change.separate_from.map(|bytes| (id, bytes)));
             self.default_ttl_ms.extend(change.default_ttl_ms.map(|ms| (id, ms)));
             self.blobs.extend(change.added_blobs.iter().map(|meta| (meta.id, meta.uid)));
@@ -304,6 +307,11 @@ impl Inventory {
             }
             Home::File(_) => None,
         }
+    }
+
+    /// Is it known that values of a home expire, be there an operator or not?
+    pub(super) fn is_expiring(&self, home: Home) -> bool {
+        matches!(home, Home::Keyspace(id) if self.expiring.contains(&id))
     }
 
     /// From how many bytes on values of a home are known to lie apart.

@@ -223,8 +223,13 @@ impl Repair<'_> {
                 Home::Keyspace(id) => staged.ranges(id),
                 Home::File(_) => &[],
             };
-            let entries = self.merge(&keyspace, files, log, ranges)?;
+            let is_expiring = self.inventory.is_expiring(home);
+            let entries = self.merge(&keyspace, is_expiring, files, log, ranges)?;
             let name = keyspace.name().to_owned();
+            if is_expiring {
+                // Not before: what it had of operands is written as it was.
+                self.db.keyspace_with(&name, KeyspaceOptions::new().expiring(true))?;
+            }
             self.report.entries += entries;
             self.report.keyspaces.push(RepairedKeyspace { name, entries });
         }
@@ -243,6 +248,7 @@ impl Repair<'_> {
     fn merge(
         &mut self,
         keyspace: &Keyspace,
+        is_expiring: bool,
         files: Vec<inventory::SstSource>,
         log: Option<&Keyspace>,
         ranges: &[RangeTombstone],
@@ -252,7 +258,8 @@ impl Repair<'_> {
         let mut ssts = Entries::new(fs.as_ref(), files, ranges, is_proven, &mut self.report);
         let mut logged = log.map(|log| log.iter());
         let mut next_logged = logged.as_mut().and_then(Iterator::next).transpose()?;
-        let mut out = Output { db: &self.db, keyspace, batch: WriteBatch::new(), entries: 0 };
+        let batch = WriteBatch::new();
+        let mut out = Output { db: &self.db, keyspace, is_expiring, batch, entries: 0 };
         let base = self.done;
         loop {
             let heads =
@@ -282,6 +289,8 @@ impl Repair<'_> {
 struct Output<'a> {
     db: &'a Db,
     keyspace: &'a Keyspace,
+    /// Its values may expire, though it has an operator.
+    is_expiring: bool,
     batch: WriteBatch,
     entries: u64,
 }
@@ -303,7 +312,9 @@ impl Output<'_> {
                     self.batch.put(self.keyspace, key, value);
                     is_there = true;
                 }
-                Some(ValueKind::Expiring) if self.keyspace.state().claim_expiry().is_ok() => {
+                Some(ValueKind::Expiring)
+                    if self.is_expiring || self.keyspace.state().claim_expiry().is_ok() =>
+                {
                     let rest = value.get(EXPIRY_LEN..).unwrap_or_default();
                     let form = put_until(expiry_of(value), rest.into());
                     self.batch.push_form(self.keyspace, key, form);

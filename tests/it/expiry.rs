@@ -294,7 +294,7 @@ fn a_keyspace_has_a_default_that_is_stored() {
 }
 
 #[test]
-fn a_keyspace_merges_or_expires_but_not_both() {
+fn a_keyspace_with_an_operator_expires_only_if_that_is_declared() {
     let (mut db, _) = timed();
     let counters = db.keyspace_with("c", KeyspaceOptions::new().merge_operator(Add)).unwrap();
     let refused = |result: esker::Result<()>| {
@@ -304,16 +304,26 @@ fn a_keyspace_merges_or_expires_but_not_both() {
     let mut batch = WriteBatch::new();
     batch.put(&counters, "a", "v").put_with_ttl(&counters, "b", "v", ms(1));
     refused(db.write(batch));
-    refused(db.keyspace_with("c", KeyspaceOptions::new().default_ttl(ms(1))).map(drop));
     db.put_with_ttl("k", "v", ms(1_000_000)).unwrap();
     let both = || KeyspaceOptions::new().merge_operator(Add);
     refused(db.keyspace_with("default", both()).map(drop));
-    refused(db.keyspace_with("new", both().default_ttl(ms(1))).map(drop));
     db.reopen();
     refused(db.keyspace_with("default", both()).map(drop));
     db.flush().unwrap();
     db.reopen();
     refused(db.keyspace_with("default", both()).map(drop));
+    // A default time to live says so as well, whether it comes with the operator, behind it or before.
+    let with_default = || KeyspaceOptions::new().default_ttl(ms(1));
+    db.keyspace_with("both", both().default_ttl(ms(1))).unwrap();
+    db.keyspace_with("c", with_default()).unwrap();
+    db.keyspace_with("before", with_default()).unwrap();
+    db.keyspace_with("before", both()).unwrap();
+    db.keyspace_with("default", both().expiring(true)).unwrap();
+    for name in ["both", "c", "before", "default"] {
+        let keyspace = db.keyspace(name).unwrap();
+        keyspace.merge("n", 1_i64.to_le_bytes()).unwrap();
+        keyspace.put_with_ttl("m", "v", ms(1)).unwrap();
+    }
 }
 
 #[test]

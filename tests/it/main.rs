@@ -16,6 +16,8 @@ mod combined;
 mod compaction;
 mod concurrency;
 mod conditional;
+mod expiring_merges;
+mod expiring_merges_model;
 mod expiry;
 mod keyspaces;
 mod log;

@@ -36,9 +36,9 @@ fn one() -> [u8; 8] {
 
 /// Appends in order, and fails or panics while it is told to.
 #[derive(Clone, Default)]
-struct Moody {
-    fails: Arc<AtomicBool>,
-    panics: Arc<AtomicBool>,
+pub(crate) struct Moody {
+    pub(crate) fails: Arc<AtomicBool>,
+    pub(crate) panics: Arc<AtomicBool>,
 }
 
 impl MergeOperator for Moody {

@@ -6,12 +6,14 @@ use std::sync::Arc;
 use arc_swap::Guard;
 
 use crate::base::batch::Batch;
+use crate::base::error::Error;
 use crate::base::error::Result;
 use crate::base::ids::FileId;
 use crate::base::seqno::SeqNo;
 use crate::engine::Core;
 use crate::engine::commit::CommitState;
 use crate::engine::commit::checked::Recent;
+use crate::engine::commit::folded::must_fold;
 use crate::engine::commit::segments::History;
 use crate::engine::commit::segments::LogSegment;
 use crate::engine::commit::segments::SegmentEnd;
@@ -225,6 +227,10 @@ impl Core {
                 continue;
             }
             self.start_segment(&mut append, batch.bytes().len())?;
+        }
+        if must_fold(batch, keyspaces) {
+            // Since a moment ago: from then on the log has no operands of it (M1).
+            return Err(Error::Conflict);
         }
         if !may_follow(&mut append)? {
             return Ok(None);

@@ -109,7 +109,7 @@ impl Claim<'_> {
     }
 
     /// A version newer than `since` of a claimed key, in memtables or files.
-    fn find_newer(&self) -> Result<Option<SeqNo>> {
+    pub(super) fn find_newer(&self) -> Result<Option<SeqNo>> {
         if Planted::ConflictMissed.is_on() {
             return Ok(None);
         }
@@ -222,12 +222,13 @@ impl<'a> Watch<'a> {
         Watch { commit, from, ended: false }
     }
 
-    /// Step 4: may a commit with `claim` follow what is in the log? No means: look again.
-    fn end(&mut self, append: &mut Append, claim: &Claim<'_>) -> Checked {
+    /// Step 4: may a commit with `claims` follow what is in the log? No means: look again.
+    fn end(&mut self, append: &mut Append, claims: &[Claim<'_>]) -> Checked {
         let checked = if append.recent.lost > self.from {
             Checked::Unknown
         } else {
-            let changed = append.recent.find(self.from, |op| claim.is_hit_by(op));
+            let changed =
+                append.recent.find(self.from, |op| claims.iter().any(|claim| claim.is_hit_by(op)));
             changed.map_or(Checked::Unchanged, Checked::Changed)
         };
         append.recent.end(self.from);
@@ -253,21 +254,21 @@ enum Checked {
 }
 
 impl Core {
-    /// Writes a batch that is not empty, if `claim` holds; else `Error::Conflict`. The batch's last
-    /// sequence number.
+    /// Writes a batch that is not empty, if all `claims` hold; else `Error::Conflict`. The batch's
+    /// last sequence number.
     pub(crate) fn commit_checked(
         &self,
         batch: &mut Batch,
         keyspaces: &[Arc<KeyspaceState>],
         mode: WriteMode,
-        claim: &Claim<'_>,
+        claims: &[Claim<'_>],
     ) -> Result<SeqNo> {
         // What changed, if anything did.
         let changed = Cell::new(None);
         let written = self.commit_by(batch, keyspaces, mode, |batch, sync_follows| {
             let untouched = self.append(batch, keyspaces, sync_follows, |append| {
-                self.check_now(claim)?;
-                Ok(append.last == claim.since.get())
+                claims.iter().try_for_each(|claim| self.check_now(claim))?;
+                Ok(claims.iter().all(|claim| append.last == claim.since.get()))
             })?;
             if let Some(appended) = untouched {
                 return Ok(appended);
@@ -275,13 +276,15 @@ impl Core {
             for _ in 0..ROUNDS_MAX {
                 let mut watch = Watch::new(&self.commit);
                 self.wait_applied(watch.from)?;
-                if let Some(newer) = claim.find_newer()? {
-                    changed.set(Some(newer));
-                    return Err(Error::Conflict);
+                for claim in claims {
+                    if let Some(newer) = claim.find_newer()? {
+                        changed.set(Some(newer));
+                        return Err(Error::Conflict);
+                    }
                 }
                 let checked = self.append(batch, keyspaces, sync_follows, |append| {
-                    self.check_now(claim)?;
-                    match watch.end(append, claim) {
+                    claims.iter().try_for_each(|claim| self.check_now(claim))?;
+                    match watch.end(append, claims) {
                         Checked::Unchanged => Ok(true),
                         Checked::Unknown => Ok(false),
                         Checked::Changed(last) => {
@@ -303,7 +306,7 @@ impl Core {
     }
 
     /// What no sequence number tells of what is claimed.
-    fn check_now(&self, claim: &Claim<'_>) -> Result<()> {
+    pub(super) fn check_now(&self, claim: &Claim<'_>) -> Result<()> {
         claim.check_keyspaces()?;
         let has_expired = claim.until_ms != NEVER_MS && claim.until_ms <= self.expiry.now_ms();
         if has_expired { Err(Error::Conflict) } else { Ok(()) }
@@ -317,7 +320,8 @@ impl Core {
         claim: &Claim<'_>,
     ) -> Result<SeqNo> {
         with_batch_of(op, |batch| {
-            self.commit_checked(batch, std::slice::from_ref(state), WriteMode::default(), claim)
+            let (states, claims) = (std::slice::from_ref(state), std::slice::from_ref(claim));
+            self.commit_checked(batch, states, WriteMode::default(), claims)
         })
     }
 }

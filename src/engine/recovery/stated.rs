@@ -52,6 +52,7 @@ pub(super) struct KeyspaceEntry {
     pub(super) flushed: SeqNo,
     pub(super) operator: Option<String>,
     pub(super) default_ttl_ms: u64,
+    pub(super) expiring: bool,
     pub(super) separate_from: u64,
     pub(super) version: Version,
 }
@@ -63,6 +64,7 @@ impl KeyspaceEntry {
             flushed: SeqNo::ZERO,
             operator: None,
             default_ttl_ms: 0,
+            expiring: false,
             separate_from: NEVER_APART,
             version: Version::default(),
         }
@@ -159,6 +161,7 @@ fn apply_edit(
             entry.operator.clone_from(&change.merge_operator);
         }
         entry.default_ttl_ms = change.default_ttl_ms.unwrap_or(entry.default_ttl_ms);
+        entry.expiring |= change.expiring;
         entry.separate_from = change.separate_from.unwrap_or(entry.separate_from);
         entry.flushed = entry.flushed.max(change.flushed_seqno.unwrap_or_default());
         entry.version = builder::apply(&entry.version, &change, opener).map_err(|bad| bad.0)?;

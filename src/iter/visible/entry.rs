@@ -117,7 +117,13 @@ impl<I: InternalIter> Visible<I> {
                     let blobs = self.at.blobs.as_ref().ok_or_else(|| unexpected(trailer))?;
                     base = Some(blobs.fetch(&self.key, self.inner.value())?.to_vec());
                 }
-                Verdict::Expiring | Verdict::ExpiringHandle => return Err(unexpected(trailer)),
+                // Only what a transaction has put there itself: see `engine::commit::folded`.
+                Verdict::Expiring => {
+                    let bytes = self.inner.value();
+                    let value = bytes.get(EXPIRY_LEN..).unwrap_or_default();
+                    base = self.is_alive(bytes).then(|| value.to_vec());
+                }
+                Verdict::ExpiringHandle => return Err(unexpected(trailer)),
             }
             break;
         }
