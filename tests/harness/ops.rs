@@ -12,9 +12,9 @@ use crate::harness::choices::Choices;
 
 /// Keyspaces: the default one and two others.
 pub(crate) const KEYSPACES: usize = 3;
-/// The keyspace whose operator appends operands with commas.
+/// From here on keyspaces have an operator that appends operands with commas.
 pub(crate) const MERGING: usize = 1;
-/// The keyspace with values that expire.
+/// The keyspace with values that expire, too.
 pub(crate) const EXPIRING: usize = 2;
 /// Snapshots, iterators and cursors that are held at once, of each.
 pub(crate) const SLOTS: usize = 3;
@@ -85,7 +85,7 @@ pub(crate) struct Write {
     pub(crate) key: Key,
     pub(crate) value: Option<Value>,
     pub(crate) until: Option<Key>,
-    /// An operand rather than a value, in the keyspace that merges.
+    /// An operand rather than a value, in a keyspace that merges.
     pub(crate) merge: bool,
 }
 
@@ -116,8 +116,8 @@ pub(crate) enum Op {
     DeleteRange(usize, KeyRange),
     /// All keys that begin with the first so many bytes of the key.
     DeletePrefix(usize, Key, u8),
-    /// In the keyspace that merges.
-    Merge(Key, Value),
+    /// In a keyspace that merges.
+    Merge(usize, Key, Value),
     /// In the keyspace with values that expire: one that does after so many waits.
     PutFor(Key, Value, u8),
     Wait,
@@ -334,7 +334,11 @@ impl Op {
                 Op::DeletePrefix(keyspace, key, choices.below(6) as u8)
             }
             20..24 => Op::PutFor(Key::draw(choices), Value::draw(choices), choices.below(4) as u8),
-            24..32 => Op::Merge(Key::draw(choices), Value::draw(choices)),
+            24..32 => {
+                let (key, value) = (Key::draw(choices), Value::draw(choices));
+                // No choice of its own, so that inputs keep their meaning.
+                Op::Merge(if value.seed & 2 == 0 { MERGING } else { EXPIRING }, key, value)
+            }
             32..42 => Op::Delete(choices.index(KEYSPACES), Key::draw(choices)),
             42..48 => {
                 let (keyspace, first) = (choices.index(KEYSPACES), Key::draw(choices));

@@ -13,16 +13,16 @@ use esker::KeyspaceOptions;
 
 /// The keyspaces that a workload knows.
 pub(crate) const NAMES: [&str; 3] = ["default", "ks0", "ks1"];
-/// The one whose operator appends operands with commas.
+/// From here on they have an operator that appends operands with commas.
 pub(crate) const MERGING: usize = 1;
-/// The one with values that expire.
+/// The one with values that expire, too.
 pub(crate) const EXPIRING: usize = 2;
 
 /// The keyspace, created if it is not there. Its larger values lie apart.
 pub(crate) fn keyspace(db: &Db, index: usize) -> esker::Result<Keyspace> {
     let apart = KeyspaceOptions::new().separate_values([1000, 50, 150][index]);
     let options = match index {
-        MERGING => apart.merge_operator(Append::new(",")),
+        MERGING.. => apart.merge_operator(Append::new(",")).expiring(index == EXPIRING),
         _ => apart,
     };
     db.keyspace_with(NAMES[index], options)
@@ -34,7 +34,7 @@ pub(crate) fn until_of(value: &[u8]) -> Option<u32> {
     std::str::from_utf8(until).ok()?.parse().ok()
 }
 
-/// What the merging keyspace's operator makes of `old` and an operand.
+/// What the operator makes of `old` and an operand.
 pub(crate) fn append(old: Option<&[u8]>, operand: &[u8]) -> Vec<u8> {
     old.map_or_else(|| operand.to_vec(), |old| [old, operand].join(&b','))
 }

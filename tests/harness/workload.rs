@@ -332,6 +332,7 @@ impl Workload {
         match self.choices.below(16) {
             n if n % 4 == 3 => What::Delete,
             4.. if keyspace == MERGING => What::Merge(Vec::new()),
+            12.. if keyspace == EXPIRING => What::Merge(Vec::new()),
             n @ 4.. if keyspace == EXPIRING => {
                 // The clock moves a little with each look at it.
                 let waits = u64::from(n as u32 % 4) * TestClock::WAIT_MS;
@@ -351,6 +352,14 @@ impl Workload {
             let place: Place = (index, key);
             let mut what = self.draw_what(index);
             let written = writes.iter().rev().find(|write| write.place == place);
+            if matches!(what, What::Merge(_))
+                && writes
+                    .iter()
+                    .any(|w| w.place == place && matches!(w.what, What::PutFor(Duration::ZERO)))
+            {
+                // A transaction merges into what expires at once, and others do not.
+                what = What::Delete;
+            }
             let before = match written {
                 Some(write) => write.after.clone(),
                 None => state.get(&place).cloned(),
@@ -581,6 +590,7 @@ fn change_one(db: &Db, write: &Write) -> esker::Result<()> {
         // Else it would write nothing.
         What::Delete if before.is_some() => assert_eq!(keyspace.take(key)?.as_deref(), before),
         What::Delete => keyspace.delete(key)?,
+        What::Merge(operand) if place.0 == EXPIRING => keyspace.merge(key, operand)?,
         What::Merge(operand) => {
             let merged = |old: Option<&[u8]>| Update::Put(append(old, operand));
             assert_eq!(keyspace.fetch_update(key, merged)?.as_deref(), before);

@@ -119,8 +119,8 @@ impl World {
             // Now and then values go back to their entries.
             let apart = if self.opens % 4 == 3 { usize::MAX } else { self.separate };
             let mut options = KeyspaceOptions::new().separate_values(apart);
-            if index == MERGING {
-                options = options.merge_operator(Append::new(","));
+            if index >= MERGING {
+                options = options.merge_operator(Append::new(",")).expiring(index == EXPIRING);
             }
             let keyspace = self.db().keyspace_with(NAMES[index], options).unwrap();
             self.held.keyspaces[index] = Some(keyspace);
@@ -174,7 +174,7 @@ impl World {
             Op::DeleteRange(..) | Op::DeletePrefix(..) => self.delete_many(op),
             Op::PutFor(key, value, waits) => self.put_for(*key, *value, *waits),
             Op::Wait => self.wait(),
-            Op::Merge(key, value) => self.merge(*key, *value),
+            Op::Merge(keyspace, key, value) => self.merge(*keyspace, *key, *value),
             Op::Transact { writes, commit } => self.transact(writes, *commit),
             Op::Swap { keyspace, key, value, right } => {
                 self.swap(*keyspace, *key, value.map(Value::bytes), *right);
@@ -334,10 +334,10 @@ impl World {
         }
     }
 
-    fn merge(&mut self, key: Key, operand: Value) {
+    fn merge(&mut self, keyspace: usize, key: Key, operand: Value) {
         let (key, operand) = (key.bytes(), operand.bytes());
-        self.keyspace(MERGING).merge(&key, &operand).unwrap();
-        append(&mut self.state[MERGING], key, &operand);
+        self.keyspace(keyspace).merge(&key, &operand).unwrap();
+        append(&mut self.state[keyspace], key, &operand);
         self.older.clear();
     }
 
@@ -345,7 +345,7 @@ impl World {
     fn apply(state: &mut State, write: &Write) {
         let (map, key) = (&mut state[write.keyspace], write.key.bytes());
         match write.value {
-            Some(value) if write.merge && write.keyspace == MERGING => {
+            Some(value) if write.merge && write.keyspace >= MERGING => {
                 append(map, key, &value.bytes());
             }
             Some(value) => drop(map.insert(key, Rc::new(value.bytes()))),
@@ -402,7 +402,7 @@ impl World {
             let keyspace = self.keyspace(write.keyspace);
             let key = write.key.bytes();
             match write.value.map(Value::bytes) {
-                Some(value) if write.merge && write.keyspace == MERGING => {
+                Some(value) if write.merge && write.keyspace >= MERGING => {
                     batch.merge(&keyspace, key, value)
                 }
                 Some(value) => batch.put(&keyspace, key, value),
@@ -560,7 +560,7 @@ fn write_in(
     for write in writes {
         let (keyspace, key) = (&keyspaces[write.keyspace], write.key.bytes());
         match write.value.map(Value::bytes) {
-            Some(value) if write.merge && write.keyspace == MERGING => {
+            Some(value) if write.merge && write.keyspace >= MERGING => {
                 txn.merge(keyspace, &key, value)?;
             }
             Some(value) => txn.put(keyspace, &key, value)?,
@@ -586,7 +586,7 @@ fn expire(state: &mut State, waits: u32) {
     state[EXPIRING].retain(|_, value| until_of(value).is_none_or(|until| until > waits));
 }
 
-/// What the merging keyspace's operator does.
+/// What the operator does. Where a value expires it says so itself, at its beginning.
 fn append(map: &mut Map, key: Vec<u8>, operand: &[u8]) {
     let merged = state::append(map.get(&key).map(|value| &value[..]), operand);
     map.insert(key, Rc::new(merged));

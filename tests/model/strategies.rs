@@ -10,6 +10,7 @@ use crate::harness::ops::From;
 use crate::harness::ops::HOT_KEYS;
 use crate::harness::ops::KEYSPACES;
 use crate::harness::ops::Key;
+use crate::harness::ops::MERGING;
 use crate::harness::ops::Move;
 use crate::harness::ops::Op;
 use crate::harness::ops::Ops;
@@ -98,7 +99,8 @@ fn op() -> impl Strategy<Value = Op> {
         24 => (0..KEYSPACES, key(), value()).prop_map(|(ks, key, value)| Op::Put(ks, key, value)),
         8 => (key(), value(), 0..4_u8).prop_map(|(key, value, n)| Op::PutFor(key, value, n)),
         2 => Just(Op::Wait),
-        8 => (key(), value()).prop_map(|(key, value)| Op::Merge(key, value)),
+        10 => (MERGING..KEYSPACES, key(), value())
+            .prop_map(|(ks, key, value)| Op::Merge(ks, key, value)),
         8 => (0..KEYSPACES, key()).prop_map(|(ks, key)| Op::Delete(ks, key)),
         3 => (0..KEYSPACES, (bound(), bound()))
             .prop_map(|(ks, range)| Op::DeleteRange(ks, range)),
