@@ -1,4 +1,5 @@
-//! Counters: page views, counted without reading, by many threads, and never one too few.
+//! Counters: page views, counted without reading, by many threads, and never one too few; and a limit
+//! of requests per minute.
 //!
 //! A merge operator is stored with its keyspace, and says what an operand does to a value. `Add` is
 //! built in; `TopThree` below is this program's own, so it has to be given at each open.
@@ -7,10 +8,12 @@
 #![expect(clippy::print_stdout, reason = "an example shows what it does")]
 
 use std::path::Path;
+use std::time::Duration;
 
 use esker::Add;
 use esker::Db;
 use esker::Durability;
+use esker::Keyspace;
 use esker::KeyspaceOptions;
 use esker::MergeOperator;
 use esker::MergeResult;
@@ -20,6 +23,9 @@ use esker::WriteBatch;
 const THREADS: u64 = 4;
 const VIEWS: u64 = 5000;
 const PAGES: u64 = 10;
+/// Requests that a client may send in each window.
+const LIMIT: i64 = 100;
+const WINDOW: Duration = Duration::from_secs(60);
 
 /// Keeps the three largest numbers that were merged: values and operands are rows of `u32`.
 struct TopThree;
@@ -57,6 +63,18 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
 fn open(path: &Path) -> esker::Result<Db> {
     Options::new().durability(Durability::Os).merge_operator(TopThree).open(path)
+}
+
+/// The windows of all clients: a count that begins lives for one, and no later request prolongs it.
+fn windows(db: &Db) -> esker::Result<Keyspace> {
+    db.keyspace_with("windows", KeyspaceOptions::new().merge_operator(Add).default_ttl(WINDOW))
+}
+
+/// May `client` send another request? Counts it, too.
+fn is_allowed(windows: &Keyspace, client: &str) -> esker::Result<bool> {
+    windows.merge(client, 1_i64.to_le_bytes())?;
+    let count = windows.get(client)?.and_then(|count| Add::value(&count));
+    Ok(count.unwrap_or(0) <= LIMIT)
 }
 
 fn run(path: &Path) -> Result<(), Box<dyn std::error::Error>> {
@@ -98,10 +116,19 @@ fn run(path: &Path) -> Result<(), Box<dyn std::error::Error>> {
         println!("{page}: {} views, slowest {micros:?} us", Add::value(&count).unwrap_or(0));
     }
     println!("{} views in all", total(&views)?);
+
+    let windows = windows(&db)?;
+    for client in ["203.0.113.7", "198.51.100.1"] {
+        let mut allowed = 0;
+        for _ in 0..LIMIT * 3 / 2 {
+            allowed += i64::from(is_allowed(&windows, client)?);
+        }
+        println!("{client}: {allowed} requests allowed, next window: {:?}", windows.ttl(client)?);
+    }
     Ok(())
 }
 
-fn total(views: &esker::Keyspace) -> esker::Result<i64> {
+fn total(views: &Keyspace) -> esker::Result<i64> {
     let mut sum = 0;
     for entry in views.iter() {
         sum += Add::value(&entry?.1).unwrap_or(0);
@@ -111,7 +138,52 @@ fn total(views: &esker::Keyspace) -> esker::Result<i64> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicU64;
+    use std::sync::atomic::Ordering::Relaxed;
+
+    use esker::Clock;
+
     use super::*;
+
+    #[derive(Debug, Default)]
+    struct Hands {
+        ms: AtomicU64,
+        unique: AtomicU64,
+    }
+
+    impl Clock for Hands {
+        fn monotonic(&self) -> Duration {
+            Duration::from_millis(self.ms.load(Relaxed))
+        }
+
+        fn wall_ms(&self) -> u64 {
+            self.ms.load(Relaxed)
+        }
+
+        fn unique(&self) -> u64 {
+            self.unique.fetch_add(1, Relaxed)
+        }
+    }
+
+    #[test]
+    fn a_window_ends_a_minute_after_its_first_request() {
+        let dir = tempfile::tempdir().unwrap();
+        let hands = Arc::new(Hands::default());
+        let db = Options::new().clock(hands.clone()).open(dir.path()).unwrap();
+        let windows = windows(&db).unwrap();
+        for _ in 0..3 {
+            for _ in 0..LIMIT {
+                hands.ms.fetch_add(500, Relaxed);
+                assert!(is_allowed(&windows, "client").unwrap());
+            }
+            assert!(!is_allowed(&windows, "client").unwrap());
+            assert!(is_allowed(&windows, "another").unwrap());
+            let left = windows.ttl("client").unwrap();
+            assert_eq!(left, Some(esker::Ttl::For(Duration::from_millis(10_500))));
+            hands.ms.fetch_add(10_500, Relaxed);
+        }
+    }
 
     #[test]
     fn it_runs_and_goes_on_counting() {

@@ -301,6 +301,22 @@ fn counters_are_incremented_and_read_folded() {
 }
 
 #[test]
+fn counters_expire_if_they_are_told_to() {
+    let shell = Shell::new();
+    assert_eq!(shell.ok(&["incr", "db", "k", "-k", "c"]), b"1\n");
+    let refused = shell.fails(&["ttl", "db", "k", "--set", "1h", "-k", "c"]);
+    assert!(refused.contains("expiring"), "{refused}");
+    assert_eq!(shell.ok(&["incr", "db", "n", "--ttl", "1h", "-k", "c"]), b"1\n");
+    assert_eq!(shell.ok(&["incr", "db", "n", "--ttl", "3h", "-k", "c"]), b"2\n");
+    assert_eq!(shell.ok(&["incr", "db", "n", "40", "-k", "c"]), b"42\n");
+    let left = shell.json(&["ttl", "db", "n", "-k", "c", "--json"])["ttl_ms"].as_u64().unwrap();
+    assert!((3_000_000..=3_600_000).contains(&left), "{left}");
+    assert_eq!(shell.text(&["ttl", "db", "k", "-k", "c"]), "for ever\n");
+    assert_eq!(shell.ok(&["incr", "db", "k", "--ttl", "1h", "-k", "c"]), b"2\n");
+    assert!(shell.text(&["ttl", "db", "n", "--set", "1s", "-k", "c"]).ends_with(" s\n"));
+}
+
+#[test]
 fn values_expire_and_tell_when() {
     let shell = Shell::new();
     shell.ok(&["put", "db", "k", "v", "--ttl", "1h"]);

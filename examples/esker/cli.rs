@@ -179,6 +179,9 @@ pub(crate) enum Command {
         /// What to add; may be negative
         #[arg(default_value_t = 1, allow_hyphen_values = true)]
         by: i64,
+        /// If the counter begins with this, how long it lives, like 30s, 10m, 1h or 7d
+        #[arg(long, value_name = "TIME", value_parser = parse_time)]
+        ttl: Option<Duration>,
         #[command(flatten)]
         durability: DurabilityArg,
     },

@@ -67,8 +67,8 @@ fn run(cli: Cli) -> Result<()> {
             let to = set.or(persist.then_some(Duration::MAX));
             point::ttl(global, &db, &key.0, to)
         }
-        Command::Incr { db, key, by, durability } => {
-            point::incr(global, &db, &key.0, by, durability.mode)
+        Command::Incr { db, key, by, ttl, durability } => {
+            point::incr(global, &db, &key.0, (by, ttl), durability.mode)
         }
         Command::Cas(args) => point::cas(global, &args),
         Command::Txn { db, isolation, durability } => {

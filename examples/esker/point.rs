@@ -138,15 +138,21 @@ pub(crate) fn incr(
     global: &Global,
     path: &Path,
     key: &[u8],
-    by: i64,
+    (by, ttl): (i64, Option<Duration>),
     durability: Durability,
 ) -> Result<()> {
     let (db, _) = global.create_keyspace(path)?;
-    let counters = KeyspaceOptions::new().merge_operator(Add);
+    let counters = KeyspaceOptions::new().merge_operator(Add).expiring(ttl.is_some());
     let keyspace = db.keyspace_with(&global.keyspace, counters)?;
-    let mut batch = WriteBatch::new();
-    batch.merge(&keyspace, key, by.to_le_bytes()).durability(durability);
-    db.write(batch)?;
+    db.transact(|txn| {
+        txn.durability(durability);
+        match ttl {
+            Some(ttl) if !txn.contains_key(&keyspace, key)? => {
+                txn.put_with_ttl(&keyspace, key, by.to_le_bytes(), ttl)
+            }
+            _ => txn.merge(&keyspace, key, by.to_le_bytes()),
+        }
+    })?;
     let value = keyspace.get(key)?.and_then(|value| Add::value(&value)).unwrap_or_default();
     db.close()?;
     let mut out = io::stdout().lock();
