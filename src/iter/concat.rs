@@ -97,7 +97,10 @@ impl<S: ConcatSource> Concat<S> {
 impl<S: ConcatSource> InternalIter for Concat<S> {
     fn seek(&mut self, target: KeyRef<'_>) -> Result<()> {
         self.guard(|this| {
-            let index = this.sources.first_from(target.user);
+            let mut index = this.sources.first_from(target.user);
+            while index < this.sources.len() && this.sources.largest(index) < target {
+                index += 1;
+            }
             if index == this.sources.len() {
                 this.current = None;
                 return Ok(());
