@@ -8,8 +8,7 @@
 //! *Bounds.* A merge is paid by the reads of one view: every flush and every compaction begins with
 //! a new bill. So it takes nothing from those who write much: their flushes come before any bill has
 //! grown. It runs only if the smaller part is at least 1/[`SHARE`] of the larger: so a byte that was
-//! written is rewritten for readers [`SHARE`] times at most. Once nobody has written for [`QUIET`], it
-//! is cheaper by [`QUIET_DISCOUNT`]: nobody waits for it then. A memtable is written for readers only
+//! written is rewritten for readers [`SHARE`] times at most. A memtable is written for readers only
 //! after [`QUIET`] without any write; small files would cost them more than it does.
 
 use std::cell::Cell;
@@ -35,9 +34,6 @@ const DEAD_BYTES: u64 = 48;
 const SAMPLE: u32 = 64;
 /// How long nobody must have written before a memtable is written for readers.
 const QUIET: Duration = Duration::from_secs(1);
-/// Then half of the price of a merge is enough, too: it is in nobody's way, and who has read so much
-/// is likely to read on.
-const QUIET_DISCOUNT: u64 = 2;
 /// See above.
 pub(crate) const SHARE: u64 = 32;
 
@@ -125,20 +121,18 @@ impl Core {
     /// for their flush.
     pub(crate) fn next_paid_compaction(&self) -> Option<CompactionJob<'_>> {
         let states = self.keyspaces.all();
-        let is_quiet = self.quiet.lasted(self.visible(), self.clock.monotonic()) >= QUIET;
-        if is_quiet {
+        if self.quiet.lasted(self.visible(), self.clock.monotonic()) >= QUIET {
             for state in &states {
                 self.flush_if_paid(state);
                 self.flush_if_ranged(state);
             }
             self.release_memtables();
         }
-        let discount = if is_quiet { QUIET_DISCOUNT } else { 1 };
         self.claim(|context| {
             states.iter().find_map(|state| {
                 // Loaded while no job can begin or end: its files are there.
                 let view = state.view_full();
-                let paid = discount.saturating_mul(view.cost.bytes());
+                let paid = view.cost.bytes();
                 let plan = picker::pick_for_reads(&view.version, context, paid, SHARE)?;
                 Some((state.clone(), plan))
             })
