@@ -30,8 +30,8 @@ use crate::wal;
 use crate::wal::LogRecord;
 use crate::wal::RecoveredLog;
 
-/// A segment is replayed by as many threads as there are cores, but not in smaller parts.
-const RECORDS_PER_PART_MIN: usize = 1024;
+/// A segment is replayed by as many threads as there are cores, but not in parts of fewer bytes.
+const PART_BYTES_MIN: usize = 128 << 10;
 
 /// So many entries are sorted at a time, in all parts together: some tens of megabytes.
 const SORTED_MAX: usize = 1 << 19;
@@ -79,7 +79,8 @@ pub(super) fn replay(
                 core.flush_sealed()?;
             }
         }
-        let part = records.len().div_ceil(threads).max(RECORDS_PER_PART_MIN);
+        let bytes: usize = records.iter().map(|record| record.payload.len()).sum();
+        let part = records.len().div_ceil((bytes / PART_BYTES_MIN).clamp(1, threads)).max(1);
         let count = records.len().div_ceil(part);
         let chunks = records.chunks(part).enumerate();
         parts.extend(chunks.map(|(n, records)| Part::Records(n, count, records)));
