@@ -17,7 +17,8 @@
 //!   new one. First it is a *claim*, of which writers know too. Then the last sequence number that
 //!   was given out is asked for: who gets a later one looks at the spans after that, and sees the
 //!   claim. A reader at that number or a later one, who has found nothing in all of the claim,
-//!   proves what is left of it: earlier writes it would have seen, later ones cut the claim.
+//!   proves what is left of it: earlier writes it would have seen, later ones cut the claim. (So a
+//!   reader's number must not be above what its view can have.)
 //! - D3: what has expired is dead only for those who judge by the same time or a later one.
 
 use std::mem;

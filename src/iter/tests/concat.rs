@@ -115,7 +115,7 @@ proptest! {
             // The versions of a key are never parted.
             let is_parted =
                 |at: &usize| rest.get(*at).is_some_and(|next| next.0.user == rest[at - 1].0.user);
-            let cut = (cut.min(rest.len())..).find(|at| !is_parted(at)).unwrap();
+            let cut = (cut.min(rest.len())..=rest.len()).find(|at| !is_parted(at)).unwrap();
             let (run, behind) = rest.split_at(cut);
             runs.push(run.to_vec());
             rest = behind;
