@@ -8,6 +8,7 @@ use crate::base::error::Error;
 use crate::base::error::Result;
 use crate::base::ids::FileId;
 use crate::base::options::SstOptions;
+use crate::base::sync::thread;
 use crate::compaction::apart::ApartSpec;
 use crate::compaction::beneath::Beneath;
 use crate::compaction::flush;
@@ -97,7 +98,7 @@ impl Core {
             if self.is_manual() || !self.obsolete.has_any(files) || self.cancel.load(Relaxed) {
                 return;
             }
-            self.jobs.wait_for_progress(self.jobs.progress(), READERS_POLL);
+            thread::sleep(READERS_POLL);
             self.sweep();
         }
     }
