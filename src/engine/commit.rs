@@ -55,6 +55,7 @@ use crate::base::value::ValueKind;
 use crate::base::value::expiry_of;
 use crate::engine::Core;
 use crate::engine::keyspaces::KeyspaceState;
+use crate::engine::keyspaces::ReadView;
 use crate::wal::LogWriter;
 
 mod append;
@@ -231,6 +232,18 @@ fn with_batch_of<T>(op: Op<'_>, write: impl FnOnce(&mut Batch) -> T) -> T {
     result
 }
 
+/// Inserts an operation into the active memtable of its keyspace.
+#[inline]
+fn apply_op(state: &KeyspaceState, view: &ReadView, seqno: SeqNo, op: Op<'_>) {
+    if op.kind == ValueKind::Expiring {
+        state.note_expiry(expiry_of(op.value));
+    }
+    if op.kind != ValueKind::Delete {
+        state.dead.note_write(op.key);
+    }
+    view.active.insert(op.key, Trailer::new(seqno, op.kind), op.value);
+}
+
 impl Core {
     /// Last sequence number that readers see.
     pub(crate) fn visible(&self) -> SeqNo {
@@ -245,8 +258,19 @@ impl Core {
         key: &[u8],
         value: &[u8],
     ) -> Result<()> {
-        with_batch_of(Op { kind, keyspace: state.id, key, value }, |batch| {
-            self.commit(batch, std::slice::from_ref(state), WriteMode::default())
+        let op = Op { kind, keyspace: state.id, key, value };
+        with_batch_of(op, |batch| {
+            let (keyspaces, mode) = (std::slice::from_ref(state), WriteMode::default());
+            if kind == ValueKind::Merge {
+                return self.commit(batch, keyspaces, mode);
+            }
+            let append = |batch: &mut Batch, sync| self.append_freely(batch, keyspaces, sync);
+            // As `apply`, without a look at the batch's bytes.
+            let apply = |_: &Batch, appended: &Appended| {
+                apply_op(state, &appended.head, SeqNo::new(appended.first), op);
+                Ok(())
+            };
+            self.commit_by(batch, mode, append, apply).map(drop)
         })
     }
 
@@ -263,30 +287,30 @@ impl Core {
         if must_fold(batch, keyspaces) {
             return self.commit_folded(batch, keyspaces, mode, None);
         }
-        let written = self.commit_by(batch, keyspaces, mode, |batch, sync_follows| {
-            let appended = self.append(batch, keyspaces, sync_follows, |_| Ok(true))?;
-            appended.ok_or_else(|| Error::internal("a batch was refused that asked for nothing"))
-        });
-        match written {
+        let append = |batch: &mut Batch, sync| self.append_freely(batch, keyspaces, sync);
+        let apply = |batch: &Batch, appended: &Appended| self.apply(batch, keyspaces, appended);
+        match self.commit_by(batch, mode, append, apply) {
             // One of the keyspaces has begun to fold what is written.
             Err(Error::Conflict) => self.commit_folded(batch, keyspaces, mode, None),
             written => written.map(drop),
         }
     }
 
-    /// Writes a batch that is not empty, step 2 being `append`. Its last sequence number.
+    /// Writes a batch that is not empty, step 2 being `append` (is a sync to follow at once?), and
+    /// step 3 `apply`. Its last sequence number.
+    #[inline]
     fn commit_by(
         &self,
         batch: &mut Batch,
-        keyspaces: &[Arc<KeyspaceState>],
         mode: WriteMode,
         append: impl FnOnce(&mut Batch, bool) -> Result<Appended>,
+        apply: impl FnOnce(&Batch, &Appended) -> Result<()>,
     ) -> Result<SeqNo> {
         let durability = mode.durability.unwrap_or(self.config.durability);
         let began = (durability == Durability::Sync).then(|| self.clock.monotonic());
         self.wait_for_room(batch.bytes().len(), mode.deadline.or(self.config.write_deadline))?;
         let appended = append(batch, durability == Durability::Sync)?;
-        self.apply(batch, keyspaces, &appended)?;
+        apply(batch, &appended)?;
         let mut needs_synced = 0;
         match durability {
             Durability::Sync if Planted::AckedBeforeSynced.is_on() => {}
@@ -299,6 +323,18 @@ impl Core {
             self.metrics.sync_latency.record(self.clock.monotonic().saturating_sub(began));
         }
         Ok(SeqNo::new(appended.last))
+    }
+
+    /// Step 2 of a batch that may follow whatever there is.
+    #[inline]
+    fn append_freely(
+        &self,
+        batch: &mut Batch,
+        keyspaces: &[Arc<KeyspaceState>],
+        sync_follows: bool,
+    ) -> Result<Appended> {
+        let appended = self.append(batch, keyspaces, sync_follows, |_| Ok(true))?;
+        appended.ok_or_else(|| Error::internal("a batch was refused that asked for nothing"))
     }
 
     /// Step 3.
@@ -317,14 +353,8 @@ impl Core {
                 let error = Error::internal("a batch names a keyspace that it does not hold");
                 return Err(self.fail(error));
             };
-            if op.kind == ValueKind::Expiring {
-                keyspaces[at].note_expiry(expiry_of(op.value));
-            }
-            if op.kind != ValueKind::Delete {
-                keyspaces[at].dead.note_write(op.key);
-            }
             let view = if at == 0 { &appended.head } else { &appended.rest[at - 1] };
-            view.active.insert(op.key, Trailer::new(SeqNo::new(seqno), op.kind), op.value);
+            apply_op(&keyspaces[at], view, SeqNo::new(seqno), op);
         }
         Ok(())
     }
@@ -362,6 +392,7 @@ impl Core {
     }
 
     /// Steps 4 and 5.
+    #[inline]
     fn publish(&self, first: u64, ready: Ready) -> Result<()> {
         let commit = &self.commit;
         let is_next = || commit.visible.load(Acquire) + 1 == first;

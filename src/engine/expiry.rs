@@ -26,15 +26,24 @@ impl Core {
     }
 
     /// How a put of `value` is stored: with an expiry, if values of the keyspace have one by default.
+    #[inline]
     pub(crate) fn put_form<'a>(
         &self,
         state: &KeyspaceState,
         value: Cow<'a, [u8]>,
     ) -> Result<(ValueKind, Cow<'a, [u8]>)> {
-        let ttl_ms = state.default_ttl_ms();
-        if ttl_ms == 0 {
-            return Ok((ValueKind::Put, value));
+        match state.default_ttl_ms() {
+            0 => Ok((ValueKind::Put, value)),
+            ttl_ms => self.expiring_form(state, value, ttl_ms),
         }
+    }
+
+    fn expiring_form<'a>(
+        &self,
+        state: &KeyspaceState,
+        value: Cow<'a, [u8]>,
+        ttl_ms: u64,
+    ) -> Result<(ValueKind, Cow<'a, [u8]>)> {
         state.claim_expiry()?;
         put_until(self.expiry_in(Duration::from_millis(ttl_ms)), value)
     }

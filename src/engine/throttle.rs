@@ -68,6 +68,7 @@ pub(crate) enum Stop {
 
 impl Core {
     /// Step 1 of a commit: waits as long as the debt asks for.
+    #[inline]
     pub(crate) fn wait_for_room(&self, bytes: usize, deadline: Option<Duration>) -> Result<()> {
         if self.throttle.stopped.load(Relaxed) != Stop::No as u32 {
             self.wait_while_stopped(deadline)?;

@@ -66,6 +66,7 @@ impl List {
     }
 
     /// Adds an entry, unless one with its key and trailer is there already.
+    #[inline]
     pub(super) fn insert(&self, probe: &Probe<'_>, record: Record) -> bool {
         let node = self.hinted(probe).or_else(|| self.find(0, probe));
         let node = node.unwrap_or_else(|| self.make_first(0));

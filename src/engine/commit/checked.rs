@@ -53,6 +53,7 @@ use crate::engine::Core;
 use crate::engine::commit::CommitState;
 use crate::engine::commit::WriteMode;
 use crate::engine::commit::append::Append;
+use crate::engine::commit::append::Appended;
 use crate::engine::commit::with_batch_of;
 use crate::engine::keyspaces::KeyspaceState;
 
@@ -265,7 +266,8 @@ impl Core {
     ) -> Result<SeqNo> {
         // What changed, if anything did.
         let changed = Cell::new(None);
-        let written = self.commit_by(batch, keyspaces, mode, |batch, sync_follows| {
+        let apply = |batch: &Batch, appended: &Appended| self.apply(batch, keyspaces, appended);
+        let append = |batch: &mut Batch, sync_follows| {
             let untouched = self.append(batch, keyspaces, sync_follows, |append| {
                 claims.iter().try_for_each(|claim| self.check_now(claim))?;
                 Ok(claims.iter().all(|claim| append.last == claim.since.get()))
@@ -298,7 +300,8 @@ impl Core {
                 }
             }
             Err(Error::Conflict)
-        });
+        };
+        let written = self.commit_by(batch, mode, append, apply);
         if let Some(newer) = changed.get() {
             self.wait_visible(newer)?;
         }
