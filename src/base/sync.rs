@@ -26,6 +26,8 @@ pub(crate) use simulated::pause;
 pub(crate) use simulated::spin_until;
 #[cfg(esker_shuttle)]
 pub(crate) use simulated::step;
+#[cfg(esker_shuttle)]
+pub(crate) use simulated::wait_a_moment;
 
 /// Looks so often, which takes a microsecond or two.
 #[cfg(not(esker_shuttle))]
@@ -46,6 +48,16 @@ pub(crate) fn spin_until(is_done: impl Fn() -> bool) {
         }
         std::hint::spin_loop();
     }
+}
+
+/// Waits for a notification that need not come, for at most `limit`; true if it did not.
+#[cfg(not(esker_shuttle))]
+pub(crate) fn wait_a_moment<T>(
+    condvar: &Condvar,
+    guard: &mut MutexGuard<'_, T>,
+    limit: std::time::Duration,
+) -> bool {
+    condvar.wait_for(guard, limit).timed_out()
 }
 
 /// Lets so much time pass.

@@ -12,10 +12,10 @@
 //! nobody syncs at once that is a copy into a mapping, where the file system has it, and otherwise a
 //! system call. There is nothing to flush, and no leader, before a sync.
 //!
-//! *Groups form by themselves.* A writer that needs a sync, and finds that one is running, waits
-//! with its batch among those that are ready; whoever of the waiting is first to notice that it has
-//! ended is the next leader, and syncs for all. Who syncs also publishes what is durable now, and
-//! wakes everybody at once.
+//! *Groups.* A writer that needs a sync, and finds that one is running, waits with its batch among
+//! those that are ready; whoever of the waiting is first to notice that it has ended is the next
+//! leader, and syncs for all, once those are back that the sync before has let go (`group`). Who
+//! syncs also publishes what is durable now, and wakes everybody at once.
 //!
 //! *Invariants.*
 //! - C1: sequence numbers are given out in the order in which records stand in the log.
@@ -62,6 +62,7 @@ mod append;
 mod checked;
 mod folded;
 mod follow;
+mod group;
 mod segments;
 
 use append::Append;
@@ -72,6 +73,8 @@ pub(crate) use folded::Turns;
 use folded::must_fold;
 use follow::Following;
 pub(crate) use follow::Offer;
+use group::Group;
+use group::Leader;
 pub(crate) use segments::History;
 pub(crate) use segments::LogSegment;
 pub(crate) use segments::SegmentEnd;
@@ -110,6 +113,7 @@ struct Publish {
     waiting_for_applied: usize,
     /// A leader syncs the log.
     is_syncing: bool,
+    group: Group,
     /// What change feeds wait for.
     following: Following,
 }
@@ -384,7 +388,7 @@ impl Core {
             self.health.check_writable()?;
             commit.wait(&mut publish);
         }
-        let leader = Leader::new(commit, &mut publish);
+        let leader = Leader::new(self, &mut publish);
         drop(publish);
         let synced = self.sync_written();
         drop(leader);
@@ -429,6 +433,7 @@ impl Core {
         needs_synced: u64,
     ) -> (MutexGuard<'a, Publish>, Result<()>) {
         let commit = &self.commit;
+        let mut has_gathered = false;
         loop {
             if is_done() {
                 return (publish, Ok(()));
@@ -436,11 +441,16 @@ impl Core {
             if let Err(error) = self.health.check_writable() {
                 return (publish, Err(error));
             }
-            if publish.is_syncing || commit.synced.load(Acquire) >= needs_synced {
+            let is_led = publish.is_syncing || publish.is_gathering();
+            if is_led || commit.synced.load(Acquire) >= needs_synced {
                 commit.wait(&mut publish);
                 continue;
             }
-            let leader = Leader::new(commit, &mut publish);
+            if !has_gathered && commit.gather(&mut publish) {
+                has_gathered = true;
+                continue;
+            }
+            let leader = Leader::new(self, &mut publish);
             drop(publish);
             let synced = self.sync_written();
             drop(leader);
@@ -515,24 +525,5 @@ impl Core {
         self.commit.wake_all();
         self.jobs.notify_all();
         error
-    }
-}
-
-/// The one thread that syncs the log.
-struct Leader<'a>(&'a CommitState);
-
-impl<'a> Leader<'a> {
-    fn new(commit: &'a CommitState, publish: &mut Publish) -> Leader<'a> {
-        publish.is_syncing = true;
-        Leader(commit)
-    }
-}
-
-impl Drop for Leader<'_> {
-    fn drop(&mut self) {
-        let mut publish = self.0.publish.lock();
-        publish.is_syncing = false;
-        self.0.advance(&mut publish);
-        self.0.wake(&mut publish);
     }
 }
