@@ -27,6 +27,7 @@ use crate::base::key::KeyRef;
 use crate::base::key::Trailer;
 use crate::base::key::head16;
 use crate::base::lookup::Lookup;
+use crate::base::prefetch::prefetch;
 use crate::base::range_tombstone::Fragments;
 use crate::base::range_tombstone::end_of;
 use crate::base::seqno::SeqNo;
@@ -58,6 +59,11 @@ pub(crate) use range_del::RangeRun;
 
 /// Keys of a batch whose words of the filter are asked for at once.
 const GROUP: usize = 32;
+
+/// Sorted entries lie anywhere: they are asked for so many inserts before their turn, and of their values
+/// so much; behind it the processor has seen where this leads.
+const AHEAD: usize = 4;
+const AHEAD_BYTES_MAX: usize = 256;
 
 /// A concurrent ordered map from internal keys to values that only grows.
 pub(crate) struct Memtable {
@@ -164,9 +170,14 @@ impl Memtable {
         entries.sort_unstable_by_key(|entry| entry.head);
         let first = n * entries.len() / turns;
         entries.rotate_left(first);
-        for Insert { key, value, .. } in entries.drain(..) {
+        for (index, Insert { key, value, .. }) in entries.iter().enumerate() {
+            if let Some(soon) = entries.get(index + AHEAD) {
+                prefetch(soon.key.user);
+                prefetch(&soon.value[..soon.value.len().min(AHEAD_BYTES_MAX)]);
+            }
             self.insert(key.user, key.trailer, value);
         }
+        entries.clear();
     }
 
     /// The newest version of `key` that a reader at `seqno` sees: a value, a tombstone or whatever
