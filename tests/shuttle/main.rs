@@ -193,6 +193,11 @@ fn conditional_operations_lose_no_update() {
 }
 
 #[test]
+fn merges_into_values_that_expire_lose_nothing() {
+    explore("merges_into_values_that_expire_lose_nothing", transactions::folded_merges);
+}
+
+#[test]
 fn checked_commits_return_when_the_database_fails_or_closes() {
     explore(
         "checked_commits_return_when_the_database_fails_or_closes",

@@ -2,11 +2,15 @@
 
 use std::sync::Arc;
 
+use esker::Add;
 use esker::Db;
 use esker::Durability;
 use esker::ErrorKind;
+use esker::Keyspace;
+use esker::KeyspaceOptions;
 use esker::Reader;
 use esker::Update;
+use esker::WriteBatch;
 use esker::fs::CrashMode;
 use esker::fs::FaultEffect;
 use esker::fs::FaultError;
@@ -167,6 +171,57 @@ pub(crate) fn counters() {
     let crash = fs.crash_clone(CrashMode::Strict, 0);
     if durability == Durability::Sync {
         assert_eq!(generation(&open_alone(&crash), "count"), 6);
+    }
+}
+
+/// Three threads merge into two counters of a keyspace whose values expire, so that operands are folded
+/// when they are written: one by one, both in a batch in either order, and beside conditional operations.
+pub(crate) fn folded_merges() {
+    let fs = MemFs::new();
+    let durability = any_durability();
+    let db = open(&tiny(fs.clone()).durability(durability));
+    let options = KeyspaceOptions::new().merge_operator(Add).expiring(true);
+    let counts = db.keyspace_with("counts", options.clone()).unwrap();
+    let counting = (0..3).map(|thread| {
+        let (db, counts) = (db.clone(), counts.clone());
+        let way = shuttle::rand::thread_rng().gen_range(0..3);
+        spawn(move || {
+            let one = 1i64.to_le_bytes();
+            for _ in 0..2 {
+                match way {
+                    0 => {
+                        counts.merge("a", one).unwrap();
+                        counts.merge("b", one).unwrap();
+                    }
+                    1 => {
+                        let keys = if thread == 0 { ["a", "b"] } else { ["b", "a"] };
+                        let mut batch = WriteBatch::new();
+                        for key in keys {
+                            batch.merge(&counts, key, one);
+                        }
+                        db.write(batch).unwrap();
+                    }
+                    _ => {
+                        let next = |count: Option<&[u8]>| {
+                            let count = count.map_or(0, |count| Add::value(count).unwrap());
+                            Update::Put((count + 1).to_le_bytes().to_vec())
+                        };
+                        counts.fetch_update("a", next).unwrap();
+                        counts.fetch_update("b", next).unwrap();
+                    }
+                }
+            }
+        })
+    });
+    let counting: Vec<_> = counting.collect();
+    join(counting);
+    let count =
+        |counts: &Keyspace, key: &str| Add::value(&counts.get(key).unwrap().unwrap()).unwrap();
+    assert_eq!((count(&counts, "a"), count(&counts, "b")), (6, 6));
+    if durability == Durability::Sync {
+        let db = open_alone(&fs.crash_clone(CrashMode::Strict, 0));
+        let counts = db.keyspace_with("counts", options).unwrap();
+        assert_eq!((count(&counts, "a"), count(&counts, "b")), (6, 6));
     }
 }
 
