@@ -139,6 +139,7 @@ fn check_special(trailer: Trailer, value_len: usize) -> Result<(), Malformed> {
 pub(super) struct DataBlock<'a> {
     payload: &'a [u8],
     table: EntryTable,
+    /// And all behind them.
     fingerprints: &'a [u8],
     heads: &'a [[u8; 4]],
     shared_len: usize,
@@ -164,7 +165,8 @@ impl<'a> DataBlock<'a> {
             rest = behind;
         }
         let wide = flags & FLAG_WIDE_OFFSETS != 0;
-        let (fingerprints, rest) = rest.split_at_checked(count).ok_or(TOO_SHORT)?;
+        let fingerprints = rest;
+        let rest = rest.get(count..).ok_or(TOO_SHORT)?;
         let offsets_at = payload.len() - rest.len();
         let offsets_len = (count + 1).saturating_mul(if wide { 4 } else { 2 });
         let rest = rest.get(offsets_len..).ok_or(TOO_SHORT)?;
@@ -224,24 +226,23 @@ impl<'a> DataBlock<'a> {
         const LOW: u64 = 0x7f7f_7f7f_7f7f_7f7f;
         let wanted = hash.fingerprint();
         let pattern = u64::from(wanted) * 0x0101_0101_0101_0101;
-        let (words, tail) = self.fingerprints.as_chunks::<8>();
-        // The tail as one more word, filled up with bytes that do not match.
-        let mut last = [!wanted; 8];
-        for (to, from) in last.iter_mut().zip(tail) {
-            *to = *from;
-        }
-        let mut words = words.iter().copied().chain(std::iter::once(last));
-        let (mut end, mut hits) = (0, 0_u64);
+        let (count, mut end, mut hits) = (self.table.count, 0, 0_u64);
+        // Offsets and heads of one entry fill up the last word.
+        let mut words = self.fingerprints.as_chunks::<8>().0.iter();
         std::iter::from_fn(move || {
             while hits == 0 {
-                let diff = u64::from_le_bytes(words.next()?) ^ pattern;
+                if end >= count {
+                    return None;
+                }
+                let diff = u64::from_le_bytes(*words.next()?) ^ pattern;
                 // The top bit of every byte of `diff` that is zero.
                 hits = !(((diff & LOW) + LOW) | diff | LOW);
                 end += 8;
             }
             let i = end - 8 + hits.trailing_zeros() as usize / 8;
             hits &= hits - 1;
-            Some(i)
+            // What is behind the fingerprints matches by chance only.
+            (i < count).then_some(i)
         })
     }
 
@@ -264,6 +265,9 @@ impl<'a> DataBlock<'a> {
         let head = head4(suffix);
         let mut low = self.heads.partition_point(|other| u32::from_le_bytes(*other) < head);
         let ties = self.heads.get(low..).unwrap_or_default();
+        if ties.first() != Some(&head.to_le_bytes()) {
+            return Ok(low);
+        }
         let mut high = low + ties.partition_point(|other| u32::from_le_bytes(*other) == head);
         while low < high {
             let middle = low.midpoint(high);

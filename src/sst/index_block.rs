@@ -168,7 +168,16 @@ impl<'a> IndexBlock<'a> {
             return Ok(if user < shared { 0 } else { self.len() });
         };
         let head = head8(suffix);
-        let mut low = self.heads.partition_point(|other| u64::from_le_bytes(*other) < head);
+        let low = self.heads.partition_point(|other| u64::from_le_bytes(*other) < head);
+        if self.heads.get(low) != Some(&head.to_le_bytes()) {
+            return Ok(low);
+        }
+        self.rank_among_ties(low, head, user)
+    }
+
+    /// As `rank`, where the heads tie from `low` on.
+    #[inline(never)]
+    fn rank_among_ties(&self, mut low: usize, head: u64, user: &[u8]) -> Result<usize, Malformed> {
         let ties = self.heads.get(low..).unwrap_or_default();
         let mut high = low + ties.partition_point(|other| u64::from_le_bytes(*other) == head);
         while low < high {

@@ -102,6 +102,15 @@ impl Deref for FoundValue<'_> {
     }
 }
 
+/// Where in a file the versions of a key would begin.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Aim<'a> {
+    p: usize,
+    partition: &'a Partition,
+    /// That of the partition, if it can be read in place.
+    filter: Option<&'a [u8]>,
+}
+
 /// An entry that a point read found.
 pub(super) struct Located {
     block: BlockBytes,
@@ -223,17 +232,17 @@ impl SstReader {
         }
     }
 
-    /// The partition in which a version of `user` would be, the newest first; none if the file has
-    /// none. Asks for the part of the filter that [`SstReader::get_from`] will look at.
+    /// Where versions of `user` would begin; none if the file has none. Asks for the part of the
+    /// filter that [`SstReader::get_from`] will look at.
     #[inline]
-    pub(crate) fn aim(&self, user: &[u8], hash: KeyHash) -> Option<usize> {
+    pub(crate) fn aim(&self, user: &[u8], hash: KeyHash) -> Option<Aim<'_>> {
         let p = self.top.find(user)?;
-        if let Some(partition) = self.top.partition(p)
-            && let Some(filter) = self.in_place(self.filter_no(p), partition.filter)
-        {
+        let partition = self.top.partition(p)?;
+        let filter = self.in_place(self.filter_no(p), partition.filter);
+        if let Some(filter) = filter {
             filter::prefetch_line(filter, hash);
         }
-        Some(p)
+        Some(Aim { p, partition, filter })
     }
 
     /// Shows `found` the newest version of `user` that a reader at `seqno` may see, if the file has
@@ -246,27 +255,30 @@ impl SstReader {
         seqno: SeqNo,
         found: impl FnOnce(Trailer, FoundValue<'_>) -> R,
     ) -> Result<Option<R>> {
-        match self.top.find(user) {
-            Some(p) => self.get_from(p, user, hash, seqno, found),
+        match self.aim(user, hash) {
+            Some(aim) => self.get_from(aim, user, hash, seqno, found),
             None => Ok(None),
         }
     }
 
-    /// As [`SstReader::get`], with the partition that [`SstReader::aim`] has found.
+    /// As [`SstReader::get`], with what [`SstReader::aim`] has found.
     #[inline]
     pub(crate) fn get_from<R>(
         &self,
-        p: usize,
+        Aim { p, partition, filter }: Aim<'_>,
         user: &[u8],
         hash: KeyHash,
         seqno: SeqNo,
         found: impl FnOnce(Trailer, FoundValue<'_>) -> R,
     ) -> Result<Option<R>> {
-        let Some(first) = self.top.partition(p) else {
-            return Ok(None);
-        };
         // A key that goes on in later partitions is in the filter of each.
-        if !self.filter_admits(p, first, hash)? {
+        let admits = match filter {
+            Some(filter) => {
+                self.whole(partition.filter.offset, filter::may_contain(filter, hash))?
+            }
+            None => self.filter_admits(p, partition, hash)?,
+        };
+        if !admits {
             return Ok(None);
         }
         let Some(located) = self.locate_from(p, None, user, hash, seqno)? else {

@@ -185,7 +185,16 @@ impl TopIndex {
             return if *user < *self.shared { 0 } else { self.len() };
         };
         let head = head16(suffix);
-        let mut low = self.heads.partition_point(|other| *other < head);
+        let low = self.heads.partition_point(|other| *other < head);
+        if self.heads.get(low) != Some(&head) {
+            return low;
+        }
+        self.rank_among_ties(low, head, user)
+    }
+
+    /// As `rank`, where the heads tie from `low` on.
+    #[inline(never)]
+    fn rank_among_ties(&self, mut low: usize, head: u128, user: &[u8]) -> usize {
         let ties = self.heads.get(low..).unwrap_or_default();
         let mut high = low + ties.partition_point(|other| *other == head);
         while low < high {

@@ -45,11 +45,12 @@ pub(crate) mod sst_file;
 /// several may, their cache misses overlap.
 const AIMED_MAX: usize = 4;
 
-/// One level: its files, and for levels from 1 on the heads of their largest keys side by side, so
-/// that finding a key's file touches few cache lines.
+/// One level: its files, and the heads of their smallest and largest keys side by side, so that
+/// finding a key's file touches few cache lines.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Level {
     pub(crate) files: Vec<Arc<SstFile>>,
+    smallest_heads: Vec<u128>,
     largest_heads: Vec<u128>,
     /// Those of `files` that have range tombstones, in the same order.
     ranged: Vec<Arc<SstFile>>,
@@ -57,9 +58,10 @@ pub(crate) struct Level {
 
 impl Level {
     fn new(files: Vec<Arc<SstFile>>) -> Level {
+        let smallest_heads = files.iter().map(|file| head16(&file.meta.smallest.user)).collect();
         let largest_heads = files.iter().map(|file| head16(&file.meta.largest.user)).collect();
         let ranged = files.iter().filter(|file| file.meta.ranges.is_some()).cloned().collect();
-        Level { files, largest_heads, ranged }
+        Level { files, smallest_heads, largest_heads, ranged }
     }
 
     pub(crate) fn bytes(&self) -> u64 {
@@ -68,8 +70,28 @@ impl Level {
 
     /// The one file that may hold `key`. Requires: a level from 1 on.
     pub(crate) fn file_for(&self, key: &[u8]) -> Option<&Arc<SstFile>> {
-        let file = self.file_from(key);
-        file.filter(|file| file.meta.smallest.user.as_slice() <= key)
+        self.file_for_head(key, head16(key))
+    }
+
+    /// The same, with the head of `key`.
+    #[inline]
+    fn file_for_head(&self, key: &[u8], head: u128) -> Option<&Arc<SstFile>> {
+        let at = self.first_from_head(key, head);
+        let (file, smallest) = (self.files.get(at)?, self.smallest_heads.get(at)?);
+        (*smallest < head || file.meta.smallest.user.as_slice() <= key).then_some(file)
+    }
+
+    /// The files whose range covers `key`, which has this head, in their order.
+    #[inline]
+    fn covering<'a>(&'a self, key: &'a [u8], head: u128) -> impl Iterator<Item = &'a Arc<SstFile>> {
+        let heads = self.smallest_heads.iter().zip(&self.largest_heads);
+        let covers = move |file: &SstFile, smallest: u128, largest: u128| {
+            let is_inside = smallest < head && head < largest;
+            // Equal heads say nothing: compare whole keys.
+            is_inside || (smallest <= head && head <= largest && file.covers(key))
+        };
+        let files = self.files.iter().zip(heads);
+        files.filter_map(move |(file, heads)| covers(file, *heads.0, *heads.1).then_some(file))
     }
 
     /// The first file that ends at or after `key`. Requires: a level from 1 on.
@@ -79,7 +101,11 @@ impl Level {
 
     /// How many files end before `key`. Requires: a level from 1 on.
     fn first_from(&self, key: &[u8]) -> usize {
-        let head = head16(key);
+        self.first_from_head(key, head16(key))
+    }
+
+    #[inline]
+    fn first_from_head(&self, key: &[u8], head: u128) -> usize {
         let mut at = self.largest_heads.partition_point(|largest| *largest < head);
         // Equal heads say nothing: compare whole keys. There are as many heads as files.
         while self.largest_heads.get(at) == Some(&head)
@@ -127,6 +153,8 @@ fn get_many_from(file: &SstFile, lookups: &mut [Lookup<'_>], seqno: SeqNo) -> Re
 #[derive(Debug, Clone)]
 pub(crate) struct Version {
     levels: Vec<Arc<Level>>,
+    /// Those from 1 on that have files.
+    deeper: Vec<Arc<Level>>,
     pub(crate) blobs: Blobs,
     has_ranges: bool,
     /// Those of all files together.
@@ -142,7 +170,9 @@ impl Default for Version {
 impl Version {
     fn new(levels: Vec<Arc<Level>>, blobs: Blobs) -> Version {
         let has_ranges = levels.iter().any(|level| !level.ranged.is_empty());
-        Version { levels, blobs, has_ranges, all_ranges: OnceLock::new() }
+        let deeper = levels.iter().skip(1).filter(|level| !level.files.is_empty());
+        let deeper = deeper.cloned().collect();
+        Version { levels, deeper, blobs, has_ranges, all_ranges: OnceLock::new() }
     }
 
     /// Has any file range tombstones?
@@ -172,26 +202,33 @@ impl Version {
         seqno: SeqNo,
         want_value: bool,
     ) -> Result<Option<(Trailer, Slice)>> {
-        let newest = self.levels[0].files.iter().filter(|file| file.covers(key));
-        let deeper = self.levels[1..].iter().filter_map(|level| level.file_for(key));
+        let head = head16(key);
+        let newest = self.levels[0].covering(key, head);
+        let deeper = self.deeper.iter().filter_map(|level| level.file_for_head(key, head));
         let mut files = newest.chain(deeper);
         loop {
             let mut aimed = [const { None }; AIMED_MAX];
-            let mut ends = false;
-            for slot in &mut aimed {
-                let Some(file) = files.next() else {
-                    ends = true;
-                    break;
-                };
+            let mut count = 0;
+            while count < AIMED_MAX
+                && let Some(file) = files.next()
+            {
                 // What is not open yet is opened if no newer file has the key.
-                *slot = Some((file, file.opened().map(|reader| reader.aim(key, hash))));
+                let reader = file.opened();
+                let aim = reader.map(|reader| reader.aim(key, hash).map(|aim| (&**reader, aim)));
+                if aim.as_ref().is_none_or(Option::is_some) {
+                    aimed[count] = Some((file, aim.flatten()));
+                    count += 1;
+                }
             }
-            for (file, aim) in aimed.into_iter().flatten() {
-                let reader = file.reader()?;
-                let Some(partition) = aim.unwrap_or_else(|| reader.aim(key, hash)) else {
-                    continue;
+            for (file, aim) in aimed.iter().take(count).flatten() {
+                let (reader, aim) = match aim {
+                    Some(aim) => *aim,
+                    None => match file.reader()?.aim(key, hash) {
+                        Some(aim) => (&**file.reader()?, aim),
+                        None => continue,
+                    },
                 };
-                let found = reader.get_from(partition, key, hash, seqno, |trailer, value| {
+                let found = reader.get_from(aim, key, hash, seqno, |trailer, value| {
                     let head = || Slice::copy_from(head_of(trailer, &value));
                     (trailer, if want_value { value.to_slice() } else { head() })
                 })?;
@@ -199,7 +236,7 @@ impl Version {
                     return Ok(found);
                 }
             }
-            if ends {
+            if count < AIMED_MAX {
                 return Ok(None);
             }
         }
