@@ -6,6 +6,7 @@ use crate::base::error::Result;
 use crate::base::key::InternalKey;
 use crate::base::key::KeyRef;
 use crate::base::key::Trailer;
+use crate::base::key::head16;
 use crate::base::seqno::SeqNo;
 use crate::base::slice::Slice;
 
@@ -35,6 +36,18 @@ pub(crate) trait InternalIter {
     /// Likewise back.
     fn try_prev(&mut self) -> Option<Trailer> {
         None
+    }
+    /// As [`InternalIter::try_next`], with the head of the user key: whoever steps has that at hand.
+    #[inline]
+    fn try_next_head(&mut self) -> Option<(Trailer, u128)> {
+        let trailer = self.try_next()?;
+        Some((trailer, head16(self.key().user)))
+    }
+    /// Likewise back.
+    #[inline]
+    fn try_prev_head(&mut self) -> Option<(Trailer, u128)> {
+        let trailer = self.try_prev()?;
+        Some((trailer, head16(self.key().user)))
     }
     /// On past entries that a reader does not need: the one that it stands on, and none but those
     /// whose user key lies before `to` and whose sequence number is below `below`. One that can tell

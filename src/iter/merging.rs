@@ -251,12 +251,13 @@ impl<I: InternalIter> Merging<I> {
     }
 
     /// To the next entry by `try_move`, which moves a source in `direction`, unless the sources must
-    /// turn around for it, or another one has the same key.
+    /// turn around for it, or another one has the same key. If there are others, by `try_move_head`.
     #[inline]
     fn try_step(
         &mut self,
         direction: Direction,
         try_move: impl FnOnce(&mut I) -> Option<Trailer>,
+        try_move_head: impl FnOnce(&mut I) -> Option<(Trailer, u128)>,
     ) -> Option<Trailer> {
         if self.direction != direction {
             return None;
@@ -267,10 +268,15 @@ impl<I: InternalIter> Merging<I> {
         if self.share_key(self.winner, rival) {
             return None;
         }
-        let trailer = try_move(&mut self.players.get_mut(self.winner)?.iter)?;
         let winner = self.winner;
-        self.settle_beside(rival);
-        Some(if self.winner == winner { trailer } else { self.key().trailer })
+        let player = self.players.get_mut(winner)?;
+        let (trailer, head) = try_move_head(&mut player.iter)?;
+        player.head = head;
+        if self.beats(winner, rival) {
+            return Some(trailer);
+        }
+        self.replay();
+        Some(self.key().trailer)
     }
 
     /// Do two players stand on versions of the same key?
@@ -329,12 +335,12 @@ impl<I: InternalIter> InternalIter for Merging<I> {
 
     #[inline]
     fn try_next(&mut self) -> Option<Trailer> {
-        self.try_step(Direction::Forward, I::try_next)
+        self.try_step(Direction::Forward, I::try_next, I::try_next_head)
     }
 
     #[inline]
     fn try_prev(&mut self) -> Option<Trailer> {
-        self.try_step(Direction::Backward, I::try_prev)
+        self.try_step(Direction::Backward, I::try_prev, I::try_prev_head)
     }
 
     fn skip_forward(&mut self, to: Option<&[u8]>, below: SeqNo) -> Result<()> {

@@ -292,6 +292,8 @@ impl<I: InternalIter> Visible<I> {
                 self.pass_key()?;
             }
             State::Folded => self.pass_key()?,
+            // Who stands on a plain entry has tried.
+            State::On => self.leave_key_slowly()?,
             _ => self.leave_key()?,
         }
         self.find_forward()
@@ -318,6 +320,11 @@ impl<I: InternalIter> Visible<I> {
         if self.inner.try_next().is_some() {
             return Ok(());
         }
+        self.leave_key_slowly()
+    }
+
+    /// The same, where a step was tried in vain.
+    fn leave_key_slowly(&mut self) -> Result<()> {
         if self.inner.is_sole() {
             return self.inner.next();
         }

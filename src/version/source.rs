@@ -182,6 +182,16 @@ impl InternalIter for Source {
         sst_or_each!(self, sst_mut, source => source.try_prev())
     }
 
+    #[inline]
+    fn try_next_head(&mut self) -> Option<(Trailer, u128)> {
+        sst_or_each!(self, sst_mut, source => source.try_next_head())
+    }
+
+    #[inline]
+    fn try_prev_head(&mut self) -> Option<(Trailer, u128)> {
+        sst_or_each!(self, sst_mut, source => source.try_prev_head())
+    }
+
     fn skip_forward(&mut self, to: Option<&[u8]>, below: SeqNo) -> Result<()> {
         each!(self, source => source.skip_forward(to, below))
     }
