@@ -7,8 +7,6 @@ use std::ops::Range;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::Relaxed;
 
 use bytes::Bytes;
 
@@ -31,6 +29,7 @@ use crate::sst::block::BlockBytes;
 use crate::sst::block::BlockHandle;
 use crate::sst::block::BlockKind;
 use crate::sst::block::TRAILER_LEN;
+use crate::sst::block::Verified;
 use crate::sst::block::check;
 use crate::sst::block::unpack;
 use crate::sst::data_block::DataBlock;
@@ -53,30 +52,6 @@ pub(crate) struct SstExpectation {
     pub(crate) bytes: u64,
     pub(crate) uid: u64,
     pub(crate) ranges: Option<RangeFacts>,
-}
-
-/// Which blocks of a mapped file are stored raw and were verified, and can be read in place without
-/// asking further. Bits are only ever set, and guard nothing but themselves, so relaxed loads and
-/// stores are enough.
-#[derive(Debug)]
-struct Verified(Box<[AtomicU64]>);
-
-impl Verified {
-    fn new(blocks: usize) -> Verified {
-        Verified((0..blocks.div_ceil(64)).map(|_| AtomicU64::new(0)).collect())
-    }
-
-    #[inline]
-    fn has(&self, block: usize) -> bool {
-        let word = self.0.get(block / 64);
-        word.is_some_and(|word| word.load(Relaxed) >> (block % 64) & 1 == 1)
-    }
-
-    fn add(&self, block: usize) {
-        if let Some(word) = self.0.get(block / 64) {
-            word.fetch_or(1 << (block % 64), Relaxed);
-        }
-    }
 }
 
 /// A value in its block, valid while the reader looks at it; [`FoundValue::to_slice`] keeps it.
