@@ -57,7 +57,9 @@ use crate::engine::Core;
 use crate::engine::keyspaces::KeyspaceState;
 use crate::engine::keyspaces::ReadView;
 use crate::wal::LogWriter;
+use crate::wal::SyncTask;
 
+mod ahead;
 mod append;
 mod checked;
 mod folded;
@@ -367,6 +369,10 @@ impl Core {
     /// thread writes.
     pub(crate) fn sync_written(&self) -> Result<()> {
         let task = self.commit.append.lock().log.begin_sync();
+        self.run_sync(&task)
+    }
+
+    fn run_sync(&self, task: &SyncTask) -> Result<()> {
         let mut synced = task.run();
         if Planted::SyncRetried.is_on() && synced.is_err() {
             synced = task.run();
@@ -375,7 +381,7 @@ impl Core {
             return Err(self.fail(error));
         }
         self.metrics.syncs.add(1);
-        let durable = self.commit.append.lock().log.finish_sync(&task);
+        let durable = self.commit.append.lock().log.finish_sync(task);
         self.commit.synced.store(durable.seqno.get(), Release);
         Ok(())
     }

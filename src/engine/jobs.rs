@@ -55,9 +55,8 @@ impl Core {
 
     /// Runs one flush, if any is due.
     pub(crate) fn flush_next(&self) -> Result<bool> {
-        let Some(job) = self.next_flush() else { return Ok(false) };
-        let result = self.finish_job(Lane::Flush, self.run_flush(&job));
-        // It holds the memtables that it has written.
+        let Some(mut job) = self.next_flush() else { return Ok(false) };
+        let result = self.finish_job(Lane::Flush, self.run_flush(&mut job));
         drop(job);
         // A compaction may have ended while a reader was at the files that it replaced.
         self.sweep();
@@ -138,14 +137,12 @@ impl Core {
     }
 
     /// Writes the job's memtables to level 0.
-    pub(crate) fn run_flush(&self, job: &FlushJob<'_>) -> Result<()> {
+    fn run_flush(&self, job: &mut FlushJob<'_>) -> Result<()> {
         let Some(newest) = job.sealed.last() else { return Ok(()) };
         let last = newest.last;
         // What is flushed must be visible, so that the snapshots listed below are all that can need
-        // an older version; and durable in the log, so that a power cut cannot keep these writes
-        // and lose earlier ones of other keyspaces.
+        // an older version.
         self.wait_visible(last)?;
-        self.sync_log(last)?;
         let memtables: Vec<_> = job.sealed.iter().map(|sealed| sealed.memtable.clone()).collect();
         let (beneath, spec, apart) = {
             // Not kept, or its files would be while this runs.
@@ -169,13 +166,25 @@ impl Core {
             (Beneath::all(version), spec, apart)
         };
         let context = self.job_context(&job.state, spec, apart);
-        let added = flush::run(&memtables, &beneath, &context)?;
+        let mut parts = vec![FlushPart::File];
+        if self.is_manual() {
+            self.sync_log(last)?;
+        } else if self.synced() < last {
+            parts.push(FlushPart::Log);
+        }
+        let added = run_parts(&parts, &context, |part| match part {
+            FlushPart::File => flush::run(&memtables, &beneath, &context),
+            FlushPart::Log => self.sync_log(last).map(|()| Written::default()),
+        })?;
+        drop(memtables);
         let bytes = added.bytes();
         let mut edit = KeyspaceEdit::new(job.state.id);
         edit.added = added.ssts.iter().map(|meta| (0, meta.clone())).collect();
         edit.added_blobs.clone_from(&added.blobs);
         edit.flushed_seqno = Some(last);
-        self.install_added(Change { state: job.state.clone(), edit }, &context, &added)?;
+        let flushed = std::mem::take(&mut job.sealed);
+        let change = Change { state: job.state.clone(), edit, flushed };
+        self.install_added(change, &context, &added)?;
         self.metrics.flushes.add(1);
         self.metrics.flush_bytes.add(bytes);
         self.roll_manifest_over()?;
@@ -207,14 +216,14 @@ impl Core {
         let mut hot = Vec::new();
         if plan.is_removal() {
             let edit = job::edit(plan, &context, Written::default());
-            self.install(Change { state: job.state.clone(), edit })?;
+            self.install(Change::of(&job.state, edit))?;
             self.metrics.compactions.add(1);
             if plan.reason == Reason::RangeDeleted {
                 self.metrics.range_deleted_files.add(plan.upper.len() as u64);
             }
         } else if plan.is_trivial_move() {
             let edit = job::move_edit(plan, &context);
-            self.install(Change { state: job.state.clone(), edit })?;
+            self.install(Change::of(&job.state, edit))?;
             self.metrics.moves.add(plan.upper.len() as u64);
         } else {
             hot = self.merge(job, &context)?;
@@ -229,22 +238,10 @@ impl Core {
         let most = plan.input_bytes() / (FILES_PER_PART_MIN * self.config.file_bytes) + 1;
         let free = self.compaction_threads().saturating_sub(self.jobs.running()) + 1;
         let ranges = job::split(plan, free.min(most as usize));
-        let parts = run_side_by_side(&ranges, |range| job::run_range(plan, range, context));
-        let mut added = Written::default();
-        let mut failure = None;
-        for part in parts {
-            match part {
-                Ok(files) => added.add(files),
-                Err(error) => failure = failure.or(Some(error)),
-            }
-        }
-        if let Some(error) = failure {
-            job::discard(context, &added);
-            return Err(error);
-        }
+        let added = run_parts(&ranges, context, |range| job::run_range(plan, range, context))?;
         let written = added.bytes();
         let edit = job::edit(plan, context, added.clone());
-        self.install_added(Change { state: job.state.clone(), edit }, context, &added)?;
+        self.install_added(Change::of(&job.state, edit), context, &added)?;
         self.metrics.compactions.add(1);
         self.metrics.compaction_bytes_read.add(plan.input_bytes());
         self.metrics.compaction_bytes_written.add(written);
@@ -316,6 +313,36 @@ impl Core {
             block_bytes: self.config.block_bytes,
             compression: self.config.compression,
             filter_bits_per_key: bits,
+        }
+    }
+}
+
+/// What a flush does side by side. What is flushed must be durable in the log before its file is
+/// installed, so that a power cut cannot keep these writes and lose earlier ones of other keyspaces.
+enum FlushPart {
+    File,
+    Log,
+}
+
+/// Runs the parts of a job side by side. Returns what they have written; removes it if one failed.
+fn run_parts<T: Sync>(
+    parts: &[T],
+    context: &JobContext<'_>,
+    work: impl Fn(&T) -> Result<Written> + Sync,
+) -> Result<Written> {
+    let mut added = Written::default();
+    let mut failure = None;
+    for part in run_side_by_side(parts, work) {
+        match part {
+            Ok(files) => added.add(files),
+            Err(error) => failure = failure.or(Some(error)),
+        }
+    }
+    match failure {
+        None => Ok(added),
+        Some(error) => {
+            job::discard(context, &added);
+            Err(error)
         }
     }
 }

@@ -85,6 +85,8 @@ impl Core {
         let spare = self.prepare_segment(segment_bytes_for(0, bytes))?;
         self.offer_spare(spare);
         drop(work);
+        // The segment before the active one has ended, and can be synced.
+        self.jobs.notify_flush();
         Ok(())
     }
 

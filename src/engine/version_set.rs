@@ -16,6 +16,7 @@ use crate::base::seqno::SeqNo;
 use crate::base::sync::MutexGuard;
 use crate::engine::Core;
 use crate::engine::keyspaces::KeyspaceState;
+use crate::engine::keyspaces::Sealed;
 use crate::engine::obsolete::OldFile;
 use crate::fs::names::manifest_path;
 use crate::manifest::KeyspaceEdit;
@@ -80,6 +81,16 @@ impl VersionSet {
 pub(crate) struct Change {
     pub(crate) state: Arc<KeyspaceState>,
     pub(crate) edit: KeyspaceEdit,
+    /// The memtables that it flushes. Their memory goes once they have left the view, before files
+    /// are removed: writers take it for the next one meanwhile.
+    pub(crate) flushed: Vec<Sealed>,
+}
+
+impl Change {
+    /// One that flushes nothing.
+    pub(crate) fn of(state: &Arc<KeyspaceState>, edit: KeyspaceEdit) -> Change {
+        Change { state: state.clone(), edit, flushed: Vec::new() }
+    }
 }
 
 impl Core {
@@ -88,7 +99,7 @@ impl Core {
     pub(crate) fn install(&self, change: Change) -> Result<bool> {
         let mut set = self.versions.lock();
         self.health.check_writable()?;
-        let Change { state, edit } = change;
+        let Change { state, edit, flushed: memtables } = change;
         if state.is_dropped() {
             return Ok(false);
         }
@@ -125,6 +136,7 @@ impl Core {
         // Under the lock: a manifest that is made now must not name a segment that goes.
         let cut = floor.map(|floor| self.cut_history(floor));
         drop(set);
+        drop(memtables);
         for segment in cut.into_iter().flatten() {
             self.retire_segment(&segment);
         }

@@ -134,7 +134,13 @@ impl Core {
         }
         match lane {
             Lane::Log => self.step_log(),
-            Lane::Flush => self.flush_next(),
+            Lane::Flush => {
+                let ran = self.flush_next()?;
+                if !ran {
+                    self.sync_ended_segments()?;
+                }
+                Ok(ran)
+            }
             Lane::Compaction => {
                 let ran = self.compact_next()?;
                 if !ran {

@@ -88,4 +88,5 @@ pub(crate) use segment::Space;
 pub(crate) use segment::prepare_segment;
 pub(crate) use segment::recycle_segment;
 pub(crate) use segment::segment_bytes_for;
+pub(crate) use sync::SyncTask;
 pub(crate) use writer::LogWriter;

@@ -13,13 +13,20 @@ use crate::wal::writer::LogMark;
 pub(crate) struct SyncQueue {
     unsynced: VecDeque<Arc<Segment>>,
     written: LogMark,
+    /// Up to where the log is written to segments that it has left.
+    ended: LogMark,
     durable: LogMark,
 }
 
 impl SyncQueue {
     /// A queue for a log of which everything in front of `recovered` is durable.
     pub(crate) fn new(recovered: LogMark) -> SyncQueue {
-        SyncQueue { unsynced: VecDeque::new(), written: recovered, durable: recovered }
+        SyncQueue {
+            unsynced: VecDeque::new(),
+            written: recovered,
+            ended: recovered,
+            durable: recovered,
+        }
     }
 
     /// Notes that what was written to `segment` makes the log end at `end`.
@@ -27,6 +34,8 @@ impl SyncQueue {
         debug_assert!(end >= self.written);
         if self.unsynced.back().is_none_or(|last| last.id() != segment.id()) {
             self.unsynced.push_back(Arc::clone(segment));
+            // Or, if the segment was synced before and is written to again, what is durable.
+            self.ended = self.written;
         }
         self.written = end;
     }
@@ -51,17 +60,27 @@ impl SyncQueue {
 
     /// What has to be synced so that everything written so far is durable.
     pub(crate) fn begin(&self) -> SyncTask {
-        SyncTask { segments: self.unsynced.iter().cloned().collect(), mark: self.written }
+        let segments = self.unsynced.iter().cloned().collect();
+        SyncTask { segments, mark: self.written, is_active_last: true }
+    }
+
+    /// What has to be synced so that all segments are durable that the log has left; `None` if they
+    /// are.
+    pub(crate) fn begin_ended(&self) -> Option<SyncTask> {
+        let ended = self.unsynced.len().saturating_sub(1);
+        let segments: Vec<_> = self.unsynced.iter().take(ended).cloned().collect();
+        let is_any = !segments.is_empty();
+        is_any.then_some(SyncTask { segments, mark: self.ended, is_active_last: false })
     }
 
     /// Notes that `task` has run without error, and returns up to where the log is durable now.
     pub(crate) fn finish(&mut self, task: &SyncTask) -> LogMark {
-        if task.mark <= self.durable {
+        if task.mark < self.durable {
             return self.durable;
         }
         self.durable = task.mark;
-        // Only the last segment of the task can have been written to since the task began.
-        let all_synced = self.written == task.mark;
+        // Only a segment that was active when the task began can have been written to since.
+        let all_synced = !task.is_active_last || self.written == task.mark;
         let last = task.segments.last().map(|segment| segment.id());
         while let Some(oldest) = self.unsynced.front() {
             let synced = last.is_some_and(|last| oldest.id() < last)
@@ -80,6 +99,8 @@ impl SyncQueue {
 pub(crate) struct SyncTask {
     segments: Vec<Arc<Segment>>,
     mark: LogMark,
+    /// Was the last segment the active one?
+    is_active_last: bool,
 }
 
 impl SyncTask {

@@ -251,6 +251,34 @@ fn positions_grow_and_syncs_cover_what_was_written_before_them() {
 }
 
 #[test]
+fn segments_that_the_log_has_left_are_synced_apart() {
+    let mut log = Log::open(Arc::new(new_fs())).unwrap();
+    log.put(1, 10);
+    assert!(log.writer.begin_sync_of_ended().is_none());
+    let in_first = log.writer.begin_sync();
+    let mut ends = vec![log.writer.end()];
+    while ends.len() < 3 {
+        let before = log.writer.end();
+        let id = log.next_file;
+        log.put(1, 1000);
+        if log.next_file > id {
+            ends.push(before);
+        }
+    }
+    let task = log.writer.begin_sync_of_ended().unwrap();
+    assert_eq!(task.mark(), ends[2]);
+    // An older sync that ends later takes nothing back.
+    task.run().unwrap();
+    let written = log.put(1, 10);
+    assert_eq!(log.writer.finish_sync(&task), ends[2]);
+    assert_eq!(log.writer.finish_sync(&in_first), ends[2]);
+    assert!(log.writer.begin_sync_of_ended().is_none());
+    assert_eq!(log.writer.begin_sync().mark().position, written);
+    log.sync().unwrap();
+    assert!(log.writer.queue().is_synced());
+}
+
+#[test]
 fn stale_records_of_a_recycled_segment_never_replay() {
     let fs = new_fs();
     let mut log = Log::open(Arc::new(fs.clone())).unwrap();

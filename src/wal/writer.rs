@@ -206,6 +206,12 @@ impl LogWriter {
         self.queue.begin()
     }
 
+    /// What has to be synced so that the segments before the active one are durable; `None` if they
+    /// are. Runs without any lock.
+    pub(crate) fn begin_sync_of_ended(&self) -> Option<SyncTask> {
+        self.queue.begin_ended()
+    }
+
     /// Notes that `task` has run without error, and returns up to where the log is durable now.
     pub(crate) fn finish_sync(&mut self, task: &SyncTask) -> LogMark {
         self.queue.finish(task)
