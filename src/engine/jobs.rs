@@ -83,15 +83,16 @@ impl Core {
         drop(job);
         self.sweep();
         let hot = result?;
+        self.await_readers(&inputs);
         if !hot.is_empty() {
-            self.await_readers(&inputs);
             self.keep_warm(&state, &hot);
         }
         Ok(())
     }
 
-    /// Gives reads that had begun before `files` became obsolete, and were interrupted, a moment to
-    /// end, so that the memory of their blocks is there for others. Iterators may take longer.
+    /// Gives reads and writes that had begun before `files` became obsolete, and were interrupted, a
+    /// moment to end, so that the files' space and the memory of their blocks is there for others.
+    /// Iterators may take longer: then the next job looks again.
     fn await_readers(&self, files: &[FileId]) {
         for _ in 0..READERS_POLLS {
             if self.is_manual() || !self.obsolete.has_any(files) || self.cancel.load(Relaxed) {
