@@ -118,8 +118,8 @@ impl MappingMut {
         Some(MappingMut(Mutex::new(MappingMut::map(file, MmapOptions::new().len(len).populate())?)))
     }
 
+    #[expect(unsafe_code, reason = "no safe interface to memory mappings exists")]
     fn map(file: &File, options: &MmapOptions) -> Option<MmapMut> {
-        #[expect(unsafe_code, reason = "no safe interface to memory mappings exists")]
         // SAFETY: no reference to the bytes outlives a copy into them, and each copy has them alone;
         // see the head of this module.
         unsafe { options.map_mut(file) }.ok()
