@@ -109,7 +109,7 @@ pub fn recover_log(
     let (db, floor, durable) = (DbId(db), FileId(floor), SeqNo::new(durable));
     let source = wal::LogSource { fs, dir, db, floor, durable, mode };
     let mut records = Vec::new();
-    let log = wal::recover(&source, &listing, |batches| {
+    let log = wal::recover(&source, &listing, &mut |batches| {
         records.extend(batches.iter().map(|batch| (batch.seqno.get(), batch.payload.to_vec())));
         Ok(())
     })?;

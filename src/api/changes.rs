@@ -1,6 +1,5 @@
 //! Changes: the feed of all batches that were committed, in order.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +13,7 @@ use crate::base::error::Result;
 use crate::base::ids::KeyspaceId;
 use crate::base::range_tombstone::end_of;
 use crate::base::seqno::SeqNo;
+use crate::base::sorted::SortedMap;
 use crate::base::value::EXPIRY_LEN;
 use crate::base::value::ValueKind;
 use crate::base::value::expiry_of;
@@ -79,7 +79,7 @@ pub struct Changes {
 }
 
 /// The names of the keyspaces that were met; `None`: it was dropped before.
-type Names = BTreeMap<KeyspaceId, Option<String>>;
+type Names = SortedMap<KeyspaceId, Option<String>>;
 
 impl Db {
     /// Every batch that was or is committed behind `since`: see [`Changes`]. `since` is the last

@@ -27,6 +27,7 @@ pub(crate) mod range;
 pub(crate) mod range_tombstone;
 pub(crate) mod seqno;
 pub(crate) mod slice;
+pub(crate) mod sorted;
 pub(crate) mod spans;
 pub(crate) mod stats;
 pub(crate) mod sync;

@@ -11,7 +11,6 @@
 //! Integers are little-endian.
 #![deny(clippy::indexing_slicing)]
 
-use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
@@ -262,7 +261,7 @@ impl SetUnion {
     /// The set of these members.
     pub fn encode<T: AsRef<[u8]>>(members: impl IntoIterator<Item = T>) -> Vec<u8> {
         let members: Vec<T> = members.into_iter().collect();
-        encode_set(&members.iter().map(AsRef::as_ref).collect())
+        encode_set(members.iter().map(AsRef::as_ref).collect())
     }
 
     /// The members of a set; `None` if these bytes are none.
@@ -272,7 +271,10 @@ impl SetUnion {
     }
 }
 
-fn encode_set(members: &BTreeSet<&[u8]>) -> Vec<u8> {
+fn encode_set(mut members: Vec<&[u8]>) -> Vec<u8> {
+    // They are sets behind each other, each in order, which this sort merges.
+    members.sort();
+    members.dedup();
     let mut out = Vec::new();
     members.iter().for_each(|member| put_bytes(&mut out, member));
     out
@@ -292,14 +294,12 @@ impl MergeOperator for SetUnion {
     }
 
     fn merge(&self, _: &[u8], value: Option<&[u8]>, operands: &[&[u8]]) -> MergeResult<Vec<u8>> {
-        let mut union = BTreeSet::new();
+        let mut members = Vec::new();
         for set in value.into_iter().chain(operands.iter().copied()) {
-            let decoded = decode_set(set, |member| {
-                union.insert(member);
-            });
+            let decoded = decode_set(set, |member| members.push(member));
             decoded.map_err(|_| "an operand or the value is no set")?;
         }
-        Ok(encode_set(&union))
+        Ok(encode_set(members))
     }
 
     fn combine(&self, key: &[u8], operands: &[&[u8]]) -> MergeResult<Option<Vec<u8>>> {

@@ -203,18 +203,18 @@ impl Fragments {
     /// Cuts `pieces`, in any order, into fragments with all their numbers. O(n log n) and the size of
     /// the result, which for n pieces that all overlap each other has n² numbers.
     pub(crate) fn cut<'a>(
-        pieces: impl Iterator<Item = (&'a [u8], Option<&'a [u8]>, SeqNo)>,
+        mut pieces: impl Iterator<Item = (&'a [u8], Option<&'a [u8]>, SeqNo)>,
     ) -> Fragments {
-        Fragments::cut_by(pieces, |active| active.keys().rev().copied().collect())
+        Fragments::cut_by(&mut pieces, &|active| active.keys().rev().copied().collect())
     }
 
     /// The same with those numbers only that readers at `snapshots`, which ascend, and later than all
     /// `pieces` tell apart: between two of them, the newest. O(n log n) for each snapshot.
     pub(crate) fn cut_for<'a>(
-        pieces: impl Iterator<Item = (&'a [u8], Option<&'a [u8]>, SeqNo)>,
+        mut pieces: impl Iterator<Item = (&'a [u8], Option<&'a [u8]>, SeqNo)>,
         snapshots: &[SeqNo],
     ) -> Fragments {
-        Fragments::cut_by(pieces, |active| {
+        Fragments::cut_by(&mut pieces, &|active| {
             let mut seqnos = Vec::new();
             let mut reader = Some(SeqNo::MAX);
             while let Some(at) = reader
@@ -230,8 +230,8 @@ impl Fragments {
 
     /// `choose` tells, of the numbers that hold in a fragment, which it gets.
     fn cut_by<'a>(
-        pieces: impl Iterator<Item = (&'a [u8], Option<&'a [u8]>, SeqNo)>,
-        choose: impl Fn(&BTreeMap<SeqNo, usize>) -> Vec<SeqNo>,
+        pieces: &mut dyn Iterator<Item = (&'a [u8], Option<&'a [u8]>, SeqNo)>,
+        choose: &dyn Fn(&BTreeMap<SeqNo, usize>) -> Vec<SeqNo>,
     ) -> Fragments {
         // What begins and what ends, at each key in this order: a piece may end where one with the
         // same number begins. Pieces that come in order are sorted already.

@@ -12,6 +12,7 @@ use crate::base::internal_iter::InternalIter as _;
 use crate::base::key::KeyRef;
 use crate::base::range_tombstone::Fragments;
 use crate::base::seqno::SeqNo;
+use crate::base::sorted::sort_by;
 use crate::base::sync::atomic::AtomicBool;
 use crate::compaction::apart::Apart;
 use crate::compaction::apart::ApartSpec;
@@ -92,7 +93,7 @@ impl Written {
 pub(crate) fn split(plan: &Plan, parts: usize) -> Vec<KeyRange> {
     let mut borders: Vec<(&[u8], u64)> =
         plan.inputs().map(|file| (file.meta.smallest.user.as_slice(), file.meta.bytes)).collect();
-    borders.sort_unstable();
+    sort_by(&mut borders, Ord::cmp);
     let share = plan.input_bytes() / parts.max(1) as u64 + 1;
     let mut ranges = vec![KeyRange::default()];
     let mut bytes = 0;

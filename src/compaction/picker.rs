@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 use crate::base::ids::FileId;
 use crate::base::seqno::SeqNo;
+use crate::base::sorted::sort_by;
 use crate::compaction::plan::Plan;
 use crate::compaction::plan::Reason;
 use crate::compaction::plan::hull;
@@ -126,7 +127,7 @@ pub(crate) fn pick(version: &Arc<Version>, context: &PickContext<'_>) -> Option<
         scores.push((bytes as f64 / targets.bytes[level].max(1) as f64, level));
     }
     scores.retain(|(score, level)| if *level == 0 { *score >= 1.0 } else { *score > 1.0 });
-    scores.sort_by(|a, b| b.0.total_cmp(&a.0));
+    sort_by(&mut scores, |a, b| b.0.total_cmp(&a.0));
     let mut plans = scores.into_iter().filter_map(|(_, level)| match level {
         0 => plan_level0(version, targets.base_level, context, Reason::Level0),
         _ => pick_by_overlap(version, level, level + 1, context, Reason::LevelSize),

@@ -1,6 +1,5 @@
 //! The keyspaces: which exist, and each one's memtables and current version.
 
-use std::collections::BTreeMap;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::OnceLock;
@@ -18,6 +17,7 @@ use crate::base::hooks::MergeOperator;
 use crate::base::ids::DbId;
 use crate::base::ids::KeyspaceId;
 use crate::base::seqno::SeqNo;
+use crate::base::sorted::SortedMap;
 use crate::base::sync;
 use crate::base::sync::Mutex;
 use crate::base::sync::RwLock;
@@ -384,7 +384,7 @@ impl KeyspaceState {
 /// All keyspaces by name.
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
-    by_name: RwLock<BTreeMap<String, Arc<KeyspaceState>>>,
+    by_name: RwLock<SortedMap<String, Arc<KeyspaceState>>>,
 }
 
 impl Registry {

@@ -13,7 +13,6 @@
 //! A crash anywhere leaves what the next recovery reads the same way: no phase removes what an
 //! earlier manifest needs before the new one is in force.
 
-use std::collections::BTreeMap;
 use std::collections::HashSet;
 use std::collections::VecDeque;
 use std::path::Path;
@@ -31,6 +30,7 @@ use crate::base::ids::KeyspaceId;
 use crate::base::options::Config;
 use crate::base::planted::Planted;
 use crate::base::seqno::SeqNo;
+use crate::base::sorted::SortedMap;
 use crate::base::sync::Mutex;
 use crate::base::sync::atomic::AtomicBool;
 use crate::base::sync::atomic::AtomicU64;
@@ -241,7 +241,7 @@ fn make_keyspaces(catalog: &Catalog, config: &Config) -> Keyspaces {
     catalog.keyspaces.iter().map(make).collect()
 }
 
-type Keyspaces = BTreeMap<KeyspaceId, Arc<KeyspaceState>>;
+type Keyspaces = SortedMap<KeyspaceId, Arc<KeyspaceState>>;
 
 fn log_source<'a>(site: &'a Site<'_>, catalog: &Catalog) -> LogSource<'a> {
     // A memtable is flushed only after the log was synced up to its end.

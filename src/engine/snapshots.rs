@@ -1,6 +1,5 @@
 //! Live snapshots: which sequence numbers compaction must keep readable.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Acquire;
 use std::sync::atomic::Ordering::Release;
@@ -8,6 +7,7 @@ use std::sync::atomic::Ordering::Release;
 use crate::base::clock::ExpiryClock;
 use crate::base::clock::FirstExpiry;
 use crate::base::seqno::SeqNo;
+use crate::base::sorted::SortedMap;
 use crate::base::sync::Mutex;
 use crate::base::sync::atomic::AtomicU64;
 
@@ -20,9 +20,9 @@ pub(crate) struct Snapshots {
 #[derive(Debug, Default)]
 struct Live {
     /// Their sequence numbers, with how many hold each.
-    pinned: BTreeMap<SeqNo, usize>,
+    pinned: SortedMap<SeqNo, usize>,
     /// The times that they were taken at, likewise.
-    instants: BTreeMap<u64, usize>,
+    instants: SortedMap<u64, usize>,
     /// How many keyspaces were dropped so far. Sequence numbers do not tell whether a snapshot was
     /// taken before or after that: a drop has none.
     drops: u64,
@@ -43,8 +43,8 @@ impl Snapshots {
         let mut live = self.live.lock();
         let seqno = SeqNo::new(visible.load(Acquire));
         let now_ms = expiry.now_ms();
-        *live.pinned.entry(seqno).or_insert(0) += 1;
-        *live.instants.entry(now_ms).or_insert(0) += 1;
+        *live.pinned.get_or_insert_with(seqno, || 0) += 1;
+        *live.instants.get_or_insert_with(now_ms, || 0) += 1;
         let first_expiry = Arc::default();
         let (drops, snapshots) = (live.drops, self.clone());
         Arc::new(SnapshotPin { seqno, now_ms, first_expiry, drops, snapshots })
@@ -115,7 +115,7 @@ impl Drop for SnapshotPin {
     }
 }
 
-fn release<K: Ord>(held: &mut BTreeMap<K, usize>, key: &K) {
+fn release<K: Ord>(held: &mut SortedMap<K, usize>, key: &K) {
     if let Some(count) = held.get_mut(key) {
         *count -= 1;
         if *count == 0 {

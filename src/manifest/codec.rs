@@ -66,11 +66,13 @@ impl From<Malformed> for BadEdit {
     }
 }
 
+#[inline(never)]
 fn put_field(out: &mut Vec<u8>, tag: u64, bytes: &[u8]) {
     put_varint(out, tag);
     put_bytes(out, bytes);
 }
 
+#[inline(never)]
 fn put_number(out: &mut Vec<u8>, tag: u64, n: u64) {
     let mut bytes = Vec::new();
     put_varint(&mut bytes, n);

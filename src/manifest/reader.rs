@@ -87,7 +87,7 @@ fn check_tail(
     what: &str,
 ) -> Result<()> {
     let rest = offset + 8..content.len() as u64;
-    match record::scan_for_valid(context, content, rest, |_| true) {
+    match record::scan_for_valid(context, content, rest, &|_| true) {
         Scan::Nothing => Ok(()),
         Scan::Found(..) => Err(Error::corruption(path, offset, what)),
     }

@@ -65,7 +65,7 @@ pub(crate) fn salvage_manifest(
             Decoded::Record(record) => record,
             Decoded::End | Decoded::Invalid(_) => {
                 let rest = offset + 8..end;
-                let Scan::Found(at, record) = scan_for_valid(context, &content, rest, |_| true)
+                let Scan::Found(at, record) = scan_for_valid(context, &content, rest, &|_| true)
                 else {
                     break;
                 };

@@ -274,7 +274,7 @@ pub(crate) fn scan_for_valid(
     context: Context,
     bytes: &[u8],
     offsets: Range<u64>,
-    plausible: impl Fn(Stamp) -> bool,
+    plausible: &dyn Fn(Stamp) -> bool,
 ) -> Scan {
     let mut effort = SCAN_EFFORT * bytes.len() as u64;
     let mut ranges = None;

@@ -88,7 +88,7 @@ proptest! {
     #[test]
     fn any_bytes_decode_or_fail(bytes: Vec<u8>, offset in 0u64..200) {
         decode_at(context(), &bytes, offset);
-        scan_for_valid(context(), &bytes, offset..300, |_| true);
+        scan_for_valid(context(), &bytes, offset..300, &|_| true);
     }
 
     #[test]
@@ -115,7 +115,7 @@ proptest! {
         to in 100u64..1000,
     ) {
         let (bytes, offsets) = file(&payloads);
-        let found = scan_for_valid(context(), &bytes, from..to, |stamp| stamp.seqno >= 12);
+        let found = scan_for_valid(context(), &bytes, from..to, &|stamp| stamp.seqno >= 12);
         let expected = offsets.iter().skip(2).find(|offset| (from..to).contains(*offset));
         match (found, expected) {
             (Scan::Found(offset, record), Some(expected)) => {
@@ -139,15 +139,15 @@ fn bytes_that_only_look_like_records_do_not_make_a_scan_quadratic() {
         bytes.extend_from_slice(&((rest / 2) as u32).to_le_bytes());
         bytes.extend_from_slice(&(stamp.seqno | u64::from(stamp.lag) << 56).to_le_bytes());
     }
-    assert_eq!(scan_for_valid(context(), &bytes, 0..u64::MAX, |_| true), Scan::Nothing);
+    assert_eq!(scan_for_valid(context(), &bytes, 0..u64::MAX, &|_| true), Scan::Nothing);
     // And the answer is right.
     let offset = bytes.len() as u64;
     encode_into(&mut bytes, context(), offset, Stamp { seqno: 2, lag: 1 }, &[7; 5000]);
     bytes.resize(bytes.len() + len, 1);
-    let scan = scan_for_valid(context(), &bytes, 0..u64::MAX, |_| true);
+    let scan = scan_for_valid(context(), &bytes, 0..u64::MAX, &|_| true);
     assert!(matches!(&scan, Scan::Found(at, record) if *at == offset && record.stamp.seqno == 2));
     bytes[offset as usize + 2000] ^= 1;
-    assert_eq!(scan_for_valid(context(), &bytes, 0..offset + 1, |_| true), Scan::Nothing);
+    assert_eq!(scan_for_valid(context(), &bytes, 0..offset + 1, &|_| true), Scan::Nothing);
 }
 
 #[test]

@@ -1,6 +1,5 @@
 //! Values that lie apart: fetched from what is left of the blob files.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,6 +12,7 @@ use crate::base::ids::DbId;
 use crate::base::ids::FileId;
 use crate::base::key::Trailer;
 use crate::base::slice::Slice;
+use crate::base::sorted::SortedMap;
 use crate::base::value::EXPIRY_LEN;
 use crate::base::value::ValueKind;
 use crate::blob::BlobReader;
@@ -31,10 +31,10 @@ pub(super) struct BlobFiles {
     dir: PathBuf,
     db: Option<DbId>,
     /// The identities that the manifest gives.
-    uids: BTreeMap<FileId, u64>,
-    open: BTreeMap<FileId, BlobReader>,
+    uids: SortedMap<FileId, u64>,
+    open: SortedMap<FileId, BlobReader>,
     /// Files that were open before, and those that cannot be opened.
-    known: BTreeMap<FileId, bool>,
+    known: SortedMap<FileId, bool>,
 }
 
 impl BlobFiles {
@@ -42,9 +42,9 @@ impl BlobFiles {
         fs: Arc<dyn Fs>,
         dir: &Path,
         db: Option<DbId>,
-        uids: BTreeMap<FileId, u64>,
+        uids: SortedMap<FileId, u64>,
     ) -> BlobFiles {
-        let (open, known) = (BTreeMap::new(), BTreeMap::new());
+        let (open, known) = (SortedMap::new(), SortedMap::new());
         BlobFiles { fs, dir: dir.to_owned(), db, uids, open, known }
     }
 

@@ -10,6 +10,7 @@ use crate::base::key::InternalKey;
 use crate::base::key::Trailer;
 use crate::base::range_tombstone::Fragments;
 use crate::base::seqno::SeqNo;
+use crate::base::sorted::sort_by;
 use crate::base::value::ValueKind;
 use crate::fs::Fs;
 use crate::fs::ReadMode;
@@ -190,7 +191,7 @@ fn open(fs: &dyn Fs, file: &SstSource) -> Result<SalvageIter> {
 
 /// As few runs as the files can be put into: so many files are open at once, and no more.
 fn runs(mut files: Vec<SstSource>) -> Vec<Run> {
-    files.sort_by(|a, b| a.keys.cmp(&b.keys));
+    sort_by(&mut files, |a, b| a.keys.cmp(&b.keys));
     let mut runs: Vec<(Option<Vec<u8>>, VecDeque<SstSource>)> = Vec::new();
     for file in files {
         let fits = runs.iter_mut().find(|(last, _)| match (last, &file.keys) {

@@ -3,8 +3,8 @@
 //! A manifest that reads from its first edit to its last says all of it. What is left of a damaged
 //! one still gives names, and proves which files are obsolete; then every other SST is taken.
 
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
+use std::cmp::Reverse;
+use std::collections::HashSet;
 use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,6 +14,8 @@ use crate::base::ids::DbId;
 use crate::base::ids::FileId;
 use crate::base::ids::KeyspaceId;
 use crate::base::seqno::SeqNo;
+use crate::base::sorted::SortedMap;
+use crate::base::sorted::sort_by_key;
 use crate::fs::DirEntry;
 use crate::fs::Fs;
 use crate::fs::ReadMode;
@@ -63,26 +65,26 @@ pub(super) struct Inventory {
     is_whole: bool,
     /// And does nothing suggest that there were more edits?
     pub(super) is_proven: bool,
-    pub(super) names: BTreeMap<KeyspaceId, String>,
+    pub(super) names: SortedMap<KeyspaceId, String>,
     /// Names of merge operators.
-    operators: BTreeMap<KeyspaceId, String>,
+    operators: SortedMap<KeyspaceId, String>,
     /// Those whose values expire though they have a merge operator.
-    expiring: BTreeSet<KeyspaceId>,
+    expiring: HashSet<KeyspaceId>,
     /// From how many bytes on their values lie apart.
-    separate: BTreeMap<KeyspaceId, u64>,
+    separate: SortedMap<KeyspaceId, u64>,
     /// How long their values live.
-    default_ttl_ms: BTreeMap<KeyspaceId, u64>,
-    blobs: BTreeMap<FileId, u64>,
-    dropped: BTreeSet<KeyspaceId>,
+    default_ttl_ms: SortedMap<KeyspaceId, u64>,
+    blobs: SortedMap<FileId, u64>,
+    dropped: HashSet<KeyspaceId>,
     /// No number from here on was used for a keyspace.
     next_keyspace: u32,
     /// What is flushed of each keyspace, so that the log is not needed for it.
-    flushed: BTreeMap<KeyspaceId, SeqNo>,
+    flushed: SortedMap<KeyspaceId, SeqNo>,
     pub(super) durable: SeqNo,
     pub(super) floor: FileId,
-    live: BTreeMap<FileId, (KeyspaceId, SstMeta)>,
-    obsolete: BTreeSet<FileId>,
-    pub(super) ssts: BTreeMap<Home, Vec<SstSource>>,
+    live: SortedMap<FileId, (KeyspaceId, Box<SstMeta>)>,
+    obsolete: HashSet<FileId>,
+    pub(super) ssts: SortedMap<Home, Vec<SstSource>>,
 }
 
 impl Inventory {
@@ -138,7 +140,7 @@ impl Inventory {
             })
             .collect();
         // The newest one is in force, if CURRENT does not say otherwise.
-        ids.sort_unstable_by_key(|id| std::cmp::Reverse(*id));
+        sort_by_key(&mut ids, |id| Reverse(*id));
         match read_current(fs, dir) {
             Ok((db, id)) => {
                 self.db = Some(db);
@@ -205,7 +207,7 @@ impl Inventory {
             self.separate.extend(change.separate_from.map(|bytes| (id, bytes)));
             self.default_ttl_ms.extend(change.default_ttl_ms.map(|ms| (id, ms)));
             self.blobs.extend(change.added_blobs.iter().map(|meta| (meta.id, meta.uid)));
-            let flushed = self.flushed.entry(id).or_default();
+            let flushed = self.flushed.get_or_insert_with(id, SeqNo::default);
             *flushed = (*flushed).max(change.flushed_seqno.unwrap_or_default());
             for (_, file) in change.removed {
                 self.live.remove(&file);
@@ -213,7 +215,7 @@ impl Inventory {
             }
             for (_, meta) in change.added {
                 self.obsolete.remove(&meta.id);
-                self.live.insert(meta.id, (id, meta));
+                self.live.insert(meta.id, (id, Box::new(meta)));
             }
         }
     }
@@ -230,7 +232,7 @@ impl Inventory {
             // A flush lets go of the log when its edit is durable: that may be what is lost.
             self.is_proven = false;
         }
-        for (id, (_, meta)) in &self.live {
+        for (id, (_, meta)) in self.live.iter() {
             let path = sst_path(dir, *id);
             if listing.iter().any(|entry| path.ends_with(&entry.name)) {
                 continue;
@@ -261,7 +263,7 @@ impl Inventory {
             let keys = Some((meta.smallest.user.clone(), meta.largest.user.clone()));
             let (uid, may_have_ranges) = (Some(meta.uid), meta.ranges.is_some());
             let source = SstSource { path, bytes, uid, keys, may_have_ranges };
-            self.ssts.entry(Home::Keyspace(*keyspace)).or_default().push(source);
+            self.ssts.get_or_insert_with(Home::Keyspace(*keyspace), Vec::new).push(source);
             return;
         }
         if self.is_proven || self.obsolete.contains(&id) {
@@ -287,7 +289,7 @@ impl Inventory {
             return;
         }
         let source = SstSource { path, bytes, uid: None, keys, may_have_ranges: true };
-        self.ssts.entry(home).or_default().push(source);
+        self.ssts.get_or_insert_with(home, Vec::new).push(source);
     }
 
     /// The name of the merge operator that a home is known to have.
@@ -323,7 +325,7 @@ impl Inventory {
     }
 
     /// The identities of blob files, as far as the manifest gives them.
-    pub(super) fn blob_uids(&self) -> BTreeMap<FileId, u64> {
+    pub(super) fn blob_uids(&self) -> SortedMap<FileId, u64> {
         self.blobs.clone()
     }
 

@@ -5,7 +5,6 @@
 //! Until then operations lie in keyspaces of the new database, each with its trailer and its length,
 //! those of a key in a row: so a log of any length needs no more memory than the database has.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::api::batch::WriteBatch;
@@ -26,6 +25,7 @@ use crate::base::operators::Append;
 use crate::base::options::Recovery;
 use crate::base::range_tombstone::end_of;
 use crate::base::seqno::SeqNo;
+use crate::base::sorted::SortedMap;
 use crate::base::spans::SpanEnd;
 use crate::base::value::ValueKind;
 use crate::fs::DirEntry;
@@ -43,9 +43,9 @@ const HOLES: &str = "the log is damaged, and what is behind the damage is taken 
 /// The keyspaces that hold what the log gave.
 #[derive(Default)]
 pub(super) struct Staged {
-    keyspaces: BTreeMap<KeyspaceId, Keyspace>,
+    keyspaces: SortedMap<KeyspaceId, Keyspace>,
     /// Range tombstones.
-    ranges: BTreeMap<KeyspaceId, Vec<RangeTombstone>>,
+    ranges: SortedMap<KeyspaceId, Vec<RangeTombstone>>,
 }
 
 /// First key, end, and sequence number.
@@ -67,7 +67,7 @@ impl Staged {
     }
 
     pub(super) fn drop_all(self, db: &Db) -> Result<()> {
-        self.keyspaces.into_values().try_for_each(|keyspace| db.drop_keyspace(keyspace.name()))
+        self.keyspaces.values().try_for_each(|keyspace| db.drop_keyspace(keyspace.name()))
     }
 }
 
@@ -112,13 +112,13 @@ impl Repair<'_> {
     /// Would the database open with this log? Then it counts for what recovery makes of it.
     fn is_log_whole(&self, listing: &[DirEntry]) -> bool {
         let source = self.source(self.fs.as_ref(), &self.dir);
-        self.inventory.is_proven && wal::recover(&source, listing, |_| Ok(())).is_ok()
+        self.inventory.is_proven && wal::recover(&source, listing, &mut |_| Ok(())).is_ok()
     }
 
     fn stage_whole(&mut self, listing: &[DirEntry], staged: &mut Staged) -> Result<()> {
         let (fs, dir) = (self.fs.clone(), self.dir.clone());
         let source = self.source(fs.as_ref(), &dir);
-        let log = wal::recover(&source, listing, |records| self.stage(records, staged))?;
+        let log = wal::recover(&source, listing, &mut |records| self.stage(records, staged))?;
         self.report.files += log.segments.len() as u64;
         Ok(())
     }
@@ -231,7 +231,7 @@ impl Repair<'_> {
                 }
                 if op.kind == ValueKind::DeleteRange {
                     let to = end_of(op.value).map(<[u8]>::to_vec);
-                    let ranges = staged.ranges.entry(op.keyspace).or_default();
+                    let ranges = staged.ranges.get_or_insert_with(op.keyspace, Vec::new);
                     ranges.push((op.key.to_vec(), to, seqno));
                     continue;
                 }

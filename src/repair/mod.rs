@@ -29,6 +29,8 @@ use crate::base::ids::KeyspaceId;
 use crate::base::key::Trailer;
 use crate::base::options::Durability;
 use crate::base::options::Recovery;
+use crate::base::sorted::sort_by;
+use crate::base::sorted::sort_by_key;
 use crate::base::value::EXPIRY_LEN;
 use crate::base::value::ValueKind;
 use crate::base::value::expiry_of;
@@ -200,7 +202,7 @@ impl Repair<'_> {
         let logged = staged.keyspaces().map(Home::Keyspace);
         let mut homes: Vec<Home> = ssts.keys().copied().chain(named).chain(logged).collect();
         homes.push(Home::Keyspace(KeyspaceId::DEFAULT));
-        homes.sort_unstable();
+        sort_by_key(&mut homes, |home| *home);
         homes.dedup();
         for home in homes {
             let files = ssts.remove(&home).unwrap_or_default();
@@ -233,7 +235,7 @@ impl Repair<'_> {
             self.report.entries += entries;
             self.report.keyspaces.push(RepairedKeyspace { name, entries });
         }
-        self.report.keyspaces.sort_by(|a, b| a.name.cmp(&b.name));
+        sort_by(&mut self.report.keyspaces, |a, b| a.name.cmp(&b.name));
         if self.report.bytes_lost > 0 {
             self.report.remark(OLDER);
         }
@@ -300,7 +302,9 @@ impl Output<'_> {
     fn add(&mut self, key: &[u8], mut versions: Vec<(Trailer, Vec<u8>)>) -> Option<&'static str> {
         let is_operand = |trailer: Trailer| trailer.kind() == Some(ValueKind::Merge);
         // Newest first; of an operand, and what it was folded into, the latter.
-        versions.sort_by_key(|(trailer, _)| Reverse((trailer.seqno(), !is_operand(*trailer))));
+        sort_by_key(&mut versions, |(trailer, _)| {
+            Reverse((trailer.seqno(), !is_operand(*trailer)))
+        });
         versions.dedup_by_key(|(trailer, _)| trailer.seqno());
         let operands = versions.iter().position(|(trailer, _)| !is_operand(*trailer));
         let operands = operands.unwrap_or(versions.len());

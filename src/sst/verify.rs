@@ -11,6 +11,7 @@ use crate::base::key::InternalKey;
 use crate::base::key::KeyHash;
 use crate::base::key::KeyRef;
 use crate::base::seqno::SeqNo;
+use crate::base::sorted::sort_by_key;
 use crate::base::value::Expiry;
 use crate::base::value::ValueKind;
 use crate::base::value::expiry_of;
@@ -146,7 +147,7 @@ impl Pass<'_> {
         reader.whole(footer_at, ensure(counted, "properties miscount the range tombstones"))?;
         self.fetch_behind(footer.properties, BlockKind::Properties)?;
         self.fetch_behind(footer.top, BlockKind::Top)?;
-        self.behind.sort_unstable_by_key(|handle| handle.offset);
+        sort_by_key(&mut self.behind, |handle| handle.offset);
         let mut at = self.end;
         for handle in &self.behind {
             self.padding(at, handle.offset)?;

@@ -1,7 +1,6 @@
 //! Writes one SST from entries that come in order.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
 
 use crate::base::blob::BlobHandle;
 use crate::base::blob::BlobUse;
@@ -22,6 +21,7 @@ use crate::base::planted::Planted;
 use crate::base::range_tombstone::Fragments;
 use crate::base::range_tombstone::RangeFacts;
 use crate::base::seqno::SeqNo;
+use crate::base::sorted::SortedMap;
 use crate::base::value::EXPIRY_LEN;
 use crate::base::value::Expiry;
 use crate::base::value::ValueKind;
@@ -81,7 +81,7 @@ pub(crate) struct SstSummary {
 
 /// The blob files that entries refer to, and how many bytes of each.
 #[derive(Debug, Default)]
-pub(super) struct BlobUses(BTreeMap<FileId, u64>);
+pub(super) struct BlobUses(SortedMap<FileId, u64>);
 
 impl BlobUses {
     /// Counts an entry, if it has a handle.
@@ -89,7 +89,7 @@ impl BlobUses {
         if let Some(kind) = trailer.kind().filter(|kind| kind.is_apart()) {
             let at = if kind.expires() { EXPIRY_LEN } else { 0 };
             let handle = BlobHandle::decode(value.get(at..).unwrap_or_default())?;
-            *self.0.entry(handle.file).or_default() += u64::from(handle.len);
+            *self.0.get_or_insert_with(handle.file, || 0) += u64::from(handle.len);
         }
         Ok(())
     }

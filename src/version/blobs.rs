@@ -12,7 +12,6 @@
 //! still refers to them. What is moved is garbage where it was: so the choice stays the same until it
 //! is done.
 
-use std::collections::BTreeMap;
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,6 +23,8 @@ use crate::base::error::Error;
 use crate::base::error::Result;
 use crate::base::ids::FileId;
 use crate::base::slice::Slice;
+use crate::base::sorted::SortedMap;
+use crate::base::sorted::sort_by_key;
 use crate::manifest::BlobMeta;
 use crate::manifest::SstMeta;
 use crate::version::Version;
@@ -51,7 +52,7 @@ impl Used {
 /// The blob files of one version.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Blobs {
-    files: BTreeMap<FileId, Used>,
+    files: SortedMap<FileId, Used>,
     /// Where they are.
     dir: PathBuf,
 }
@@ -96,13 +97,16 @@ impl Blobs {
         if garbage <= live / GARBAGE_SHARE_MAX {
             return condemned;
         }
-        let mut files: Vec<&Used> = self.files.values().collect();
-        files.retain(|used| used.garbage_bytes() > 0 && !used.file.is_damaged());
-        files.sort_by_cached_key(|used| {
-            let share = u128::from(used.live_bytes) << 32;
-            (share / u128::from(used.file.record_bytes().max(1)), used.file.meta.id)
-        });
-        for used in files {
+        let mut files: Vec<(u128, &Used)> = Vec::new();
+        for used in self.files.values() {
+            if used.garbage_bytes() > 0 && !used.file.is_damaged() {
+                let share = u128::from(used.live_bytes) << 32;
+                files.push((share / u128::from(used.file.record_bytes().max(1)), used));
+            }
+        }
+        // Of equal ones the older first.
+        sort_by_key(&mut files, |(share, _)| *share);
+        for (_, used) in files {
             if garbage <= live / GARBAGE_SHARE_LEFT {
                 break;
             }
@@ -147,8 +151,9 @@ impl Blobs {
     /// Those that `ssts` refer to.
     pub(crate) fn used_by<'a>(&self, ssts: impl Iterator<Item = &'a SstMeta>) -> Blobs {
         let used = ssts.flat_map(|meta| &meta.blobs);
-        let files = used.filter_map(|used| self.files.get_key_value(&used.file));
-        let files = files.map(|(id, used)| (*id, used.clone())).collect();
+        let files = used
+            .filter_map(|used| Some((used.file, self.files.get(&used.file)?.clone())))
+            .collect();
         Blobs { files, dir: self.dir.clone() }
     }
 

@@ -5,6 +5,8 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::base::ids::FileId;
+use crate::base::sorted::sort_by;
+use crate::base::sorted::sort_by_key;
 use crate::manifest::KeyspaceEdit;
 use crate::version::LEVELS;
 use crate::version::Level;
@@ -61,9 +63,9 @@ pub(crate) fn apply(
     }
     for (number, files) in levels.iter_mut().enumerate() {
         if number == 0 {
-            files.sort_by_key(|file| Reverse((file.meta.max_seqno, file.meta.id)));
+            sort_by_key(files, |file| Reverse((file.meta.max_seqno, file.meta.id)));
         } else {
-            files.sort_by(|a, b| a.meta.smallest.as_ref().cmp(&b.meta.smallest.as_ref()));
+            sort_by(files, |a, b| a.meta.smallest.as_ref().cmp(&b.meta.smallest.as_ref()));
         }
     }
     let gone = moved.iter().flat_map(|file| &file.meta.blobs);

@@ -62,9 +62,15 @@ impl SstFile {
     /// The reader, opened at the first call. Two first callers may both open the file; one of the
     /// two readers is kept.
     pub(crate) fn reader(&self) -> Result<&Arc<SstReader>> {
-        if let Some(reader) = self.reader.get() {
-            return Ok(reader);
+        match self.reader.get() {
+            Some(reader) => Ok(reader),
+            None => self.open(),
         }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn open(&self) -> Result<&Arc<SstReader>> {
         let path = self.path();
         let file = self.opener.fs.open(&path, self.opener.mode)?;
         let SstMeta { bytes, uid, ranges, .. } = self.meta.as_ref();

@@ -1,14 +1,14 @@
 //! Which segments there are, and which of them form the log.
 #![deny(clippy::indexing_slicing)]
 
-use std::collections::BTreeMap;
-use std::ops::Bound;
 use std::path::Path;
 
 use crate::base::error::Error;
 use crate::base::error::Result;
 use crate::base::ids::DbId;
 use crate::base::ids::FileId;
+use crate::base::sorted::SortedMap;
+use crate::base::sorted::sort_by_key;
 use crate::fs::DirEntry;
 use crate::fs::Fs;
 use crate::fs::ReadMode;
@@ -41,7 +41,7 @@ pub(super) struct Found {
 /// All segments in the directory from the floor on.
 #[derive(Debug)]
 pub(super) struct Catalog {
-    pub(super) segments: BTreeMap<FileId, Found>,
+    pub(super) segments: SortedMap<FileId, Found>,
     /// Segments below the floor.
     pub(super) obsolete: Vec<FileId>,
 }
@@ -55,7 +55,7 @@ impl Catalog {
         floor: FileId,
         listing: &[DirEntry],
     ) -> Result<Catalog> {
-        let mut catalog = Catalog { segments: BTreeMap::new(), obsolete: Vec::new() };
+        let mut catalog = Catalog { segments: SortedMap::new(), obsolete: Vec::new() };
         for entry in listing.iter().filter(|entry| !entry.is_dir) {
             let Some(FileKind::Wal(id)) = FileKind::parse(&entry.name) else {
                 continue;
@@ -75,7 +75,7 @@ impl Catalog {
             };
             catalog.segments.insert(id, Found { bytes, start });
         }
-        catalog.obsolete.sort_unstable();
+        sort_by_key(&mut catalog.obsolete, |id| *id);
         Ok(catalog)
     }
 
@@ -89,15 +89,13 @@ impl Catalog {
 
     /// The segments behind `id` by number.
     pub(super) fn after(&self, id: FileId) -> impl Iterator<Item = (FileId, Found)> {
-        self.segments
-            .range((Bound::Excluded(id), Bound::Unbounded))
-            .map(|(id, found)| (*id, *found))
+        self.segments.behind(&id).iter().copied()
     }
 
     /// The log: the floor, or without one the segment that follows none, and what is linked to it.
     /// Empty if there is no such segment.
     pub(super) fn chain(&self, floor: FileId) -> Vec<SegmentHeader> {
-        let mut successors = BTreeMap::new();
+        let mut successors = SortedMap::new();
         for found in self.segments.values() {
             if let Start::Started(header) = found.start {
                 // Larger numbers come later and win.

@@ -92,7 +92,7 @@ pub(crate) struct RecoveredLog {
 pub(crate) fn recover(
     source: &LogSource<'_>,
     listing: &[DirEntry],
-    visit: impl FnMut(&[LogRecord]) -> Result<()>,
+    visit: &mut dyn FnMut(&[LogRecord]) -> Result<()>,
 ) -> Result<RecoveredLog> {
     let catalog = Catalog::read(source.fs, source.dir, source.db, source.floor, listing)?;
     let chain = catalog.chain(source.floor);
@@ -122,7 +122,7 @@ pub(crate) fn recover(
 fn sort_out(catalog: &Catalog, log: &mut RecoveredLog) {
     let end = log.tail.map(|(id, _)| id).unwrap_or_default();
     log.debris.clone_from(&catalog.obsolete);
-    for (id, found) in &catalog.segments {
+    for (id, found) in catalog.segments.iter() {
         if log.segments.iter().any(|live| live.id == *id) {
             continue;
         }
@@ -154,7 +154,7 @@ impl Replay<'_> {
     fn run(
         &mut self,
         chain: &[SegmentHeader],
-        mut visit: impl FnMut(&[LogRecord]) -> Result<()>,
+        visit: &mut dyn FnMut(&[LogRecord]) -> Result<()>,
     ) -> Result<()> {
         if chain.is_empty() {
             let damage = self.evidence_without_log()?;
@@ -218,7 +218,7 @@ impl Replay<'_> {
     /// Looks at everything behind the log's end, and notes how much that is.
     fn survey(&self, mut given_up: GivenUp) -> Result<GivenUp> {
         let tail = self.log.tail.unwrap_or_default();
-        let at_tail = self.catalog.segments.get_key_value(&tail.0).map(|(id, found)| (*id, *found));
+        let at_tail = self.catalog.segments.get(&tail.0).map(|found| (tail.0, *found));
         for (id, found) in at_tail.into_iter().chain(self.catalog.after(tail.0)) {
             if found.start == Start::Foreign {
                 continue;
@@ -378,7 +378,7 @@ impl Replay<'_> {
     fn claim_in(&self, id: FileId, bytes: &[u8], offsets: Range<u64>, most: u64) -> Option<String> {
         let lost = self.next_seqno.get();
         let context = Context::new(self.source.db, id);
-        let scan = scan_for_valid(context, bytes, offsets, |stamp| {
+        let scan = scan_for_valid(context, bytes, offsets, &|stamp| {
             stamp.seqno <= most && stamp.durable().is_some_and(|durable| durable >= lost)
         });
         match scan {

@@ -1,7 +1,6 @@
 //! Finds every record of a segment that can still be read, also behind damage.
 #![deny(clippy::indexing_slicing)]
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 use std::path::PathBuf;
@@ -14,6 +13,8 @@ use crate::base::error::Result;
 use crate::base::ids::DbId;
 use crate::base::ids::FileId;
 use crate::base::seqno::SeqNo;
+use crate::base::sorted::SortedMap;
+use crate::base::sorted::sort_by_key;
 use crate::fs::DirEntry;
 use crate::fs::Fs;
 use crate::fs::names::FileKind;
@@ -57,7 +58,7 @@ pub(crate) fn salvage(context: Context, bytes: &Bytes, offsets: Range<u64>) -> S
         let (at, record) = match decode_at(context, bytes, offset) {
             Decoded::Record(record) => (offset, record),
             Decoded::End | Decoded::Invalid(_) => {
-                match scan_for_valid(context, bytes, offset + 8..offsets.end, |_| true) {
+                match scan_for_valid(context, bytes, offset + 8..offsets.end, &|_| true) {
                     Scan::Found(at, record) => (at, record),
                     Scan::Nothing => break,
                 }
@@ -127,7 +128,7 @@ pub(crate) fn find_segments(
     listing: &[DirEntry],
 ) -> FoundLog {
     let mut log = FoundLog { db, ..FoundLog::default() };
-    let mut headers = BTreeMap::new();
+    let mut headers = SortedMap::new();
     let mut ids: Vec<FileId> = listing
         .iter()
         .filter(|entry| !entry.is_dir)
@@ -136,7 +137,7 @@ pub(crate) fn find_segments(
             _ => None,
         })
         .collect();
-    ids.sort_unstable();
+    sort_by_key(&mut ids, |id| *id);
     for id in ids {
         let path = wal_path(dir, id);
         match read_header(fs, &path) {

@@ -61,7 +61,7 @@ fn source(fs: &dyn Fs, mode: Recovery) -> LogSource<'_> {
 fn recover_from(source: &LogSource<'_>) -> Result<(RecoveredLog, Vec<Written>)> {
     let mut written = Vec::new();
     let listing = source.fs.list(source.dir)?;
-    let log = recover(source, &listing, |records| {
+    let log = recover(source, &listing, &mut |records| {
         written.extend(records.iter().map(|r| (r.seqno.get(), r.payload.to_vec())));
         Ok(())
     })?;

@@ -1,6 +1,5 @@
 //! The log's way into the memtables, and from there into files where it is too long for memory.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Release;
 
@@ -14,6 +13,7 @@ use crate::base::key::Trailer;
 use crate::base::options::cores;
 use crate::base::planted::Planted;
 use crate::base::seqno::SeqNo;
+use crate::base::sorted::SortedMap;
 use crate::base::value::ValueKind;
 use crate::base::value::expiry_of;
 use crate::engine::Core;
@@ -70,7 +70,7 @@ pub(super) fn replay(
 ) -> Result<RecoveredLog> {
     let source = log_source(site, catalog);
     let threads = cores();
-    let mut log = wal::recover(&source, site.listing, |records| {
+    let mut log = wal::recover(&source, site.listing, &mut |records| {
         let mut parts = Vec::new();
         if let Replay::Flush(core, keyspaces) = target {
             if core.fit_beside_each_other(keyspaces, records) {
@@ -131,7 +131,7 @@ fn apply_records(
     keyspaces: &Keyspaces,
     (n, parts): (usize, usize),
 ) -> Result<()> {
-    let mut targets = BTreeMap::new();
+    let mut targets = SortedMap::new();
     let mut waiting = 0;
     for record in records {
         let mut ops = usize::MAX;
@@ -140,9 +140,9 @@ fn apply_records(
         }
         for (seqno, op) in (record.seqno.get()..).zip(Ops::new(&record.payload)).take(ops) {
             let op = op.map_err(|bad| Error::internal(bad.0))?;
-            let target = targets
-                .entry(op.keyspace)
-                .or_insert_with(|| keyspaces.get(&op.keyspace).map(|state| Target::of(state)));
+            let target = targets.get_or_insert_with(op.keyspace, || {
+                keyspaces.get(&op.keyspace).map(|state| Target::of(state))
+            });
             let Some(target) = target else {
                 check_keyspace(site, catalog, op.keyspace)?;
                 continue; // It was dropped.

@@ -1,6 +1,5 @@
 //! What the manifest says, and whether that can be.
 
-use std::collections::BTreeMap;
 use std::collections::HashSet;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -14,6 +13,7 @@ use crate::base::ids::KeyspaceId;
 use crate::base::options::Config;
 use crate::base::options::Retention;
 use crate::base::seqno::SeqNo;
+use crate::base::sorted::SortedMap;
 use crate::engine::DEFAULT_KEYSPACE;
 use crate::engine::commit::LogSegment;
 use crate::engine::recovery::Site;
@@ -41,7 +41,7 @@ pub(super) struct Catalog {
     pub(super) last_seqno: SeqNo,
     pub(super) log_durable: SeqNo,
     pub(super) floor: FileId,
-    pub(super) keyspaces: BTreeMap<KeyspaceId, KeyspaceEntry>,
+    pub(super) keyspaces: SortedMap<KeyspaceId, KeyspaceEntry>,
     pub(super) retention: Retention,
     /// Segments of the log below the floor that were kept, some of which may be gone.
     pub(super) kept: Vec<KeptSegment>,
@@ -84,7 +84,7 @@ pub(super) fn read_catalog(site: &Site<'_>) -> Result<Catalog> {
         last_seqno: SeqNo::ZERO,
         log_durable: SeqNo::ZERO,
         floor: FileId(0),
-        keyspaces: BTreeMap::new(),
+        keyspaces: SortedMap::new(),
         retention: Retention::default(),
         kept: Vec::new(),
     };
@@ -114,7 +114,7 @@ fn check_catalog(catalog: &Catalog) -> Result<(), String> {
         return Err("a log segment is kept that is needed".to_owned());
     }
     let (mut names, mut files) = (HashSet::new(), HashSet::new());
-    for (id, entry) in &catalog.keyspaces {
+    for (id, entry) in catalog.keyspaces.iter() {
         if id.0 >= catalog.next_keyspace || !names.insert(&entry.name) {
             return Err(format!("keyspace {} has a number or a name that is not its own", id.0));
         }
@@ -180,7 +180,7 @@ pub(super) fn find_kept(site: &Site<'_>, catalog: &Catalog) -> VecDeque<LogSegme
     if !retention(site.config, catalog).keeps() && !site.config.read_only {
         return VecDeque::new();
     }
-    let wals: BTreeMap<FileId, u64> = site
+    let wals: SortedMap<FileId, u64> = site
         .listing
         .iter()
         .filter_map(|entry| match FileKind::parse(&entry.name) {
@@ -215,7 +215,7 @@ pub(super) fn check_operators(catalog: &Catalog, config: &Config) -> Result<()> 
 
 /// Phase 2.
 pub(super) fn check_files(site: &Site<'_>, catalog: &Catalog) -> Result<()> {
-    let sizes: BTreeMap<&str, &DirEntry> =
+    let sizes: SortedMap<&str, &DirEntry> =
         site.listing.iter().map(|entry| (entry.name.as_str(), entry)).collect();
     let versions = || catalog.keyspaces.values().map(|entry| &entry.version);
     let ssts = versions().flat_map(Version::files);
