@@ -25,6 +25,8 @@ use crate::base::error::Result;
 
 #[cfg(any(test, feature = "testing"))]
 mod fault;
+#[cfg(target_os = "linux")]
+mod linux;
 #[cfg(any(test, feature = "testing"))]
 mod mem;
 mod mmap;

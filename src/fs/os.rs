@@ -1,6 +1,5 @@
 //! The operating system's files.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::fs::File;
 use std::fs::OpenOptions;
@@ -16,6 +15,8 @@ use bytes::Bytes;
 
 use crate::base::error::Error;
 use crate::base::error::Result;
+use crate::base::sorted::SortedMap;
+use crate::base::sorted::sort_by;
 use crate::base::sync::Mutex;
 use crate::fs::DirEntry;
 use crate::fs::DirLock;
@@ -91,7 +92,7 @@ impl Fs for OsFs {
             Ok(entries)
         };
         let mut entries = list().map_err(|error| Error::io("list", path, error))?;
-        entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        sort_by(&mut entries, |a, b| a.name.cmp(&b.name));
         Ok(entries)
     }
 
@@ -306,7 +307,7 @@ impl ReadableFile for OsReadable {
 /// True names of the directories that this process has locked, each with the number of readers, or
 /// 0 for a writer. The system's lock on a file would suffice on most systems; but not on those that
 /// grant a process every lock it already has.
-static LOCKED: Mutex<BTreeMap<PathBuf, usize>> = Mutex::new(BTreeMap::new());
+static LOCKED: Mutex<SortedMap<PathBuf, usize>> = Mutex::new(SortedMap::new());
 
 /// A share of an entry in [`LOCKED`].
 #[derive(Debug)]
@@ -363,11 +364,21 @@ mod system {
 
     use std::fs::File;
     use std::io;
+    #[cfg(not(target_os = "linux"))]
     use std::ops::Range;
     use std::os::unix::fs::FileExt;
     use std::path::Path;
 
+    #[cfg(not(target_os = "linux"))]
     use crate::fs::ReadMode;
+    #[cfg(target_os = "linux")]
+    pub(super) use crate::fs::linux::advise_mode;
+    #[cfg(target_os = "linux")]
+    pub(super) use crate::fs::linux::has_stable_blocks;
+    #[cfg(target_os = "linux")]
+    pub(super) use crate::fs::linux::reserve;
+    #[cfg(target_os = "linux")]
+    pub(super) use crate::fs::linux::will_need;
 
     pub(super) fn write_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<usize> {
         file.write_at(bytes, offset)
@@ -380,9 +391,7 @@ mod system {
     pub(super) fn sync_dir(path: &Path) -> io::Result<()> {
         match File::open(path)?.sync_all() {
             // "Does not support synchronization": some network file systems, on directories.
-            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::INVAL.raw_os_error()) => {
-                Ok(())
-            }
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
             synced => synced,
         }
     }
@@ -392,74 +401,16 @@ mod system {
         Ok(false)
     }
 
-    #[cfg(target_os = "linux")]
-    pub(super) fn reserve(file: &File, len: u64) -> io::Result<bool> {
-        use rustix::fs::FallocateFlags;
-        use rustix::io::Errno;
-
-        if len == 0 {
-            return Ok(true);
-        }
-        loop {
-            return match rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, 0, len) {
-                Err(Errno::INTR) => continue,
-                Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(false),
-                reserved => reserved.map(|()| true).map_err(io::Error::from),
-            };
-        }
-    }
-
     #[cfg(not(target_os = "linux"))]
     pub(super) fn has_stable_blocks(_: &File) -> bool {
         false
     }
 
-    /// Is the file on a file system that writes a block back to where it was read from, so that a
-    /// store into a mapped page needs no space? See `fs/mmap.rs`.
-    #[cfg(target_os = "linux")]
-    pub(super) fn has_stable_blocks(file: &File) -> bool {
-        const EXT: u64 = 0xef53;
-        const TMPFS: u64 = 0x0102_1994;
-
-        rustix::fs::fstatfs(file).is_ok_and(|stat| matches!(stat.f_type as u64, EXT | TMPFS))
-    }
-
     #[cfg(not(target_os = "linux"))]
     pub(super) fn advise_mode(_: &File, _: ReadMode) {}
 
-    /// Hints only: whatever the system answers, reads are right.
-    #[cfg(target_os = "linux")]
-    pub(super) fn advise_mode(file: &File, mode: ReadMode) {
-        use rustix::fs::Advice;
-        use rustix::fs::fadvise;
-
-        match mode {
-            ReadMode::Mmap | ReadMode::Pread => {
-                let _ = fadvise(file, 0, None, Advice::Random);
-            }
-            ReadMode::Sequential => {
-                let _ = fadvise(file, 0, None, Advice::Sequential);
-                // Since Linux 6.3: reads through this handle do not count as use of a page.
-                let _ = fadvise(file, 0, None, Advice::NoReuse);
-            }
-            ReadMode::Live => {
-                let _ = fadvise(file, 0, None, Advice::Sequential);
-            }
-        }
-    }
-
     #[cfg(not(target_os = "linux"))]
     pub(super) fn will_need(_: &File, _: Range<u64>) {}
-
-    /// A hint only, as above.
-    #[cfg(target_os = "linux")]
-    pub(super) fn will_need(file: &File, range: Range<u64>) {
-        let len = range.end.saturating_sub(range.start);
-        if let Some(len) = std::num::NonZeroU64::new(len) {
-            let advice = rustix::fs::Advice::WillNeed;
-            let _ = rustix::fs::fadvise(file, range.start, Some(len), advice);
-        }
-    }
 }
 
 #[cfg(windows)]

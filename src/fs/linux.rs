@@ -1,0 +1,85 @@
+//! What Linux can do with a file and the standard library cannot ask for: room that is reserved,
+//! the kind of its file system, and hints about how it will be read.
+//!
+//! Four calls by `libc`, which dependencies have built anyway: a crate with safe ones took a tenth of
+//! the time that a program's build waits for dependencies.
+
+use std::fs::File;
+use std::io;
+use std::mem::MaybeUninit;
+use std::ops::Range;
+use std::os::fd::AsRawFd;
+
+use crate::fs::ReadMode;
+
+/// Reserves the first `len` bytes without changing the file's length; false if the file system
+/// cannot.
+pub(super) fn reserve(file: &File, len: u64) -> io::Result<bool> {
+    if len == 0 {
+        return Ok(true);
+    }
+    let len = i64::try_from(len).map_err(|_| io::ErrorKind::FileTooLarge)?;
+    loop {
+        #[expect(unsafe_code, reason = "no safe interface exists in the standard library")]
+        // SAFETY: it takes numbers only, and the descriptor is that of an open file.
+        let failed =
+            unsafe { libc::fallocate64(file.as_raw_fd(), libc::FALLOC_FL_KEEP_SIZE, 0, len) };
+        if failed == 0 {
+            return Ok(true);
+        }
+        let error = io::Error::last_os_error();
+        match error.raw_os_error() {
+            Some(libc::EINTR) => {}
+            Some(libc::EOPNOTSUPP | libc::ENOSYS) => return Ok(false),
+            _ => return Err(error),
+        }
+    }
+}
+
+/// Is the file on a file system that writes a block back to where it was read from, so that a
+/// store into a mapped page needs no space? See `fs/mmap.rs`.
+pub(super) fn has_stable_blocks(file: &File) -> bool {
+    const EXT: u64 = 0xef53;
+    const TMPFS: u64 = 0x0102_1994;
+
+    let mut stat = MaybeUninit::<libc::statfs64>::zeroed();
+    #[expect(unsafe_code, reason = "no safe interface exists in the standard library")]
+    // SAFETY: the descriptor is that of an open file, and there is room for what is written.
+    let failed = unsafe { libc::fstatfs64(file.as_raw_fd(), stat.as_mut_ptr()) };
+    #[expect(unsafe_code, reason = "no safe interface exists in the standard library")]
+    // SAFETY: it consists of integers, which are zero or what the call has written.
+    let stat = unsafe { stat.assume_init() };
+    failed == 0 && matches!(stat.f_type as u64, EXT | TMPFS)
+}
+
+/// Hints only: whatever the system answers, reads are right.
+pub(super) fn advise_mode(file: &File, mode: ReadMode) {
+    match mode {
+        ReadMode::Mmap | ReadMode::Pread => advise(file, 0..0, libc::POSIX_FADV_RANDOM),
+        ReadMode::Sequential => {
+            advise(file, 0..0, libc::POSIX_FADV_SEQUENTIAL);
+            // Since Linux 6.3: reads through this handle do not count as use of a page.
+            advise(file, 0..0, libc::POSIX_FADV_NOREUSE);
+        }
+        ReadMode::Live => advise(file, 0..0, libc::POSIX_FADV_SEQUENTIAL),
+    }
+}
+
+/// A hint only, as above.
+pub(super) fn will_need(file: &File, range: Range<u64>) {
+    if range.start < range.end {
+        advise(file, range, libc::POSIX_FADV_WILLNEED);
+    }
+}
+
+/// An empty range is the whole file.
+fn advise(file: &File, range: Range<u64>, advice: i32) {
+    let (Ok(start), Ok(len)) =
+        (i64::try_from(range.start), i64::try_from(range.end.saturating_sub(range.start)))
+    else {
+        return;
+    };
+    #[expect(unsafe_code, reason = "no safe interface exists in the standard library")]
+    // SAFETY: it takes numbers only, and the descriptor is that of an open file.
+    let _ = unsafe { libc::posix_fadvise64(file.as_raw_fd(), start, len, advice) };
+}
