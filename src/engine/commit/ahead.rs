@@ -7,7 +7,7 @@
 
 use crate::base::error::Result;
 use crate::engine::Core;
-use crate::engine::commit::Leader;
+use crate::engine::commit::group::Leader;
 
 impl Core {
     /// Syncs the segments that the log has left, unless somebody is at a sync: that is one of
@@ -19,7 +19,7 @@ impl Core {
         if publish.is_syncing {
             return Ok(());
         }
-        let leader = Leader::new(commit, &mut publish);
+        let leader = Leader::new(self, &mut publish);
         drop(publish);
         let synced = self.run_sync(&task);
         drop(leader);
