@@ -12,6 +12,8 @@ pub(crate) enum Planted {
     BlobNotSynced,
     /// An SST is named in the manifest before its name is synced.
     DirNotSynced,
+    /// An SST is named in the manifest before the log is synced to where it ends.
+    LogNotSynced,
     /// An edit counts before the manifest is synced.
     ManifestNotSynced,
     /// A log segment is removed before the manifest says that it is not needed.

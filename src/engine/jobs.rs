@@ -8,6 +8,7 @@ use crate::base::error::Error;
 use crate::base::error::Result;
 use crate::base::ids::FileId;
 use crate::base::options::SstOptions;
+use crate::base::planted::Planted;
 use crate::base::sync::thread;
 use crate::compaction::apart::ApartSpec;
 use crate::compaction::beneath::Beneath;
@@ -168,10 +169,12 @@ impl Core {
         };
         let context = self.job_context(&job.state, spec, apart);
         let mut parts = vec![FlushPart::File];
-        if self.is_manual() {
-            self.sync_log(last)?;
-        } else if self.synced() < last {
-            parts.push(FlushPart::Log);
+        if self.synced() < last && !Planted::LogNotSynced.is_on() {
+            if self.is_manual() {
+                self.sync_log(last)?;
+            } else {
+                parts.push(FlushPart::Log);
+            }
         }
         let added = run_parts(&parts, &context, |part| match part {
             FlushPart::File => flush::run(&memtables, &beneath, &context),
