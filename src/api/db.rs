@@ -364,3 +364,28 @@ impl fmt::Debug for Db {
         f.debug_struct("Db").field("directory", &self.engine.directory()).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::error::Error;
+    use crate::base::options::Durability;
+    use crate::fs::MemFs;
+
+    #[test]
+    fn after_a_failure_no_sync_makes_anything_durable() {
+        let options = Options::new().durability(Durability::Os).background_threads(0);
+        let db = options.fs(Arc::new(MemFs::new())).open("/db").unwrap();
+        // Beyond the first segment of the log.
+        for n in 0..40 {
+            db.put([n], vec![n; 64 << 10]).unwrap();
+        }
+        let engine = db.engine();
+        let synced = engine.synced();
+        assert!(synced < engine.visible());
+        let _ = engine.fail(Error::internal("a sync failed"));
+        assert!(engine.sync_ended_segments().is_err());
+        assert!(engine.sync_headers().is_err());
+        assert_eq!(engine.synced(), synced);
+    }
+}

@@ -391,10 +391,9 @@ impl Core {
         let commit = &self.commit;
         let mut publish = commit.publish.lock();
         while publish.is_syncing {
-            self.health.check_writable()?;
             commit.wait(&mut publish);
         }
-        let leader = Leader::new(self, &mut publish);
+        let leader = Leader::new(self, &mut publish)?;
         drop(publish);
         let synced = self.sync_written();
         drop(leader);
@@ -456,7 +455,10 @@ impl Core {
                 has_gathered = true;
                 continue;
             }
-            let leader = Leader::new(self, &mut publish);
+            let leader = match Leader::new(self, &mut publish) {
+                Ok(leader) => leader,
+                Err(error) => return (publish, Err(error)),
+            };
             drop(publish);
             let synced = self.sync_written();
             drop(leader);

@@ -19,7 +19,7 @@ impl Core {
         if publish.is_syncing {
             return Ok(());
         }
-        let leader = Leader::new(self, &mut publish);
+        let leader = Leader::new(self, &mut publish)?;
         drop(publish);
         let synced = self.run_sync(&task);
         drop(leader);

@@ -12,6 +12,7 @@
 
 use std::time::Duration;
 
+use crate::base::error::Result;
 use crate::base::sync::MutexGuard;
 use crate::base::sync::wait_a_moment;
 use crate::engine::Core;
@@ -103,10 +104,14 @@ pub(super) struct Leader<'a> {
 }
 
 impl<'a> Leader<'a> {
-    pub(super) fn new(core: &'a Core, publish: &mut Publish) -> Leader<'a> {
+    /// Requires: nobody else is at a sync. An error if nobody may be any more: under the lock, as the
+    /// last leader has noted its failure before it let go of it, and a sync behind one that failed
+    /// would prove nothing (C3).
+    pub(super) fn new(core: &'a Core, publish: &mut Publish) -> Result<Leader<'a>> {
+        core.health.check_writable()?;
         publish.group.begin_sync(publish.ready.len());
         publish.is_syncing = true;
-        Leader { core, began: core.clock.monotonic() }
+        Ok(Leader { core, began: core.clock.monotonic() })
     }
 }
 
