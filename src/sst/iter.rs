@@ -31,10 +31,9 @@ use crate::sst::folded;
 use crate::sst::index_block::IndexBlock;
 use crate::sst::reader::SstReader;
 
-/// Blocks entered in sequence, none of them in the cache, before the system is told that more will
-/// follow: a short range read should not pay for it.
-const AHEAD_AFTER_BLOCKS: u32 = 2;
-const AHEAD_LEN_MIN: u64 = 128 * 1024;
+/// How much the system is told of at first: what a short range read does not use it has not paid much
+/// for, which counts where several runs are read.
+const AHEAD_LEN_MIN: u64 = 16 * 1024;
 const AHEAD_LEN_MAX: u64 = 1024 * 1024;
 /// So far behind an entry a step asks for memory: some steps ahead.
 const AHEAD_IN_BLOCK: usize = 256;
@@ -54,7 +53,6 @@ struct Place {
 /// Tells the system what will be read, in growing steps, while blocks are entered in sequence.
 #[derive(Debug)]
 struct ReadAhead {
-    blocks: u32,
     len: u64,
     /// Up to where the system was told.
     told: u64,
@@ -63,12 +61,10 @@ struct ReadAhead {
 }
 
 impl ReadAhead {
-    const NONE: ReadAhead =
-        ReadAhead { blocks: 0, len: AHEAD_LEN_MIN, told: 0, told_down_to: u64::MAX };
+    const NONE: ReadAhead = ReadAhead { len: AHEAD_LEN_MIN, told: 0, told_down_to: u64::MAX };
 
     fn advance(&mut self, file: &dyn ReadableFile, handle: BlockHandle) {
-        self.blocks = self.blocks.saturating_add(1);
-        if self.blocks < AHEAD_AFTER_BLOCKS || handle.end() + self.len / 2 < self.told {
+        if handle.end() + self.len / 2 < self.told {
             return;
         }
         let from = self.told.max(handle.offset);
@@ -81,9 +77,8 @@ impl ReadAhead {
 
     /// The same for a walk backwards.
     fn retreat(&mut self, file: &dyn ReadableFile, handle: BlockHandle) {
-        self.blocks = self.blocks.saturating_add(1);
         let is_told = handle.offset > self.told_down_to.saturating_add(self.len / 2);
-        if self.blocks < AHEAD_AFTER_BLOCKS || is_told || self.told_down_to == 0 {
+        if is_told || self.told_down_to == 0 {
             return;
         }
         let to = self.told_down_to.min(handle.end());
@@ -152,7 +147,7 @@ pub(crate) struct SstIter {
     /// The data block that is loaded.
     block: BlockBytes,
     place: Option<Place>,
-    /// Did the cache have it?
+    /// Did the cache have it? Then it may have those that follow.
     was_cached: bool,
     table: EntryTable,
     /// The entry in it; meaningful while `valid`.
@@ -383,11 +378,12 @@ impl SstIter {
         let Some(place) = self.place.and_then(|place| self.after(place)) else {
             return Ok(());
         };
-        self.enter(place)?;
+        self.load_index(place.partition)?;
         if self.scan.is_none() && !self.was_cached {
             let handle = self.with_index(|index| index.block(place.block))?;
             self.ahead.advance(self.reader.file(), handle);
         }
+        self.load_block(place)?;
         self.stand_on(0)
     }
 
@@ -397,11 +393,12 @@ impl SstIter {
         let Some(place) = self.place.and_then(|place| self.before(place)) else {
             return Ok(());
         };
-        self.enter(place)?;
+        self.load_index(place.partition)?;
         if self.scan.is_none() && !self.was_cached {
             let handle = self.with_index(|index| index.block(place.block))?;
             self.ahead.retreat(self.reader.file(), handle);
         }
+        self.load_block(place)?;
         self.stand_on(self.table.count - 1)
     }
 
