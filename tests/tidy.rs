@@ -46,7 +46,15 @@ const CONFINED: [(&str, &[&str]); 17] = [
     ("thread::scope", &["src/base/sync.rs", "src/engine/workers.rs"]),
     ("thread::Builder", &["src/base/sync", "src/engine/workers.rs"]),
     ("parking_lot", &["src/base/sync.rs"]),
-    ("thread::sleep", &["src/base/sync", "src/engine/jobs.rs", "src/engine/throttle.rs"]),
+    (
+        "thread::sleep",
+        &[
+            "src/base/sync",
+            "src/compaction/pace.rs",
+            "src/engine/jobs.rs",
+            "src/engine/throttle.rs",
+        ],
+    ),
     ("print!", &["src/bin/"]),
     ("println!", &["src/bin/"]),
     ("eprint!", &["src/bin/"]),

@@ -388,4 +388,22 @@ mod tests {
         assert!(engine.sync_headers().is_err());
         assert_eq!(engine.synced(), synced);
     }
+
+    #[test]
+    fn a_compaction_runs_until_what_it_has_replaced_is_gone() {
+        let options = Options::new().durability(Durability::Os).background_threads(0);
+        let db = options.fs(Arc::new(MemFs::new())).open("/db").unwrap();
+        for n in 0..4 {
+            db.put([n], "value").unwrap();
+            db.flush().unwrap();
+        }
+        let engine = db.engine();
+        let job = engine.next_compaction().unwrap();
+        assert!(engine.next_compaction().is_none());
+        drop((job.plan, job.claim));
+        assert!(engine.next_compaction().is_some());
+        assert_eq!(engine.stats().background.running, 1);
+        drop(job.running);
+        assert_eq!(engine.stats().background.running, 0);
+    }
 }

@@ -22,6 +22,7 @@ use crate::compaction::output::Output;
 use crate::compaction::output::OutputContext;
 use crate::compaction::output::OutputSpec;
 use crate::compaction::output::remove_debris;
+use crate::compaction::pace::Pace;
 use crate::compaction::plan::Plan;
 use crate::compaction::ranges;
 use crate::compaction::stream::Rules;
@@ -38,8 +39,8 @@ use crate::version::source::Run;
 use crate::version::source::Source;
 use crate::version::sst_file::SstFile;
 
-/// Entries between two looks at the cancel flag.
-const CANCEL_INTERVAL: u32 = 1024;
+/// Entries between two looks at the cancel flag and the pace.
+const LOOK_INTERVAL: u32 = 1024;
 
 /// User keys from `from` (inclusive) to `to` (exclusive); `None` is unbounded.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -64,6 +65,8 @@ pub(crate) struct JobContext<'a> {
     pub(crate) zero_seqnos: bool,
     /// Set when the database closes.
     pub(crate) cancel: &'a AtomicBool,
+    /// Of a job that only serves readers; others run as fast as they can.
+    pub(crate) pace: Option<Pace<'a>>,
 }
 
 /// The files that a job, or a part of one, has written.
@@ -184,7 +187,8 @@ pub(crate) fn write_survivors(
         ranges: Arc::new(ranges),
     };
     let mut survivors = Survivors::new(merged, is_bottom, rules, &context.apart.blobs)?;
-    let mut until_look = CANCEL_INTERVAL;
+    let mut until_look = LOOK_INTERVAL;
+    let mut pace = context.pace.map(|pace| (pace, pace.begin()));
     while survivors.valid() {
         let (key, value) = survivors.entry();
         if to.is_some_and(|to| key.user >= to) {
@@ -195,9 +199,12 @@ pub(crate) fn write_survivors(
         survivors.next()?;
         until_look -= 1;
         if until_look == 0 {
-            until_look = CANCEL_INTERVAL;
+            until_look = LOOK_INTERVAL;
             if context.cancel.load(Relaxed) {
                 return Err(Error::Closed);
+            }
+            if let Some((pace, since)) = &mut pace {
+                *since = pace.rest(*since);
             }
         }
     }

@@ -12,6 +12,7 @@ pub(crate) mod beneath;
 pub(crate) mod flush;
 pub(crate) mod job;
 pub(crate) mod output;
+pub(crate) mod pace;
 pub(crate) mod picker;
 pub(crate) mod plan;
 pub(crate) mod ranges;

@@ -18,6 +18,7 @@ use crate::compaction::job::JobContext;
 use crate::compaction::job::Written;
 use crate::compaction::output::HotBlocks;
 use crate::compaction::output::OutputSpec;
+use crate::compaction::pace::Pace;
 use crate::compaction::plan::Plan;
 use crate::compaction::plan::Reason;
 use crate::engine::Core;
@@ -78,10 +79,10 @@ impl Core {
 
     pub(crate) fn compact(&self, job: CompactionJob<'_>) -> Result<()> {
         let result = self.finish_job(Lane::Compaction, self.run_compaction(&job));
-        let state = job.state.clone();
-        let inputs: Vec<FileId> = job.plan.input_ids().collect();
+        let CompactionJob { state, plan, claim, running: _running } = job;
+        let inputs: Vec<FileId> = plan.input_ids().collect();
         // The plan holds the files that it has made obsolete.
-        drop(job);
+        drop((plan, claim));
         self.sweep();
         let hot = result?;
         self.await_readers(&inputs);
@@ -216,7 +217,12 @@ impl Core {
             grandparents: plan.beneath.uppermost().to_vec(),
             oldest_tombstone_ms: tombstones.map(|file| file.meta.oldest_tombstone_ms).min(),
         };
-        let context = self.job_context(&job.state, spec, self.apart_spec(&job.state, plan));
+        let began = self.visible();
+        let may_rest = || self.visible() == began && !self.jobs.is_hurried();
+        let mut context = self.job_context(&job.state, spec, self.apart_spec(&job.state, plan));
+        if plan.reason == Reason::Reads {
+            context.pace = Some(Pace { clock: &*self.clock, may_rest: &may_rest });
+        }
         let mut hot = Vec::new();
         if plan.is_removal() {
             let edit = job::edit(plan, &context, Written::default());
@@ -302,6 +308,7 @@ impl Core {
             // All inputs are visible.
             zero_seqnos: self.entry_versions.may_replace(self.visible()),
             cancel: &self.cancel,
+            pace: None,
         }
     }
 

@@ -136,7 +136,7 @@ impl Core {
             match job {
                 Some(job) => self.compact(job)?,
                 None if done => return Ok(()),
-                None => self.jobs.wait_for_progress(seen, POLL),
+                None => self.jobs.hurry_progress(seen, POLL),
             }
         }
     }

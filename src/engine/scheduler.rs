@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Acquire;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::Ordering::Release;
 use std::time::Duration;
 
@@ -33,6 +34,8 @@ pub(crate) struct Jobs {
     log_wanted: Condvar,
     /// Signalled whenever a job ends.
     progress: Condvar,
+    /// How many callers wait for the inputs of a job.
+    hurrying: AtomicU64,
     /// When the interval sync is due, in ns of the monotonic clock; [`NO_SYNC`] if none is planned.
     /// Changed under the lock; read without, since every write asks.
     sync_due_ns: AtomicU64,
@@ -90,12 +93,23 @@ pub(crate) struct FlushJob<'a> {
     jobs: &'a Jobs,
 }
 
-/// A compaction that may run; its inputs are marked until this is dropped.
+/// A compaction that may run.
 pub(crate) struct CompactionJob<'a> {
     pub(crate) state: Arc<KeyspaceState>,
     pub(crate) plan: Plan,
+    pub(crate) claim: Claim<'a>,
+    pub(crate) running: Running<'a>,
+}
+
+/// Marks the inputs of a compaction as busy until it is dropped.
+pub(crate) struct Claim<'a> {
+    files: Vec<FileId>,
     jobs: &'a Jobs,
 }
+
+/// Counts as a job that runs until it is dropped: longer than the claim, since removing what a
+/// compaction has replaced is work too.
+pub(crate) struct Running<'a>(&'a Jobs);
 
 /// The log may be made smaller, by nobody else until this is dropped.
 pub(crate) struct ShrinkJob<'a>(&'a Jobs);
@@ -116,13 +130,20 @@ impl Drop for FlushJob<'_> {
     }
 }
 
-impl Drop for CompactionJob<'_> {
+impl Drop for Claim<'_> {
     fn drop(&mut self) {
         let mut state = self.jobs.state.lock();
-        for id in self.plan.input_ids() {
-            state.busy.remove(&id);
+        for id in &self.files {
+            state.busy.remove(id);
         }
-        self.jobs.ended(&mut state);
+        state.epoch += 1;
+        self.jobs.compaction_wanted.notify_all();
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.ended(&mut self.0.state.lock());
     }
 }
 
@@ -220,6 +241,18 @@ impl Jobs {
         }
     }
 
+    /// As [`Jobs::wait_for_progress`], and jobs that give way to others do so no longer.
+    pub(crate) fn hurry_progress(&self, seen: u64, limit: Duration) {
+        self.hurrying.fetch_add(1, Relaxed);
+        self.wait_for_progress(seen, limit);
+        self.hurrying.fetch_sub(1, Relaxed);
+    }
+
+    /// Does a caller wait for a job?
+    pub(crate) fn is_hurried(&self) -> bool {
+        self.hurrying.load(Relaxed) > 0
+    }
+
     /// Returns when no job runs, on threads of ours or of callers.
     pub(crate) fn wait_until_idle(&self) {
         let mut state = self.state.lock();
@@ -306,6 +339,7 @@ impl Default for Jobs {
             compaction_wanted: Condvar::default(),
             log_wanted: Condvar::default(),
             progress: Condvar::default(),
+            hurrying: AtomicU64::new(0),
             sync_due_ns: AtomicU64::new(NO_SYNC),
         }
     }
@@ -392,11 +426,12 @@ impl Core {
             tombstone_age_ms: age_ms,
         };
         let (state, plan) = choose(&context)?;
-        let ids: Vec<FileId> = plan.input_ids().collect();
-        jobs.busy.extend(ids);
+        let files: Vec<FileId> = plan.input_ids().collect();
+        jobs.busy.extend(&files);
         jobs.running += 1;
         drop(jobs);
-        Some(CompactionJob { state, plan, jobs: &self.jobs })
+        let jobs = &self.jobs;
+        Some(CompactionJob { state, plan, claim: Claim { files, jobs }, running: Running(jobs) })
     }
 
     /// The size up to which a level may be where level 0 is compacted to: what level 0 holds when
