@@ -142,18 +142,21 @@ pub(crate) fn pick(version: &Arc<Version>, context: &PickContext<'_>) -> Option<
 }
 
 /// A compaction that leaves fewer runs for reads to merge, whatever the sizes of the levels: the
-/// cheapest one, if it moves at most `paid` bytes, and if what goes down is at least 1/`share` of
-/// what it is merged with.
+/// cheapest one of those in which what goes down is at least 1/`share` of what it is merged with.
+/// Its price is what it reads.
 pub(crate) fn pick_for_reads(
     version: &Arc<Version>,
     context: &PickContext<'_>,
-    paid: u64,
     share: u64,
 ) -> Option<Plan> {
+    if version.files().take(2).count() < 2 {
+        // Where one file lies makes no difference.
+        return None;
+    }
     if !version.level(0).files.is_empty() {
         let base_level = targets(version, context.base_bytes).base_level;
         let plan = plan_level0(version, base_level, context, Reason::Reads);
-        return plan.filter(|plan| is_worth_it(plan, paid, share));
+        return plan.filter(|plan| is_worth_it(plan, share));
     }
     let levels = version.levels().iter().enumerate().skip(1);
     let filled: Vec<usize> =
@@ -162,18 +165,18 @@ pub(crate) fn pick_for_reads(
     let pairs = filled.iter().zip(filled.iter().skip(1)).filter_map(|(upper, lower)| {
         pick_by_overlap(version, *upper, *lower, context, Reason::Reads)
     });
-    let affordable = pairs.filter(|plan| is_worth_it(plan, paid, share));
-    affordable.min_by_key(Plan::input_bytes)
+    let worthy = pairs.filter(|plan| is_worth_it(plan, share));
+    worthy.min_by_key(Plan::input_bytes)
 }
 
-fn is_worth_it(plan: &Plan, paid: u64, share: u64) -> bool {
+fn is_worth_it(plan: &Plan, share: u64) -> bool {
     let upper: u64 = plan.upper.iter().map(|file| file.meta.bytes).sum();
     let lower = plan.input_bytes() - upper;
     // A tombstone is small, and counts for what it drops.
     let entries: u64 = plan.lower.iter().map(|file| file.meta.entries).sum();
     let dropped = u128::from(lower) * u128::from(plan.tombstones()) / u128::from(entries.max(1));
     let weight = upper.saturating_add(dropped as u64);
-    plan.input_bytes() <= paid && lower <= weight.saturating_mul(share)
+    lower <= weight.saturating_mul(share)
 }
 
 /// The compaction of all of level 0 into the base level. Where space is scarce, of its oldest file

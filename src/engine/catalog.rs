@@ -117,6 +117,7 @@ impl Core {
             // Not the newest one: what is flushed counts as durable in the log, and nothing is.
             SeqNo::ZERO,
             self.default.memtables.clone(),
+            self.jobs.clone(),
         ));
         self.apply_settings(&state, wanted, expiring);
         self.keyspaces.insert(state.clone());

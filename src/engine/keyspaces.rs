@@ -25,6 +25,7 @@ use crate::base::sync::atomic::AtomicU32;
 use crate::base::sync::atomic::AtomicU64;
 use crate::engine::commit::Turns;
 use crate::engine::read_cost::ReadCost;
+use crate::engine::scheduler::Jobs;
 use crate::engine::snapshots::SnapshotPin;
 use crate::engine::snapshots::Snapshots;
 use crate::iter::DeadSpans;
@@ -41,12 +42,6 @@ pub(crate) struct ReadView {
     pub(crate) sealed: Vec<Arc<Memtable>>,
     pub(crate) version: Arc<Version>,
     pub(crate) cost: ReadCost,
-}
-
-impl ReadView {
-    fn new(active: Arc<Memtable>, sealed: Vec<Arc<Memtable>>, version: Arc<Version>) -> ReadView {
-        ReadView { active, sealed, version, cost: ReadCost::default() }
-    }
 }
 
 /// A memtable that takes no more writes and waits for its flush.
@@ -68,6 +63,8 @@ pub(crate) struct KeyspaceState {
     pub(crate) name: String,
     view: ArcSwap<ReadView>,
     pub(crate) memtables: Arc<Memtables>,
+    /// Those of the database.
+    pub(crate) jobs: Arc<Jobs>,
     /// Guards changes to `view`; holds what only writers and jobs need.
     inner: Mutex<Inner>,
     /// First sequence number given to the active memtable, `u64::MAX` if none was. Written under
@@ -117,15 +114,18 @@ impl KeyspaceState {
         version: Version,
         flushed: SeqNo,
         memtables: Arc<Memtables>,
+        jobs: Arc<Jobs>,
     ) -> KeyspaceState {
         let active = Arc::new(memtables.make(0));
-        let view = ReadView::new(active, Vec::new(), Arc::new(version));
+        let (version, cost) = (Arc::new(version), ReadCost::new(jobs.clone()));
+        let view = ReadView { active, sealed: Vec::new(), version, cost };
         KeyspaceState {
             db,
             id,
             name,
             view: ArcSwap::from_pointee(view),
             memtables,
+            jobs,
             inner: Mutex::new(Inner { sealed: VecDeque::new(), flushed, next_memtable: 1 }),
             active_first: AtomicU64::new(u64::MAX),
             dropped: AtomicU64::new(0),
@@ -287,6 +287,15 @@ impl KeyspaceState {
     /// Replaces the active memtable by an empty one, if it was given anything; `last` is the newest
     /// sequence number given out. Requires: the append lock.
     pub(crate) fn seal(&self, last: SeqNo) -> bool {
+        self.seal_with(last, ReadCost::anew)
+    }
+
+    /// As [`KeyspaceState::seal`], because reads have paid for the flush. Requires: the append lock.
+    pub(crate) fn seal_for_readers(&self, last: SeqNo) -> bool {
+        self.seal_with(last, ReadCost::for_paid_flush)
+    }
+
+    fn seal_with(&self, last: SeqNo, cost: impl FnOnce(&ReadCost) -> ReadCost) -> bool {
         let first = self.active_first.load(Acquire);
         if first == u64::MAX {
             return false;
@@ -301,14 +310,20 @@ impl KeyspaceState {
         self.active_first.store(u64::MAX, Release);
         self.first_expiry_ms.store(u64::MAX, Relaxed);
         let active = Arc::new(self.memtables.make(id));
-        self.store_view(&inner, active, old.version.clone());
+        self.store_view(&inner, active, old.version.clone(), cost(&old.cost));
         true
     }
 
-    fn store_view(&self, inner: &Inner, active: Arc<Memtable>, version: Arc<Version>) {
+    fn store_view(
+        &self,
+        inner: &Inner,
+        active: Arc<Memtable>,
+        version: Arc<Version>,
+        cost: ReadCost,
+    ) {
         let sealed = inner.sealed.iter().rev().map(|sealed| sealed.memtable.clone()).collect();
         sync::step();
-        self.view.store(Arc::new(ReadView::new(active, sealed, version)));
+        self.view.store(Arc::new(ReadView { active, sealed, version, cost }));
     }
 
     /// Puts a new version in place; memtables whose last entry is at or before `flushed` leave the
@@ -321,8 +336,9 @@ impl KeyspaceState {
                 inner.sealed.pop_front();
             }
         }
-        let active = self.view.load().active.clone();
-        self.store_view(&inner, active, Arc::new(version));
+        let old = self.view.load_full();
+        let cost = if flushed.is_some() { old.cost.after_flush() } else { old.cost.anew() };
+        self.store_view(&inner, old.active.clone(), Arc::new(version), cost);
     }
 
     /// Marks the keyspace as dropped. Its data leave the view, unless a snapshot may still read
@@ -334,7 +350,8 @@ impl KeyspaceState {
         self.active_first.store(u64::MAX, Release);
         if !keep_for_snapshots {
             let active = Arc::new(self.memtables.make(inner.next_memtable));
-            self.store_view(&inner, active, Arc::new(Version::default()));
+            let cost = ReadCost::new(self.jobs.clone());
+            self.store_view(&inner, active, Arc::new(Version::default()), cost);
         }
     }
 

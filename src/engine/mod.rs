@@ -9,7 +9,8 @@
 //! written meanwhile. [`feed`] shows what was committed, from the log and what [`history`] keeps of it.
 //!
 //! *Locks*, in the order in which they are taken. A thread that holds one may take only locks
-//! further down. Readers take none of them, but `Snapshots.live` and `Registry` for a moment.
+//! further down. Readers take none of them, but `Snapshots.live` and `Registry` for a moment, and
+//! `Jobs.state` once per view.
 //!
 //! | lock | guards | I/O under it |
 //! |---|---|---|
@@ -108,7 +109,7 @@ pub(crate) struct Core {
     snapshots: Arc<Snapshots>,
     transactions: Transactions,
     entry_versions: EntryVersions,
-    jobs: Jobs,
+    jobs: Arc<Jobs>,
     throttle: Throttle,
     quiet: Quiet,
     obsolete: Obsolete,

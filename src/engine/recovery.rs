@@ -215,6 +215,7 @@ fn create(site: &Site<'_>, clock: &dyn Clock) -> Result<Catalog> {
 
 fn make_keyspaces(catalog: &Catalog, config: &Config) -> Keyspaces {
     let memtables = Arc::new(Memtables::new(config.memtable_bytes));
+    let jobs = Arc::new(Jobs::default());
     let make = |(id, entry): (&KeyspaceId, &KeyspaceEntry)| {
         let state = KeyspaceState::new(
             catalog.db_id,
@@ -223,6 +224,7 @@ fn make_keyspaces(catalog: &Catalog, config: &Config) -> Keyspaces {
             entry.version.clone(),
             entry.flushed,
             memtables.clone(),
+            jobs.clone(),
         );
         if entry.expiring {
             state.declare_expiring();
@@ -360,12 +362,12 @@ fn assemble(parts: Parts<'_>, catalog: &Catalog) -> Result<Core> {
         cache,
         health: Health::default(),
         keyspaces: registry,
+        jobs: default.jobs.clone(),
         default,
         commit,
         db_id: catalog.db_id,
         versions: Mutex::new(VersionSet::new(catalog.next_keyspace, catalog.manifest)),
         snapshots: Arc::default(),
-        jobs: Jobs::default(),
         throttle: Throttle::default(),
         quiet: Quiet::default(),
         obsolete: Obsolete::default(),

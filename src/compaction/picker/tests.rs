@@ -183,17 +183,14 @@ proptest! {
         let busy = HashSet::new();
         let context = context(&busy, 0);
         let mut jobs = 0;
-        while let Some(plan) = pick_for_reads(&version, &context, u64::MAX, u64::MAX) {
+        while let Some(plan) = pick_for_reads(&version, &context, u64::MAX) {
             check_plan(&plan, &version, &busy);
-            let cost = plan.input_bytes();
-            let cheaper = pick_for_reads(&version, &context, cost - 1, u64::MAX);
-            prop_assert!(cheaper.is_none_or(|plan| plan.input_bytes() < cost));
             version = apply(&version, &run(&plan, &mut next_id));
             jobs += 1;
             prop_assert!(jobs < 1000, "the jobs never end");
         }
         let filled = version.levels().iter().filter(|level| !level.files.is_empty()).count();
-        prop_assert!(version.level(0).files.is_empty() && filled <= 1);
+        prop_assert!(filled <= 1 && version.level(0).files.len() <= 1);
     }
 
     #[test]
@@ -350,10 +347,9 @@ fn reads_do_not_pay_for_small_parts_of_much() {
     edit.added.extend([(0, file(1, 0, 9, 10)), (bottom, file(2, 0, 9, 101))]);
     let version = apply(&Version::default(), &edit);
     let busy = HashSet::new();
-    let pick = |paid, share| pick_for_reads(&version, &context(&busy, 0), paid, share);
-    assert!(pick(111, 10).is_none());
-    assert!(pick(111, 11).is_some());
-    assert!(pick(110, 11).is_none());
+    let pick = |share| pick_for_reads(&version, &context(&busy, 0), share);
+    assert!(pick(10).is_none());
+    assert_eq!(pick(11).unwrap().input_bytes(), 111);
 }
 
 /// A scan has stepped over them again and again.
@@ -366,7 +362,7 @@ fn tombstones_count_for_what_they_drop_when_reads_pay() {
     edit.added.extend([(0, upper), (bottom, lower)]);
     let version = apply(&Version::default(), &edit);
     let busy = HashSet::new();
-    let pick = |share| pick_for_reads(&version, &context(&busy, 0), 10_000, share);
+    let pick = |share| pick_for_reads(&version, &context(&busy, 0), share);
     assert!(pick(9).is_none());
     assert!(pick(10).is_some());
 }
