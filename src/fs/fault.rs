@@ -433,6 +433,10 @@ impl WritableFile for FaultWritable {
         self.inner.prepare_overwrites(len);
     }
 
+    fn finish_overwrites(&self) {
+        self.inner.finish_overwrites();
+    }
+
     fn overwrite_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
         self.write(bytes, |bytes| self.inner.overwrite_at(offset, bytes))
     }

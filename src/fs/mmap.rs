@@ -28,6 +28,9 @@
 //!   ext4: it is as long as the write that brought it into the cache. A store makes all of it dirty,
 //!   and a sync writes all of it; where a `write` of 128 bytes makes one block dirty. So what is
 //!   synced at once is better written by a system call.
+//! - A sync takes the right to store away from each dirty page that is mapped, one by one, and for
+//!   each interrupts the processors that run this process. So what will not be stored to any more is
+//!   unmapped before its sync.
 
 use std::fs::File;
 use std::ops::Range;
@@ -102,20 +105,20 @@ impl Mapping {
     }
 }
 
-/// The front of a file in memory, to be written over.
+/// The front of a file in memory, to be written over; `None` once that is over.
 #[derive(Debug)]
-pub(super) struct MappingMut(Mutex<MmapMut>);
+pub(super) struct MappingMut(Mutex<Option<MmapMut>>);
 
 impl MappingMut {
     /// Maps the first `len` bytes of `file`, which has them, and brings them into memory: so that
     /// the first store into each page finds it there. `None` if the system cannot.
     pub(super) fn new(file: &File, len: u64) -> Option<MappingMut> {
         let len = usize::try_from(len).ok().filter(|&len| len > 0)?;
-        let map = MappingMut::map(file, MmapOptions::new().len(len))?;
-        if bring_in(&map) {
-            return Some(MappingMut(Mutex::new(map)));
+        let mut map = MappingMut::map(file, MmapOptions::new().len(len))?;
+        if !bring_in(&map) {
+            map = MappingMut::map(file, MmapOptions::new().len(len).populate())?;
         }
-        Some(MappingMut(Mutex::new(MappingMut::map(file, MmapOptions::new().len(len).populate())?)))
+        Some(MappingMut(Mutex::new(Some(map))))
     }
 
     #[expect(unsafe_code, reason = "no safe interface to memory mappings exists")]
@@ -125,12 +128,19 @@ impl MappingMut {
         unsafe { options.map_mut(file) }.ok()
     }
 
+    /// Gives the memory back. What was stored has reached the system.
+    pub(super) fn unmap(&self) {
+        let map = self.0.lock().take();
+        // Without the lock.
+        drop(map);
+    }
+
     /// Writes all of `bytes` at `offset`, or nothing, and returns false, if they do not fit.
     pub(super) fn write_at(&self, offset: u64, bytes: &[u8]) -> bool {
         let mut map = self.0.lock();
         let place = usize::try_from(offset)
             .ok()
-            .and_then(|start| map.get_mut(start..)?.get_mut(..bytes.len()));
+            .and_then(|start| map.as_mut()?.get_mut(start..)?.get_mut(..bytes.len()));
         match place {
             Some(place) => place.copy_from_slice(bytes),
             None => return false,

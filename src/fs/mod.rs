@@ -146,6 +146,9 @@ pub trait WritableFile: Debug + Send + Sync {
     fn overwrite_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
         self.write_at(offset, bytes)
     }
+    /// Takes back what [`prepare_overwrites`](WritableFile::prepare_overwrites) told, since no more
+    /// overwrites will come: a sync that follows may be cheaper.
+    fn finish_overwrites(&self) {}
     /// Makes content and length durable.
     fn sync_data(&self) -> Result<()>;
     /// Sets the length: cuts the file, or grows it with zeros.

@@ -244,6 +244,12 @@ impl WritableFile for OsWritable {
         }
     }
 
+    fn finish_overwrites(&self) {
+        if let Some(mapping) = self.mapping.get() {
+            mapping.unmap();
+        }
+    }
+
     fn sync_data(&self) -> Result<()> {
         self.file.sync_data().map_err(|error| Error::io("sync", &self.path, error))
     }

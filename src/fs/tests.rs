@@ -113,6 +113,8 @@ fn overwrites_are_writes_however_they_are_done() {
         drop(file);
         again.overwrite_at(3, b"r").unwrap();
         again.overwrite_at(4095, b"long").unwrap();
+        again.finish_overwrites();
+        again.overwrite_at(4096, b"o").unwrap();
         let content = read(fs, &moved);
         assert_eq!((&content[..5], &content[4095..4099]), (&b"furrt"[..], &b"long"[..]));
     });
@@ -148,12 +150,14 @@ fn a_mapped_file_keeps_its_length() {
     let file = OsFs.create(&path).unwrap();
     file.set_len(8192).unwrap();
     file.prepare_overwrites(8192);
-    let is_mapped = std::fs::read_to_string("/proc/self/maps")
-        .unwrap()
-        .lines()
-        .any(|line| line.ends_with(path.to_str().unwrap()));
-    assert_eq!(file.set_len(1).is_err(), is_mapped);
+    let is_mapped = || {
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        maps.lines().any(|line| line.ends_with(path.to_str().unwrap()))
+    };
+    assert_eq!(file.set_len(1).is_err(), is_mapped());
     file.overwrite_at(8000, b"there").unwrap();
+    file.finish_overwrites();
+    assert!(!is_mapped());
     assert_eq!(&read(&OsFs, &path)[8000..8005], b"there");
 }
 

@@ -126,6 +126,11 @@ impl Segment {
         self.file.overwrite_at(offset, bytes)
     }
 
+    /// Tells that nothing is written to it any more.
+    pub(super) fn finish_overwrites(&self) {
+        self.file.finish_overwrites();
+    }
+
     /// Makes what was written durable. After an error: never again, since the system may have
     /// dropped what it could not write and would report success.
     pub(crate) fn sync_data(&self) -> Result<()> {

@@ -110,7 +110,13 @@ impl SyncTask {
     /// After an error nothing written since the last successful sync is known to be durable, and
     /// no later sync can tell: acknowledge nothing more.
     pub(crate) fn run(&self) -> Result<()> {
-        self.segments.iter().try_for_each(|segment| segment.sync_data())
+        let ended = self.segments.len().saturating_sub(usize::from(self.is_active_last));
+        self.segments.iter().enumerate().try_for_each(|(index, segment)| {
+            if index < ended {
+                segment.finish_overwrites();
+            }
+            segment.sync_data()
+        })
     }
 
     /// Up to where the log is durable when the task has run.
