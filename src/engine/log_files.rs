@@ -138,8 +138,10 @@ impl Core {
             && self.keyspaces.all().iter().all(|state| is_flushed(state))
     }
 
-    /// How long the log lane may sleep before it looks again whether the log is to be made smaller.
-    pub(crate) fn until_log_rests(&self, limit: Duration) -> Duration {
+    /// How long the log lane may sleep before it looks again whether the log is to be made smaller, or
+    /// memory given back.
+    pub(crate) fn until_rest(&self, limit: Duration) -> Duration {
+        let limit = self.until_memory_rests(limit);
         if self.is_log_oversized().is_some() { limit.min(REST) } else { limit }
     }
 

@@ -195,7 +195,6 @@ impl Core {
                 self.flush_if_paid(state);
                 self.flush_if_ranged(state);
             }
-            self.release_memtables();
         }
         self.claim(|context| {
             states.iter().find_map(|state| {
@@ -214,12 +213,6 @@ impl Core {
         if view.active.has_ranges() && view.version.deepest().is_some() {
             self.seal_active(|last| state.seal(last));
         }
-    }
-
-    /// Gives the memory that is kept for the next memtable back to the system.
-    pub(crate) fn release_memtables(&self) {
-        self.default.memtables.release();
-        self.update_throttle();
     }
 
     fn seal_active(&self, seal: impl FnOnce(SeqNo) -> bool) {

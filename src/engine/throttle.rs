@@ -37,6 +37,9 @@ const NS_PER_BYTE: f64 = 40.0;
 const SLEEP_MIN: Duration = Duration::from_micros(500);
 /// So often memory is looked at while the memtables grow to their limit.
 pub(crate) const LOOKS_PER_LIMIT: usize = 64;
+/// How long nobody must have written before the memory that is kept for the next memtable is given
+/// back: so long that who waits for a sync keeps it.
+const MEMORY_REST: Duration = Duration::from_millis(50);
 /// A writer that is stopped looks again this often, whatever happens.
 const STOP_POLL: Duration = Duration::from_millis(100);
 
@@ -205,6 +208,27 @@ impl Core {
     fn share_memory(&self, used: usize) {
         let kept = self.default.memtables.free_bytes() + self.memtables_limit() / LOOKS_PER_LIMIT;
         self.cache.lend((used + kept).min(self.memtables_limit()) as u64);
+    }
+
+    /// How long the log lane may sleep before it looks again whether writers have come to rest.
+    pub(crate) fn until_memory_rests(&self, limit: Duration) -> Duration {
+        if self.default.memtables.free_bytes() > 0 { limit.min(MEMORY_REST) } else { limit }
+    }
+
+    /// Gives back what is kept for the next memtable if nobody has written for a moment: readers fill
+    /// the block cache meanwhile.
+    pub(crate) fn release_memtables_at_rest(&self) {
+        if self.default.memtables.free_bytes() > 0
+            && self.quiet.lasted(self.visible(), self.clock.monotonic()) >= MEMORY_REST
+        {
+            self.release_memtables();
+        }
+    }
+
+    /// Gives the memory that is kept for the next memtable back to the system.
+    pub(crate) fn release_memtables(&self) {
+        self.default.memtables.release();
+        self.update_throttle();
     }
 
     /// Many keyspaces may fill the memory together without any of them filling its own memtable:

@@ -118,7 +118,7 @@ impl Core {
                 }
             };
             let limit = match lane {
-                Lane::Log => self.until_sync(self.until_log_rests(limit)),
+                Lane::Log => self.until_sync(self.until_rest(limit)),
                 Lane::Flush | Lane::Compaction => limit,
             };
             if !self.jobs.wait_for_work(lane, epoch, limit) {
@@ -157,6 +157,7 @@ impl Core {
         }
         self.make_spare_segment()?;
         self.trim_history();
+        self.release_memtables_at_rest();
         self.shrink_log_at_rest()?;
         Ok(false)
     }
