@@ -33,6 +33,7 @@ const CONFINED: [(&str, &[&str]); 17] = [
         "unsafe",
         &[
             "src/base/prefetch.rs",
+            "src/cache/memory.rs",
             "src/fs/linux.rs",
             "src/fs/mmap.rs",
             "src/memtable/arena.rs",

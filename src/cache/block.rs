@@ -1,28 +1,18 @@
-//! A verified block in memory: one allocation that holds reference count, header and bytes, so that
-//! a pointer to it is one word and a reader of its first bytes has the header in the same line.
+//! A verified block in memory, and what the cache notes in it. See memory.rs for how it lies there.
 
 use std::convert::Infallible;
 use std::fmt;
 use std::ops::Deref;
+use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::Weak;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::Relaxed;
 
 use arc_swap::Guard;
-use triomphe::Arc;
-use triomphe::ThinArc;
 
+use crate::cache::memory::Shared;
 use crate::cache::slots::Slots;
-use crate::cache::spares;
-
-/// Blocks up to this length are copied from zeros that lie ready.
-static ZEROS: [u8; 16 << 10] = [0; 16 << 10];
-/// Memory of blocks is a multiple of this, so that one often fits another.
-pub(super) const UNIT: usize = 256;
-
-/// A block as slots and cache hold it.
-pub(super) type Shared = ThinArc<Header, u8>;
 
 /// What the cache notes in a block.
 #[derive(Debug, Default)]
@@ -36,18 +26,24 @@ pub(super) struct Header {
 }
 
 impl Header {
-    fn new(len: usize) -> Header {
+    pub(super) fn new(len: usize) -> Header {
         Header { len: len as u32, ..Header::default() }
     }
 
+    /// Bytes of the block.
+    #[inline]
+    pub(super) fn len(&self) -> usize {
+        self.len as usize
+    }
+
     /// Makes slot `n` of `slots` the one that may point here. False if another one is.
-    pub(super) fn settle(&self, slots: &std::sync::Arc<Slots>, n: usize) -> bool {
-        let (home, at) = self.home.get_or_init(|| (std::sync::Arc::downgrade(slots), n));
-        *at == n && std::ptr::eq(home.as_ptr(), std::sync::Arc::as_ptr(slots))
+    pub(super) fn settle(&self, slots: &Arc<Slots>, n: usize) -> bool {
+        let (home, at) = self.home.get_or_init(|| (Arc::downgrade(slots), n));
+        *at == n && std::ptr::eq(home.as_ptr(), Arc::as_ptr(slots))
     }
 
     /// The slot that may point here, if one does and its file is still open.
-    pub(super) fn home(&self) -> Option<(std::sync::Arc<Slots>, usize)> {
+    pub(super) fn home(&self) -> Option<(Arc<Slots>, usize)> {
         let (slots, n) = self.home.get()?;
         Some((slots.upgrade()?, *n))
     }
@@ -74,39 +70,19 @@ impl Block {
         len: usize,
         fill: impl FnOnce(&mut [u8]) -> Result<(), E>,
     ) -> Result<Block, E> {
-        let mut shared = spares::take(len).unwrap_or_else(|| new_shared(len));
-        // Nobody else can have it: it is new, or was looked at when it was kept.
-        shared.with_arc_mut(|shared| match Arc::get_mut(shared) {
-            Some(block) => {
-                *block.header_mut() = Header::new(len);
-                fill(block.slice_mut().get_mut(..len).unwrap_or_default())
-            }
-            None => fill(&mut []),
-        })?;
-        Ok(Block(shared))
+        Shared::filled(Header::new(len), fill).map(Block)
     }
 
-    /// Bytes of memory, beside the header.
-    pub(super) fn capacity(&self) -> usize {
-        self.0.slice.len()
+    /// Bytes of memory that it takes.
+    pub(super) fn space(&self) -> usize {
+        self.0.space()
     }
 
-    /// Clears the slot that points here. The memory, if nobody reads it any more. Requires: the
-    /// cache has let go of the block.
-    pub(super) fn leave(mut self) -> Option<Shared> {
-        if let Some((slots, n)) = self.0.header.header.home() {
+    /// Clears the slot that points here. Requires: the cache has let go of the block.
+    pub(super) fn leave(self) {
+        if let Some((slots, n)) = self.0.header().home() {
             slots.clear(n, &self.0);
         }
-        let is_free = self.0.with_arc_mut(|shared| Arc::get_mut(shared).is_some());
-        is_free.then_some(self.0)
-    }
-}
-
-fn new_shared(len: usize) -> Shared {
-    let capacity = len.next_multiple_of(UNIT);
-    match ZEROS.get(..capacity) {
-        Some(zeros) => ThinArc::from_header_and_slice(Header::default(), zeros),
-        None => ThinArc::from_header_and_slice(Header::default(), &vec![0; capacity]),
     }
 }
 
@@ -126,13 +102,8 @@ impl Deref for Block {
 
     #[inline]
     fn deref(&self) -> &[u8] {
-        content(&self.0)
+        self.0.content()
     }
-}
-
-#[inline]
-fn content(shared: &Shared) -> &[u8] {
-    shared.slice.get(..shared.header.header.len as usize).unwrap_or_default()
 }
 
 impl AsRef<[u8]> for Block {
@@ -162,7 +133,7 @@ impl BlockGuard {
 
     #[inline]
     pub(super) fn header(&self) -> Option<&Header> {
-        self.guard.as_ref().map(|shared| &shared.header.header)
+        self.guard.as_ref().map(Shared::header)
     }
 
     /// The block, to keep.
@@ -176,7 +147,7 @@ impl Deref for BlockGuard {
 
     #[inline]
     fn deref(&self) -> &[u8] {
-        self.guard.as_ref().map_or(&[], content)
+        self.guard.as_ref().map_or(&[], Shared::content)
     }
 }
 

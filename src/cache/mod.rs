@@ -36,11 +36,11 @@ use quick_cache::sync::Cache;
 use crate::base::stats::Counter;
 use crate::base::sync::Mutex;
 use crate::cache::slots::Slots;
-use crate::cache::spares::Spares;
 
 mod block;
+mod memory;
+mod pool;
 mod slots;
-mod spares;
 #[cfg(test)]
 mod tests;
 
@@ -48,8 +48,8 @@ pub(crate) use block::Block;
 pub(crate) use block::BlockGuard;
 pub(crate) use slots::FileBlocks;
 
-/// What an entry costs beside its bytes: key, links, table slot, counts, and the block's header.
-const ENTRY_OVERHEAD: u64 = 152;
+/// What an entry costs beside its block: key, links, table slot, counts.
+const ENTRY_OVERHEAD: u64 = 104;
 /// Size of a typical block, from which the number of entries is guessed.
 const TYPICAL_BLOCK: u64 = 4096;
 /// Generations in which as much is inserted as the cache can hold.
@@ -72,7 +72,7 @@ struct ByBytes {
 
 impl Weighter<BlockId, Block> for ByBytes {
     fn weight(&self, id: &BlockId, block: &Block) -> u64 {
-        if id.file == LENT { self.lent_part } else { block.capacity() as u64 + ENTRY_OVERHEAD }
+        if id.file == LENT { self.lent_part } else { block.space() as u64 + ENTRY_OVERHEAD }
     }
 }
 
@@ -149,7 +149,6 @@ pub(crate) struct BlockCache {
     weights: ByBytes,
     /// Entries that hold lent memory.
     lent_parts: Mutex<u64>,
-    spares: Spares,
     generation_bytes: u64,
     /// Bytes inserted since the cache was made.
     inserted: AtomicU64,
@@ -174,7 +173,6 @@ impl BlockCache {
                 .then(|| Cache::with(entries.max(1), capacity_bytes, weights, MixState, Collect)),
             weights,
             lent_parts: Mutex::new(0),
-            spares: Spares::default(),
             generation_bytes: (capacity_bytes / GENERATIONS).max(1),
             inserted: AtomicU64::new(0),
             generation: Generation::default(),
@@ -206,9 +204,10 @@ impl BlockCache {
         self.kept.get()
     }
 
-    /// Is there so much room that a shard is hardly full?
+    /// Is there so much room that a shard is hardly full, and for a block beside?
     fn has_room(&self) -> bool {
-        self.blocks.as_ref().is_some_and(|blocks| room(blocks) >= self.generation_bytes)
+        let least = self.generation_bytes + TYPICAL_BLOCK;
+        self.blocks.as_ref().is_some_and(|blocks| room(blocks) >= least)
     }
 
     /// Does without `bytes` of the capacity from now on, in place of what was lent before. Evicts
@@ -218,7 +217,7 @@ impl BlockCache {
         let wanted = bytes.div_ceil(self.weights.lent_part).min(LENT_PARTS);
         let mut lent = self.lent_parts.lock();
         while *lent < wanted {
-            self.put(blocks, BlockId { file: LENT, block: *lent }, Block::from(&[][..]));
+            put(blocks, BlockId { file: LENT, block: *lent }, Block::from(&[][..]));
             *lent += 1;
         }
         while *lent > wanted {
@@ -253,7 +252,7 @@ impl BlockCache {
         if let Some(blocks) = &self.blocks {
             // The question is asked under the shard's lock, so that no eviction comes between.
             blocks.remove_if(&id, |block| {
-                let header = &block.0.header.header;
+                let header = block.0.header();
                 if header.settle(slots, n) {
                     header.touch(self.generation());
                     slots.set(n, &block.0);
@@ -266,29 +265,10 @@ impl BlockCache {
     /// Takes the first `count` blocks of `file` out.
     fn forget(&self, file: u64, count: usize) {
         let Some(blocks) = &self.blocks else { return };
-        let mut was_here = false;
         for block in 0..count as u64 {
             if let Some((_, block)) = blocks.remove(&BlockId { file, block }) {
-                self.let_go(blocks, block);
-                was_here = true;
+                block.leave();
             }
-        }
-        if was_here {
-            self.spares.sort();
-        }
-    }
-
-    fn let_go(&self, blocks: &Blocks, block: Block) {
-        if let Some(spare) = block.leave() {
-            self.spares.give(spare, || room(blocks));
-        }
-    }
-
-    fn put(&self, blocks: &Blocks, id: BlockId, block: Block) {
-        let mut evicted = Evicted::default();
-        blocks.insert_with_lifecycle(id, block, &mut evicted);
-        for block in evicted.first.into_iter().chain(evicted.others) {
-            self.let_go(blocks, block);
         }
     }
 
@@ -296,14 +276,19 @@ impl BlockCache {
         self.loaded.add(1);
         let Some(blocks) = &self.blocks else { return };
         let len = self.weights.weight(&id, &block);
-        self.put(blocks, id, block);
-        self.spares.hand_out(|| room(blocks));
+        put(blocks, id, block);
         let before = self.inserted.fetch_add(len, Relaxed);
         let generation = (before + len) / self.generation_bytes;
         if generation != before / self.generation_bytes {
             self.generation.0.store(generation as u32, Relaxed);
         }
     }
+}
+
+fn put(blocks: &Blocks, id: BlockId, block: Block) {
+    let mut evicted = Evicted::default();
+    blocks.insert_with_lifecycle(id, block, &mut evicted);
+    evicted.first.into_iter().chain(evicted.others).for_each(Block::leave);
 }
 
 /// Bytes that could be inserted without anything leaving.

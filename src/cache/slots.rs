@@ -26,7 +26,7 @@ use crate::cache::BlockCache;
 use crate::cache::BlockId;
 use crate::cache::block::Block;
 use crate::cache::block::BlockGuard;
-use crate::cache::block::Shared;
+use crate::cache::memory::Shared;
 
 /// A word for each block of a file.
 pub(super) struct Slots(Box<[ArcSwapAny<Option<Shared>>]>);
@@ -47,7 +47,7 @@ impl Slots {
     pub(super) fn clear(&self, n: usize, block: &Shared) {
         if let Some(slot) = self.0.get(n) {
             let ours = slot.load();
-            if ours.as_ref().is_some_and(|ours| ours.as_ptr() == block.as_ptr()) {
+            if ours.as_ref().is_some_and(|ours| ours.is(block)) {
                 slot.compare_and_swap(&ours, None);
             }
         }

@@ -77,7 +77,7 @@ fn blocks_come_back_by_file_and_number() {
 
 #[test]
 fn lent_memory_makes_blocks_leave_and_comes_back() {
-    const BLOCK: u64 = 3896 + ENTRY_OVERHEAD;
+    const BLOCK: u64 = 3968 + ENTRY_OVERHEAD;
     let cache = Arc::new(BlockCache::new(4 << 20));
     let blocks = file(&cache, 1, 2000);
     let mut n = 0;
@@ -134,48 +134,6 @@ fn memory_of_evicted_blocks_serves_again_unless_somebody_reads_them() {
 }
 
 #[test]
-fn memory_of_blocks_that_went_with_their_file_serves_other_threads() {
-    let cache = Arc::new(BlockCache::new(1 << 20));
-    let insert = |number| {
-        let blocks = file(&cache, number, 200);
-        let all = (0..200).map(|n| {
-            let block = block(4000, 1);
-            let place = block.as_ptr().addr();
-            blocks.insert(n, block);
-            place
-        });
-        (all.collect::<HashSet<usize>>(), blocks)
-    };
-    let (first, blocks) = insert(1);
-    blocks.forget();
-    let (second, _) = std::thread::scope(|scope| scope.spawn(|| insert(2)).join().unwrap());
-    let again = second.intersection(&first).count();
-    assert!(again > 150, "{again} of 200");
-}
-
-#[test]
-fn blocks_that_come_together_lie_together() {
-    let cache = Arc::new(BlockCache::new(1 << 20));
-    let old = file(&cache, 1, 200);
-    // Blocks are read at random.
-    (0..200).for_each(|n| old.insert(n * 77 % 200, block(4000, 1)));
-    old.forget();
-    let new = file(&cache, 2, 200);
-    let addresses = || -> Vec<usize> {
-        let each = (0..200).map(|n| {
-            let block = block(4000, 1);
-            let address = block.as_ptr().addr();
-            new.insert(n, block);
-            address
-        });
-        each.collect()
-    };
-    let addresses = std::thread::scope(|scope| scope.spawn(addresses).join().unwrap());
-    let ascends = addresses.windows(2).filter(|pair| pair[0] < pair[1]).count();
-    assert!(ascends > 180, "{ascends} of 199 steps");
-}
-
-#[test]
 fn bytes_stay_within_the_capacity() {
     let cache = Arc::new(BlockCache::new(1 << 20));
     let files: Vec<FileBlocks> = (0..7).map(|n| file(&cache, n, 2000)).collect();
@@ -219,7 +177,7 @@ fn a_scan_does_not_displace_hot_blocks() {
 #[test]
 fn hits_through_slots_count_like_hits_in_the_cache() {
     const BLOCKS: usize = 4096;
-    let capacity = BLOCKS as u64 / 4 * (2048 + ENTRY_OVERHEAD);
+    let capacity = BLOCKS as u64 / 4 * (2112 + ENTRY_OVERHEAD);
     let (slotted, plain) =
         (Arc::new(BlockCache::new(capacity)), Arc::new(BlockCache::new(capacity)));
     let file = file(&slotted, 1, BLOCKS);
@@ -287,7 +245,7 @@ fn slots_point_only_at_what_the_cache_counts() {
             assert!(in_cache);
             // The slot's, the cache's, and the one asked for here.
             let block = lent.to_block().unwrap();
-            assert!(triomphe::ThinArc::strong_count(&block.0) <= 4);
+            assert!(block.0.count() <= 4);
         }
     }
     assert!(cache.used_bytes() <= 1 << 20);
@@ -303,14 +261,14 @@ fn slots_go_with_their_file_and_its_blocks_age_out() {
     assert_eq!(gone.pinned_bytes(), 800);
     drop(gone);
     // Held by the cache and by this test.
-    assert!(blocks.iter().all(|block| triomphe::ThinArc::strong_count(&block.0) == 2));
-    assert!(blocks.iter().all(|block| block.0.header.header.home().is_none()));
+    assert!(blocks.iter().all(|block| block.0.count() == 2));
+    assert!(blocks.iter().all(|block| block.0.header().home().is_none()));
     let other = file(&cache, 2, 1000);
     let mut zipf = Zipf::new(1000);
     for _ in 0..50_000 {
         read(&other, zipf.next(), 4096);
     }
-    assert!(blocks.iter().all(|block| triomphe::ThinArc::strong_count(&block.0) == 1));
+    assert!(blocks.iter().all(|block| block.0.count() == 1));
 }
 
 #[test]
@@ -323,7 +281,7 @@ fn a_block_that_is_replaced_leaves_its_slot() {
     let first = file.get(0).unwrap().to_block().unwrap();
     file.insert(0, block(100, 1));
     assert!(file.get(0).is_none());
-    assert_eq!(triomphe::ThinArc::strong_count(&first.0), 1);
+    assert_eq!(first.0.count(), 1);
     assert!(file.find(0).is_some() && file.get(0).is_some());
 }
 
