@@ -32,6 +32,7 @@ const CONFINED: [(&str, &[&str]); 17] = [
     (
         "unsafe",
         &[
+            "src/base/clock.rs",
             "src/base/prefetch.rs",
             "src/cache/memory.rs",
             "src/fs/linux.rs",

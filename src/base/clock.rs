@@ -23,6 +23,10 @@ pub trait Clock: Debug + Send + Sync + 'static {
     fn wall_ms(&self) -> u64;
     /// A number that is different at each call (identities of databases and files).
     fn unique(&self) -> u64;
+    /// For how long processors have worked for this thread, if that is known.
+    fn thread_time(&self) -> Option<Duration> {
+        None
+    }
 }
 
 /// The time by which values expire: the wall clock's, except that it never goes back in the life of
@@ -98,5 +102,14 @@ impl Clock for SystemClock {
         let mut hasher = std::hash::RandomState::new().build_hasher();
         hasher.write_u64(monotonic_now().as_nanos() as u64);
         hasher.finish()
+    }
+
+    #[cfg(target_os = "linux")]
+    #[expect(unsafe_code, reason = "no safe interface exists in the standard library")]
+    fn thread_time(&self) -> Option<Duration> {
+        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: the call writes to `time`, and to nothing else.
+        let failed = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
+        (failed == 0).then(|| Duration::new(time.tv_sec as u64, time.tv_nsec as u32))
     }
 }
