@@ -326,7 +326,7 @@ mod tests {
         #[test]
         fn blocks_of_several_threads_stay_whole(
             turns in prop::collection::vec(
-                prop::collection::vec((0..LEN_MAX, any::<u8>()), if cfg!(miri) { 8 } else { 200 }),
+                prop::collection::vec((0..LEN_MAX, any::<u8>()), if cfg!(miri) { 4 } else { 200 }),
                 3,
             ),
         ) {

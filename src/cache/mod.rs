@@ -18,13 +18,21 @@
 //! *Policy.* `quick_cache`: new blocks queue up in a small probation, and only one that is asked for
 //! again, or was evicted lately, joins the hot ones; so a long scan does not empty the cache. It
 //! hears of the first hit of a block, and of those that come through slots once in each generation:
-//! the time in which a 64th of the capacity is inserted. Its counts stop at two, and its hands take
+//! the time in which a 16th of the capacity is inserted. Its counts stop at two, and its hands take
 //! longer than a generation to come round, so it decides as if it heard of all. While nothing is
 //! inserted, everything fits, and it hears nothing.
+//!
+//! *Admission.* While the cache is full, a block that the page cache has is given a place by chance
+//! only, once in [`ADMITTED`] times: one that is wanted often comes in soon, and what is wanted once
+//! displaces nothing, nor is it built, inserted and evicted for nothing. (Caches on flash admit so,
+//! to spare it writes.) One that had to come from the disk is always let in: to read it again would
+//! cost a hundred times as much as a place.
 
+use std::cell::Cell;
 use std::hash::BuildHasher;
 use std::hash::Hasher;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
@@ -53,7 +61,9 @@ const ENTRY_OVERHEAD: u64 = 104;
 /// Size of a typical block, from which the number of entries is guessed.
 const TYPICAL_BLOCK: u64 = 4096;
 /// Generations in which as much is inserted as the cache can hold.
-const GENERATIONS: u64 = 64;
+const GENERATIONS: u64 = 16;
+/// A full cache admits one of so many blocks.
+const ADMITTED: u32 = 16;
 /// The number of no file: of what holds lent memory.
 const LENT: u64 = u64::MAX;
 /// Entries that would hold all of the capacity: many for each shard, so that shards lend alike.
@@ -153,7 +163,9 @@ pub(crate) struct BlockCache {
     /// Bytes inserted since the cache was made.
     inserted: AtomicU64,
     generation: Generation,
-    /// Blocks that were inserted, and those among them that nobody had asked for.
+    /// Did the last block that was inserted displace another?
+    full: AtomicBool,
+    /// Blocks that had to be loaded, and those among them that nobody had asked for.
     loaded: Counter,
     kept: Counter,
 }
@@ -176,6 +188,7 @@ impl BlockCache {
             generation_bytes: (capacity_bytes / GENERATIONS).max(1),
             inserted: AtomicU64::new(0),
             generation: Generation::default(),
+            full: AtomicBool::new(false),
             loaded: Counter::default(),
             kept: Counter::default(),
         }
@@ -204,10 +217,19 @@ impl BlockCache {
         self.kept.get()
     }
 
+    /// Is a block that is not here worth a place, even if it can be had again cheaply?
+    fn admits(&self) -> bool {
+        self.blocks.is_some() && (!self.full.load(Relaxed) || one_of(ADMITTED))
+    }
+
     /// Is there so much room that a shard is hardly full, and for a block beside?
     fn has_room(&self) -> bool {
         let least = self.generation_bytes + TYPICAL_BLOCK;
-        self.blocks.as_ref().is_some_and(|blocks| room(blocks) >= least)
+        let has_room = self.blocks.as_ref().is_some_and(|blocks| room(blocks) >= least);
+        if has_room {
+            self.full.store(false, Relaxed);
+        }
+        has_room
     }
 
     /// Does without `bytes` of the capacity from now on, in place of what was lent before. Evicts
@@ -221,6 +243,7 @@ impl BlockCache {
             *lent += 1;
         }
         while *lent > wanted {
+            self.full.store(false, Relaxed);
             *lent -= 1;
             blocks.remove(&BlockId { file: LENT, block: *lent });
         }
@@ -273,10 +296,12 @@ impl BlockCache {
     }
 
     fn insert(&self, id: BlockId, block: Block) {
-        self.loaded.add(1);
         let Some(blocks) = &self.blocks else { return };
         let len = self.weights.weight(&id, &block);
-        put(blocks, id, block);
+        let full = put(blocks, id, block);
+        if full != self.full.load(Relaxed) {
+            self.full.store(full, Relaxed);
+        }
         let before = self.inserted.fetch_add(len, Relaxed);
         let generation = (before + len) / self.generation_bytes;
         if generation != before / self.generation_bytes {
@@ -285,10 +310,27 @@ impl BlockCache {
     }
 }
 
-fn put(blocks: &Blocks, id: BlockId, block: Block) {
+/// True if other blocks had to leave.
+fn put(blocks: &Blocks, id: BlockId, block: Block) -> bool {
     let mut evicted = Evicted::default();
     blocks.insert_with_lifecycle(id, block, &mut evicted);
+    let full = evicted.first.is_some();
     evicted.first.into_iter().chain(evicted.others).for_each(Block::leave);
+    full
+}
+
+/// True once in `n` times, by chance.
+fn one_of(n: u32) -> bool {
+    thread_local! {
+        static STATE: Cell<u32> = const { Cell::new(0x9e37_79b9) };
+    }
+    // Marsaglia's xorshift.
+    let mut x = STATE.get();
+    x ^= x << 13;
+    x ^= x >> 17;
+    x ^= x << 5;
+    STATE.set(x);
+    x.is_multiple_of(n)
 }
 
 /// Bytes that could be inserted without anything leaving.

@@ -118,6 +118,16 @@ impl FileBlocks {
         Some(block)
     }
 
+    /// Is a block that is not in the cache worth a place, even if it can be had again cheaply?
+    pub(crate) fn admits(&self) -> bool {
+        self.cache.admits()
+    }
+
+    /// Counts a block that was loaded.
+    pub(crate) fn note_load(&self) {
+        self.cache.loaded.add(1);
+    }
+
     /// Puts block `n`, which was verified, into the cache. One that exceeds the capacity is not
     /// kept.
     pub(crate) fn insert(&self, n: usize, block: Block) {

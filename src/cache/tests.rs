@@ -24,7 +24,9 @@ fn read(file: &FileBlocks, n: usize, len: usize) -> bool {
     if file.get(n).is_some() || file.find(n).is_some() {
         return true;
     }
-    file.insert(n, block(len, n as u8));
+    if file.admits() {
+        file.insert(n, block(len, n as u8));
+    }
     false
 }
 
@@ -156,6 +158,25 @@ fn capacity_zero_caches_nothing() {
 }
 
 #[test]
+fn a_full_cache_admits_few_and_one_with_room_all() {
+    let cache = Arc::new(BlockCache::new(1 << 20));
+    let (old, new) = (file(&cache, 1, 4000), file(&cache, 2, 4000));
+    for n in 0..100 {
+        assert!(old.admits());
+        old.insert(n, block(2048, 1));
+    }
+    for n in 100..4000 {
+        old.insert(n, block(2048, 1));
+    }
+    let admitted = (0..1000 * ADMITTED).filter(|_| old.admits()).count();
+    assert!((800..1200).contains(&admitted), "{admitted} of {}", 1000 * ADMITTED);
+    // One that comes in without displacing another shows that there is room again.
+    old.forget();
+    new.insert(0, block(2048, 1));
+    assert!((1..100).all(|_| new.admits()));
+}
+
+#[test]
 fn a_scan_does_not_displace_hot_blocks() {
     let cache = Arc::new(BlockCache::new(4 << 20));
     let (hot, scanned) = (file(&cache, 1, 200), file(&cache, 2, 20_000));
@@ -173,7 +194,7 @@ fn a_scan_does_not_displace_hot_blocks() {
     assert!(kept > 180, "{kept} of 200 hot blocks are left");
 }
 
-/// Eviction is as good as if each hit had been told to quick_cache.
+/// Eviction is as good as if each hit had been told to quick_cache, and each miss had come in.
 #[test]
 fn hits_through_slots_count_like_hits_in_the_cache() {
     const BLOCKS: usize = 4096;

@@ -490,6 +490,11 @@ impl ReadableFile for FaultReadable {
         self.faults.run(FaultOp::Read, &[&self.path], read)
     }
 
+    fn read_at_once(&self, offset: u64, out: &mut [u8]) -> Result<bool> {
+        let read = || self.inner.read_at_once(offset, out);
+        self.faults.run(FaultOp::Read, &[&self.path], read)
+    }
+
     fn mapping(&self) -> Option<&Bytes> {
         self.inner.mapping()
     }

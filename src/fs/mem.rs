@@ -310,6 +310,10 @@ impl ReadableFile for MemReadable {
         read_at(&self.content, &self.path, offset, out)
     }
 
+    fn read_at_once(&self, offset: u64, out: &mut [u8]) -> Result<bool> {
+        self.read_at(offset, out).map(|()| true)
+    }
+
     fn mapping(&self) -> Option<&Bytes> {
         self.mapping.as_ref()
     }

@@ -174,6 +174,12 @@ pub trait ReadableFile: Debug + Send + Sync {
     }
     /// Fills `out` from `offset`. An error of kind `UnexpectedEof` if the file ends first.
     fn read_at(&self, offset: u64, out: &mut [u8]) -> Result<()>;
+    /// As [`read_at`](ReadableFile::read_at), if that need not wait for the disk; else false, and
+    /// `out` is arbitrary. A system that cannot tell always says false, which does nothing unless
+    /// implemented.
+    fn read_at_once(&self, _offset: u64, _out: &mut [u8]) -> Result<bool> {
+        Ok(false)
+    }
     /// The whole file in memory, if it was opened with [`ReadMode::Mmap`] and can be mapped.
     fn mapping(&self) -> Option<&Bytes>;
     /// Tells the system that `range` of a mapped file is read at random, piece by piece: it need

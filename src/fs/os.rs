@@ -292,6 +292,11 @@ impl ReadableFile for OsReadable {
         read.map_err(|error| Error::io("read", &self.path, error))
     }
 
+    fn read_at_once(&self, offset: u64, out: &mut [u8]) -> Result<bool> {
+        // Whatever else is wrong, a read that waits will tell.
+        Ok(system::read_at_once(&self.file, out, offset).is_ok_and(|len| len == out.len()))
+    }
+
     fn mapping(&self) -> Option<&Bytes> {
         self.mapping.as_ref().map(Mapping::bytes)
     }
@@ -382,6 +387,8 @@ mod system {
     #[cfg(target_os = "linux")]
     pub(super) use crate::fs::linux::has_stable_blocks;
     #[cfg(target_os = "linux")]
+    pub(super) use crate::fs::linux::read_at_once;
+    #[cfg(target_os = "linux")]
     pub(super) use crate::fs::linux::reserve;
     #[cfg(target_os = "linux")]
     pub(super) use crate::fs::linux::will_need;
@@ -400,6 +407,11 @@ mod system {
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
             synced => synced,
         }
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    pub(super) fn read_at_once(_: &File, _: &mut [u8], _: u64) -> io::Result<usize> {
+        Ok(0)
     }
 
     #[cfg(not(target_os = "linux"))]
@@ -437,6 +449,10 @@ mod system {
 
     pub(super) fn read_at(file: &File, out: &mut [u8], offset: u64) -> io::Result<usize> {
         file.seek_read(out, offset)
+    }
+
+    pub(super) fn read_at_once(_: &File, _: &mut [u8], _: u64) -> io::Result<usize> {
+        Ok(0)
     }
 
     /// Directories cannot be synced; NTFS journals their changes in order.

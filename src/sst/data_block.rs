@@ -127,7 +127,7 @@ fn long_key(entry: &[u8], end: usize) -> Result<(usize, usize), Malformed> {
 
 /// Can there be an entry with this trailer, which is neither a put nor a tombstone, and such a value?
 #[inline(never)]
-fn check_special(trailer: Trailer, value_len: usize) -> Result<(), Malformed> {
+pub(super) fn check_special(trailer: Trailer, value_len: usize) -> Result<(), Malformed> {
     if !trailer.is_readable() {
         return Err(UNKNOWN_KIND);
     }

@@ -38,6 +38,7 @@ use crate::cache::Block;
 use crate::sst::data_block::DataBlock;
 use crate::sst::data_block::EntrySpan;
 use crate::sst::data_block::HEADER_LEN;
+use crate::sst::data_block::check_special;
 use crate::sst::data_block::header_of;
 use crate::sst::data_block::is_wide;
 use crate::sst::data_block::shared_prefix_len;
@@ -175,14 +176,34 @@ thread_local! {
 
 /// Undoes [`Packer::pack`].
 pub(crate) fn unpack(stored: &[u8]) -> Result<Block, Malformed> {
+    with_unpacker(|unpacker| {
+        let folded = decompress_lz4(stored, &mut unpacker.raw)?;
+        unfold(folded, &mut unpacker.lens)
+    })
+}
+
+/// The newest version of `user` that a reader at `seqno` may see in the block that was packed to
+/// `stored`, with its value, without building that block.
+pub(super) fn find(
+    stored: &[u8],
+    user: &[u8],
+    seqno: SeqNo,
+) -> Result<Option<(Trailer, Block)>, Malformed> {
+    with_unpacker(|unpacker| {
+        let folded = decompress_lz4(stored, &mut unpacker.raw)?;
+        let found = Folded::parse(folded, &mut unpacker.lens)?.find(user, seqno)?;
+        Ok(found.map(|(trailer, value)| (trailer, Block::from(value))))
+    })
+}
+
+fn with_unpacker<T>(use_it: impl FnOnce(&mut Unpacker) -> T) -> T {
     // A thread that ends has none any more.
     let mut unpacker = UNPACKER.try_with(Cell::take).unwrap_or_default();
-    let block = decompress_lz4(stored, &mut unpacker.raw)
-        .and_then(|folded| unfold(folded, &mut unpacker.lens));
+    let result = use_it(&mut unpacker);
     if unpacker.raw.capacity() + size_of::<Lens>() * unpacker.lens.capacity() <= KEPT_BYTES_MAX {
         let _ = UNPACKER.try_with(|kept| kept.set(unpacker));
     }
-    block
+    result
 }
 
 /// Lengths of one entry.
@@ -294,6 +315,43 @@ impl<'a> Folded<'a> {
         let beyond = (word >> (at % 8)) & ((1 << self.width) - 1);
         let kind = self.kinds.get(i).or(self.kinds.first()).copied().unwrap_or_default();
         Trailer((self.smallest + beyond) << 8 | u64::from(kind))
+    }
+
+    /// As [`find`]. A key is compared from where the one before stopped being like `user`: what it
+    /// shares with that tells, mostly, that it is still too small, or too large already.
+    fn find(&self, user: &[u8], seqno: SeqNo) -> Result<Option<(Trailer, &'a [u8])>, Malformed> {
+        let (mut keys, mut value_at, mut matched) = (self.keys, 0, 0);
+        for (i, lens) in self.lens.iter().enumerate() {
+            let (rest, more) = keys.split_at_checked(lens.rest()).unwrap_or_default();
+            keys = more;
+            if lens.shared() < matched {
+                break;
+            }
+            if lens.shared() == matched {
+                let wanted = user.get(matched..).unwrap_or_default();
+                let same = shared_prefix_len(rest, wanted);
+                matched += same;
+                match (rest.get(same), wanted.get(same)) {
+                    (Some(byte), Some(wanted)) if byte > wanted => break,
+                    (Some(_), None) => break,
+                    (None, None) if self.trailer(i).seqno() <= seqno => {
+                        return self.entry(i, value_at).map(Some);
+                    }
+                    _ => {}
+                }
+            }
+            value_at += lens.value();
+        }
+        Ok(None)
+    }
+
+    /// Trailer and value of entry `i`, whose value begins at `value_at`.
+    fn entry(&self, i: usize, value_at: usize) -> Result<(Trailer, &'a [u8]), Malformed> {
+        let (trailer, len) = (self.trailer(i), self.lens.get(i).map_or(0, |lens| lens.value()));
+        if !trailer.is_plain() {
+            check_special(trailer, len)?;
+        }
+        Ok((trailer, self.values.get(value_at..value_at + len).unwrap_or_default()))
     }
 }
 
@@ -422,6 +480,33 @@ mod tests {
             }
         }
 
+        /// What is found without building the block is what would be found in it.
+        #[test]
+        fn what_is_found_is_what_the_block_has(
+            entries in entries_in_order(),
+            strange in proptest::collection::vec(any::<u8>(), 0..20),
+        ) {
+            let payload = build(&entries);
+            let block = DataBlock::parse(&payload).unwrap();
+            let mut packer = Packer::default();
+            packer.fold(&payload).unwrap();
+            let mut lens = Vec::new();
+            let folded = Folded::parse(&packer.folded, &mut lens).unwrap();
+            let mut probes: Vec<Vec<u8>> = entries.iter().map(|entry| entry.0.clone()).collect();
+            for (user, ..) in &entries {
+                probes.push([&user[..], &[0]].concat());
+                probes.push(user[..user.len() / 2].to_vec());
+                probes.push([&user[..user.len() / 2], &strange].concat());
+            }
+            for user in &probes {
+                for seqno in entries.iter().map(|entry| entry.1.seqno()).chain([SeqNo::ZERO]) {
+                    let wanted = block.find(user, KeyHash::of(user), seqno).unwrap();
+                    let wanted = wanted.map(|span| (span.trailer, &payload[span.value_range()]));
+                    prop_assert_eq!(folded.find(user, seqno).unwrap(), wanted);
+                }
+            }
+        }
+
         #[test]
         fn any_bytes_unfold_to_a_block_or_fail(
             mut bytes in proptest::collection::vec(0u8..8, 0..60),
@@ -430,6 +515,9 @@ mod tests {
         ) {
             if let Some(any) = bytes.get_mut(at) {
                 *any = byte;
+            }
+            if let Ok(folded) = Folded::parse(&bytes, &mut Vec::new()) {
+                let _ = folded.find(&[byte, 3], SeqNo::MAX);
             }
             if let Ok(payload) = unfold(&bytes) {
                 let block = DataBlock::parse(&payload).unwrap();

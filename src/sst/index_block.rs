@@ -21,7 +21,7 @@
 
 use crate::base::coding::Malformed;
 use crate::base::key::head8;
-use crate::base::prefetch::prefetch;
+use crate::base::prefetch::prefetch_at;
 use crate::sst::block::BlockHandle;
 use crate::sst::block::TRAILER_LEN;
 use crate::sst::data_block::shared_prefix_len;
@@ -79,15 +79,13 @@ impl<'a> IndexBlock<'a> {
         })
     }
 
-    /// Asks for what the first steps of a search in `payload` will read.
+    /// Asks for what the first steps of a search in `payload`, of `count` blocks, will read.
     #[inline]
-    pub(super) fn prefetch(payload: &[u8]) {
-        let heads = payload.get(HEADER_LEN..).unwrap_or_default();
-        let count = payload.first_chunk::<4>().map_or(0, |count| u32::from_le_bytes(*count));
+    pub(super) fn prefetch(payload: &[u8], count: usize) {
+        let start = payload.as_ptr();
+        prefetch_at(start, 1);
         for eighth in 1..8 {
-            if let Some(head) = heads.get(eighth * count as usize..) {
-                prefetch(head.get(..1).unwrap_or_default());
-            }
+            prefetch_at(start.wrapping_add(HEADER_LEN + eighth * count), 1);
         }
     }
 

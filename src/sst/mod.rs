@@ -65,6 +65,7 @@ mod folded;
 mod footer;
 mod index_block;
 mod iter;
+mod load;
 mod multi_get;
 #[cfg(any(test, feature = "testing"))]
 pub(crate) mod parts;

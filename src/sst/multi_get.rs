@@ -11,11 +11,11 @@ use crate::base::lookup::Lookup;
 use crate::base::prefetch::CACHE_LINE;
 use crate::base::prefetch::prefetch;
 use crate::base::seqno::SeqNo;
-use crate::sst::block::BlockBytes;
 use crate::sst::block::BlockHandle;
 use crate::sst::data_block::DataBlock;
 use crate::sst::filter;
 use crate::sst::index_block::IndexBlock;
+use crate::sst::load::Wanted;
 use crate::sst::reader::SstReader;
 
 /// Keys that go side by side: more than a processor has misses under way.
@@ -36,6 +36,8 @@ struct Place {
     block: usize,
     block_of_file: usize,
     handle: BlockHandle,
+    /// Can it be had without reading it from the file?
+    at_hand: bool,
 }
 
 impl SstReader {
@@ -47,7 +49,7 @@ impl SstReader {
             places.clear();
             self.find_partitions(group, &mut places);
             self.find_blocks(group, &mut places)?;
-            self.ask_for_blocks(&places);
+            self.ask_for_blocks(&mut places);
             for places in places.chunks(BORROWED) {
                 self.search_blocks(places, group, seqno)?;
             }
@@ -58,8 +60,15 @@ impl SstReader {
     fn find_partitions(&self, group: &[Lookup<'_>], places: &mut Vec<Place>) {
         for (i, lookup) in group.iter().enumerate().filter(|(_, lookup)| lookup.found.is_none()) {
             let Some(p) = self.top().find(lookup.key) else { continue };
-            let handle = BlockHandle::NONE;
-            places.push(Place { lookup: i, partition: p, block: 0, block_of_file: 0, handle });
+            let (handle, at_hand) = (BlockHandle::NONE, false);
+            places.push(Place {
+                lookup: i,
+                partition: p,
+                block: 0,
+                block_of_file: 0,
+                handle,
+                at_hand,
+            });
             if let Some(partition) = self.top().partition(p)
                 && let Some(filter) = self.in_place(self.filter_no(p), partition.filter)
             {
@@ -83,7 +92,7 @@ impl SstReader {
                 false
             });
             if admits && let Some(index) = self.in_place(self.index_no(p), partition.index) {
-                IndexBlock::prefetch(index);
+                IndexBlock::prefetch(index, partition.blocks);
             }
             admits
         });
@@ -108,13 +117,16 @@ impl SstReader {
     }
 
     /// Has the system read the blocks that are not in memory, all at once.
-    fn ask_for_blocks(&self, places: &[Place]) {
-        let is_missing = |place: &&Place| !self.is_at_hand(place.block_of_file);
-        if places.iter().filter(is_missing).count() < 2 {
-            return;
+    fn ask_for_blocks(&self, places: &mut [Place]) {
+        let mut missing = 0;
+        for place in &mut *places {
+            place.at_hand = self.is_at_hand(place.block_of_file);
+            missing += usize::from(!place.at_hand);
         }
-        for place in places.iter().filter(is_missing) {
-            self.file().will_need(place.handle.offset..place.handle.end());
+        if missing >= 2 {
+            for place in places.iter().filter(|place| !place.at_hand) {
+                self.file().will_need(place.handle.offset..place.handle.end());
+            }
         }
     }
 
@@ -124,14 +136,15 @@ impl SstReader {
         group: &mut [Lookup<'_>],
         seqno: SeqNo,
     ) -> Result<()> {
-        let mut blocks: [BlockBytes; BORROWED] = [const { BlockBytes::EMPTY }; BORROWED];
-        for (place, block) in places.iter().zip(&mut blocks) {
-            *block = self.load_data(place.block_of_file, place.handle)?;
-            let payload = block.get(self.mapping());
+        let mut blocks = [const { None }; BORROWED];
+        for (place, block) in places.iter().zip(&mut blocks).filter(|(place, _)| place.at_hand) {
+            let loaded = self.load_data(place.block_of_file, place.handle)?;
+            let payload = loaded.get(self.mapping());
             prefetch(payload.get(..BLOCK_FRONT).unwrap_or(payload));
+            *block = Some(loaded);
         }
         for (place, block) in places.iter().zip(&blocks) {
-            let Some(lookup) = group.get(place.lookup) else { continue };
+            let (Some(lookup), Some(block)) = (group.get(place.lookup), block) else { continue };
             let payload = block.get(self.mapping());
             let data = self.whole(place.handle.offset, DataBlock::parse(payload))?;
             if let Some(entry) = data.first_candidate(lookup.hash) {
@@ -141,8 +154,8 @@ impl SstReader {
         for (place, block) in places.iter().zip(blocks) {
             let Some(lookup) = group.get_mut(place.lookup) else { continue };
             let known = Some((place.block, block));
-            let located =
-                self.locate_from(place.partition, known, lookup.key, lookup.hash, seqno)?;
+            let wanted = Wanted { user: lookup.key, hash: lookup.hash, seqno };
+            let located = self.locate_from(place.partition, known, wanted)?;
             lookup.found =
                 located.map(|located| (located.trailer, self.value_of(&located).to_slice()));
         }

@@ -27,9 +27,9 @@ use crate::base::seqno::SeqNo;
 use crate::fs::ReadableFile;
 use crate::sst::block::BlockKind;
 use crate::sst::footer::Footer;
+use crate::sst::load::fetch;
 use crate::sst::reader::SstReader;
 use crate::sst::reader::damaged;
-use crate::sst::reader::fetch;
 
 impl SstReader {
     /// Its range tombstones.

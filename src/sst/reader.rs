@@ -1,7 +1,6 @@
-//! Reads one SST: opening, point reads, and the loading of blocks for iterators.
+//! Reads one SST: opening, and point reads.
 #![deny(clippy::indexing_slicing)]
 
-use std::cell::Cell;
 use std::ops::Deref;
 use std::ops::Range;
 use std::path::Path;
@@ -11,7 +10,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::base::coding::Malformed;
-use crate::base::compression::Compression;
 use crate::base::error::Error;
 use crate::base::error::Result;
 use crate::base::ids::FileId;
@@ -28,18 +26,15 @@ use crate::fs::ReadableFile;
 use crate::sst::block::BlockBytes;
 use crate::sst::block::BlockHandle;
 use crate::sst::block::BlockKind;
-use crate::sst::block::TRAILER_LEN;
 use crate::sst::block::Verified;
-use crate::sst::block::check;
-use crate::sst::block::unpack;
-use crate::sst::data_block::DataBlock;
 use crate::sst::filter;
-use crate::sst::folded;
 use crate::sst::footer;
 use crate::sst::footer::FOOTER_LEN;
 use crate::sst::footer::FORMAT_VERSION;
 use crate::sst::footer::Footer;
 use crate::sst::index_block::IndexBlock;
+use crate::sst::load::Wanted;
+use crate::sst::load::fetch;
 use crate::sst::properties;
 use crate::sst::properties::Properties;
 use crate::sst::range_block;
@@ -88,27 +83,27 @@ pub(crate) struct Aim<'a> {
 
 /// An entry that a point read found.
 pub(super) struct Located {
-    block: BlockBytes,
+    pub(super) block: BlockBytes,
     pub(super) trailer: Trailer,
-    value: Range<usize>,
+    pub(super) value: Range<usize>,
 }
 
 /// One open SST. Shared by all readers; nothing in it changes but what is known of blocks.
 #[derive(Debug)]
 pub(crate) struct SstReader {
-    path: PathBuf,
-    uid: u64,
-    bytes: u64,
-    file: Arc<dyn ReadableFile>,
+    pub(super) path: PathBuf,
+    pub(super) uid: u64,
+    pub(super) bytes: u64,
+    pub(super) file: Arc<dyn ReadableFile>,
     /// The file's mapping; empty if it has none.
-    mapping: Bytes,
-    mapped: bool,
+    pub(super) mapping: Bytes,
+    pub(super) mapped: bool,
     /// Those that are in the cache.
-    blocks: FileBlocks,
+    pub(super) blocks: FileBlocks,
     top: TopIndex,
     properties: Properties,
     pub(super) ranges: Fragments,
-    verified: Verified,
+    pub(super) verified: Verified,
 }
 
 impl SstReader {
@@ -256,7 +251,11 @@ impl SstReader {
         if !admits {
             return Ok(None);
         }
-        let Some(located) = self.locate_from(p, None, user, hash, seqno)? else {
+        // Where keys are mostly there, the processor comes here before it knows what the filter says.
+        if let Some(index) = self.in_place(self.index_no(p), partition.index) {
+            IndexBlock::prefetch(index, partition.blocks);
+        }
+        let Some(located) = self.locate_from(p, None, Wanted { user, hash, seqno })? else {
             return Ok(None);
         };
         let value = self.value_of(&located);
@@ -273,16 +272,14 @@ impl SstReader {
         }
     }
 
-    /// Where the newest version of `user` is that a reader at `seqno` may see, from partition `p` on;
-    /// from a block of it on, if the one that may hold the key is known and loaded.
+    /// Where the newest version that is wanted is, from partition `p` on; from a block of it on, if
+    /// the one that may hold the key is known, and at hand if it is loaded.
     #[inline]
     pub(super) fn locate_from(
         &self,
         mut p: usize,
-        mut known: Option<(usize, BlockBytes)>,
-        user: &[u8],
-        hash: KeyHash,
-        seqno: SeqNo,
+        mut known: Option<(usize, Option<BlockBytes>)>,
+        wanted: Wanted<'_>,
     ) -> Result<Option<Located>> {
         while let Some(partition) = self.top.partition(p) {
             let at = partition.index.offset;
@@ -297,34 +294,28 @@ impl SstReader {
             let index = self.whole(at, IndexBlock::parse(index_bytes))?;
             self.whole(at, index.check_len(partition.blocks))?;
             let (mut i, mut loaded) = match known.take() {
-                Some((i, block)) => (i, Some(block)),
-                None => (self.whole(at, index.find(user))?, None),
+                Some(known) => known,
+                None => (self.whole(at, index.find(wanted.user))?, None),
             };
             loop {
                 let handle = self.whole(at, index.block(i))?;
-                let block = match loaded.take() {
-                    Some(block) => block,
-                    None => self.load_data(partition.first_block + i, handle)?,
+                let found = match loaded.take() {
+                    Some(block) => self.find_in(block, handle, wanted)?,
+                    None => self.find_in_block(partition.first_block + i, handle, wanted)?,
                 };
-                let data = self.whole(handle.offset, DataBlock::parse(block.get(&self.mapping)))?;
-                let entry = self.whole(handle.offset, data.find(user, hash, seqno))?;
-                if let Some(span) = entry {
-                    return Ok(Some(Located {
-                        block,
-                        trailer: span.trailer,
-                        value: span.value_range(),
-                    }));
+                if found.is_some() {
+                    return Ok(found);
                 }
                 i += 1;
                 if i >= index.len() {
                     break;
                 }
-                if !self.whole(at, index.continues_key(i, user))? {
+                if !self.whole(at, index.continues_key(i, wanted.user))? {
                     return Ok(None);
                 }
             }
             p += 1;
-            if !self.top.continues_key(p, user) {
+            if !self.top.continues_key(p, wanted.user) {
                 break;
             }
         }
@@ -374,86 +365,6 @@ impl SstReader {
     #[inline]
     pub(super) fn load_data(&self, block: usize, handle: BlockHandle) -> Result<BlockBytes> {
         self.load(block, handle, BlockKind::Data)
-    }
-
-    /// The content of block `n` in the mapping, if it is stored raw and was verified.
-    #[inline]
-    pub(super) fn in_place(&self, n: usize, handle: BlockHandle) -> Option<&[u8]> {
-        if !self.verified.has(n) {
-            return None;
-        }
-        self.mapping.get(handle.range()?)
-    }
-
-    /// Can block `n` be had without reading it from the file?
-    pub(super) fn is_at_hand(&self, n: usize) -> bool {
-        self.verified.has(n) || self.blocks.has(n)
-    }
-
-    /// The verified content of block `n`.
-    #[inline]
-    fn load(&self, n: usize, handle: BlockHandle, kind: BlockKind) -> Result<BlockBytes> {
-        if self.verified.has(n)
-            && let Some(range) = handle.range()
-        {
-            return Ok(BlockBytes::Mapped(range));
-        }
-        if let Some(block) = self.blocks.get(n) {
-            return Ok(BlockBytes::Lent(block));
-        }
-        self.load_slowly(n, handle, kind)
-    }
-
-    #[inline(never)]
-    fn load_slowly(&self, n: usize, handle: BlockHandle, kind: BlockKind) -> Result<BlockBytes> {
-        if let Some(bytes) = self.blocks.find(n) {
-            return Ok(BlockBytes::Owned(bytes));
-        }
-        if handle.end() > self.bytes {
-            let error = Malformed("a block lies outside of the file");
-            return Err(self.damaged(handle.offset, error));
-        }
-        let content = if self.mapped {
-            match self.read_mapped(n, handle, kind)? {
-                BlockBytes::Owned(bytes) => bytes,
-                in_place => return Ok(in_place),
-            }
-        } else {
-            fetch(&*self.file, &self.path, self.uid, handle, kind, self.bytes)?
-        };
-        self.blocks.insert(n, content.clone());
-        Ok(BlockBytes::Owned(content))
-    }
-
-    /// Block `n` of a mapped file, as it was not verified before, or has to be decompressed again.
-    fn read_mapped(&self, n: usize, handle: BlockHandle, kind: BlockKind) -> Result<BlockBytes> {
-        if kind == BlockKind::Data {
-            // By a call, one read of the disk brings all pages of the block; through the mapping
-            // each costs a fault.
-            let file = &*self.file;
-            return with_stored(file, handle, |stored| self.content(n, handle, kind, stored))?;
-        }
-        let range = handle.range().unwrap_or_default();
-        let stored = self.mapping.get(range.start..range.end + TRAILER_LEN).unwrap_or_default();
-        self.content(n, handle, kind, stored)
-    }
-
-    /// The content of block `n` of a mapped file, given what is stored.
-    fn content(
-        &self,
-        n: usize,
-        handle: BlockHandle,
-        kind: BlockKind,
-        stored: &[u8],
-    ) -> Result<BlockBytes> {
-        let checked = check(stored, kind, self.uid, handle.offset);
-        let (payload, compression) = self.whole(handle.offset, checked)?;
-        if compression == Compression::None {
-            self.verified.add(n);
-            return Ok(BlockBytes::Mapped(handle.range().unwrap_or_default()));
-        }
-        let raw = self.whole(handle.offset, folded::unpack(payload))?;
-        Ok(BlockBytes::Owned(raw))
     }
 
     /// Do readers have block `n` in the cache, and read it more than once?
@@ -536,50 +447,4 @@ pub(super) fn read_footer(file: &dyn ReadableFile, path: &Path) -> Result<(Foote
         Err(footer::Unreadable::Version(found)) => Err(newer(path, found)),
         Err(footer::Unreadable::Malformed(error)) => Err(damaged(path, at, error)),
     }
-}
-
-/// Reads, verifies and decompresses a block that must end by `end`.
-pub(super) fn fetch(
-    file: &dyn ReadableFile,
-    path: &Path,
-    uid: u64,
-    handle: BlockHandle,
-    kind: BlockKind,
-    end: u64,
-) -> Result<Block> {
-    if handle.end() > end {
-        let error = Malformed("a block lies outside of the file");
-        return Err(damaged(path, handle.offset, error));
-    }
-    let content = with_stored(file, handle, |stored| unpack(stored, kind, uid, handle.offset))?;
-    content.map_err(|error| damaged(path, handle.offset, error))
-}
-
-/// A buffer longer than this is not kept.
-const STORED_LEN_MAX: usize = 256 << 10;
-
-thread_local! {
-    /// What blocks are read into before they are unpacked. Taken out while it is used: a file system
-    /// of the caller's may read from a database on the same thread.
-    static STORED: Cell<Vec<u8>> = Cell::default();
-}
-
-/// Reads a block as it is stored and shows it to `show`. Requires: it lies within the file.
-fn with_stored<R>(
-    file: &dyn ReadableFile,
-    handle: BlockHandle,
-    show: impl FnOnce(&[u8]) -> R,
-) -> Result<R> {
-    // A thread that ends has no buffer any more.
-    let mut buffer = STORED.try_with(Cell::take).unwrap_or_default();
-    let len = handle.len as usize + TRAILER_LEN;
-    if buffer.len() < len {
-        buffer.resize(len, 0);
-    }
-    let stored = buffer.get_mut(..len).unwrap_or_default();
-    let shown = file.read_at(handle.offset, stored).map(|()| show(stored));
-    if buffer.len() <= STORED_LEN_MAX {
-        let _ = STORED.try_with(|kept| kept.set(buffer));
-    }
-    shown
 }

@@ -28,9 +28,9 @@ use crate::sst::data_block::EntrySpan;
 use crate::sst::footer::FOOTER_LEN;
 use crate::sst::footer::Footer;
 use crate::sst::index_block::IndexBlock;
+use crate::sst::load::fetch;
 use crate::sst::properties::Properties;
 use crate::sst::range_block;
-use crate::sst::reader::fetch;
 use crate::sst::reader::read_footer;
 use crate::sst::top_index::TopIndex;
 

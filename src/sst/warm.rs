@@ -43,7 +43,7 @@ impl SstReader {
             if !self.is_at_hand(n) {
                 let handle =
                     self.whole(at, index.block(n.saturating_sub(partition.first_block)))?;
-                self.load_data(n, handle)?;
+                self.load_to_keep(n, handle)?;
                 self.cached().keep(n);
             }
         }
