@@ -53,6 +53,7 @@ struct Place {
 /// Tells the system what will be read, in growing steps, while blocks are entered in sequence.
 #[derive(Debug)]
 struct ReadAhead {
+    /// Of the last step. When half of it is left, the next one is told.
     len: u64,
     /// Up to where the system was told.
     told: u64,
@@ -61,18 +62,22 @@ struct ReadAhead {
 }
 
 impl ReadAhead {
-    const NONE: ReadAhead = ReadAhead { len: AHEAD_LEN_MIN, told: 0, told_down_to: u64::MAX };
+    const NONE: ReadAhead = ReadAhead { len: 0, told: 0, told_down_to: u64::MAX };
 
     fn advance(&mut self, file: &dyn ReadableFile, handle: BlockHandle) {
         if handle.end() + self.len / 2 < self.told {
             return;
         }
         let from = self.told.max(handle.offset);
+        self.grow();
         self.told = (from + self.len).min(file.len());
         if from < self.told {
             file.will_need(from..self.told);
         }
-        self.len = (self.len * 2).min(AHEAD_LEN_MAX);
+    }
+
+    fn grow(&mut self) {
+        self.len = (self.len * 2).clamp(AHEAD_LEN_MIN, AHEAD_LEN_MAX);
     }
 
     /// The same for a walk backwards.
@@ -82,9 +87,9 @@ impl ReadAhead {
             return;
         }
         let to = self.told_down_to.min(handle.end());
+        self.grow();
         self.told_down_to = to.saturating_sub(self.len);
         file.will_need(self.told_down_to..to);
-        self.len = (self.len * 2).min(AHEAD_LEN_MAX);
     }
 }
 
