@@ -64,13 +64,14 @@ struct ReadAhead {
 impl ReadAhead {
     const NONE: ReadAhead = ReadAhead { len: 0, told: 0, told_down_to: u64::MAX };
 
+    /// Where the block lies is not verified yet: it may be anywhere.
     fn advance(&mut self, file: &dyn ReadableFile, handle: BlockHandle) {
-        if handle.end() + self.len / 2 < self.told {
+        if handle.end().saturating_add(self.len / 2) < self.told {
             return;
         }
         let from = self.told.max(handle.offset);
         self.grow();
-        self.told = (from + self.len).min(file.len());
+        self.told = from.saturating_add(self.len).min(file.len());
         if from < self.told {
             file.will_need(from..self.told);
         }
