@@ -70,6 +70,11 @@ impl BlockHandle {
         self.offset.saturating_add(self.stored_len())
     }
 
+    /// An error unless the block ends by `end`, where its file does.
+    pub(super) fn check_end(self, end: u64) -> Result<(), Malformed> {
+        if self.end() > end { Err(Malformed("a block lies outside of the file")) } else { Ok(()) }
+    }
+
     /// Where the payload lies in a mapping of the file; none if beyond what memory can hold.
     #[inline]
     pub(super) fn range(self) -> Option<Range<usize>> {
@@ -137,6 +142,11 @@ pub(super) fn unpack(
     offset: u64,
 ) -> Result<Block, Malformed> {
     let (payload, compression) = check(stored, kind, uid, offset)?;
+    unpack_checked(payload, compression)
+}
+
+/// The content of a block, given what [`check`] has said of it.
+pub(super) fn unpack_checked(payload: &[u8], compression: Compression) -> Result<Block, Malformed> {
     match compression {
         Compression::None => Ok(Block::from(payload)),
         Compression::Lz4 => folded::unpack(payload),

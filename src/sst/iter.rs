@@ -125,10 +125,7 @@ impl Scan {
     /// Reads on from the beginning of a block.
     fn fill(&mut self, reader: &SstReader, handle: BlockHandle) -> Result<()> {
         let end = reader.bytes();
-        if handle.end() > end {
-            let error = Malformed("a block lies outside of the file");
-            return reader.whole(handle.offset, Err(error));
-        }
+        reader.whole(handle.offset, handle.check_end(end))?;
         let len = SCAN_LEN.max(handle.stored_len()).min(end - handle.offset) as usize;
         let chunk = std::mem::take(&mut self.chunk);
         // The memory is used again unless a value or a block of it is held somewhere.

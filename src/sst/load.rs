@@ -9,7 +9,6 @@
 use std::cell::Cell;
 use std::path::Path;
 
-use crate::base::coding::Malformed;
 use crate::base::compression::Compression;
 use crate::base::error::Result;
 use crate::base::key::KeyHash;
@@ -22,6 +21,7 @@ use crate::sst::block::BlockKind;
 use crate::sst::block::TRAILER_LEN;
 use crate::sst::block::check;
 use crate::sst::block::unpack;
+use crate::sst::block::unpack_checked;
 use crate::sst::data_block::DataBlock;
 use crate::sst::folded;
 use crate::sst::reader::Located;
@@ -104,11 +104,7 @@ impl SstReader {
     }
 
     fn check_inside(&self, handle: BlockHandle) -> Result<()> {
-        if handle.end() > self.bytes {
-            let error = Malformed("a block lies outside of the file");
-            return self.whole(handle.offset, Err(error));
-        }
-        Ok(())
+        self.whole(handle.offset, handle.check_end(self.bytes))
     }
 
     /// The content of block `n`, given what is stored. If it is `worth` that, the cache has it from
@@ -122,15 +118,23 @@ impl SstReader {
         stored: &[u8],
     ) -> Result<BlockBytes> {
         let checked = check(stored, kind, self.uid, handle.offset);
-        let (payload, compression) = self.whole(handle.offset, checked)?;
-        let block = match compression {
-            Compression::None if self.mapped => {
-                self.verified.add(n);
-                return Ok(BlockBytes::Mapped(handle.range().unwrap_or_default()));
-            }
-            Compression::None => Block::from(payload),
-            Compression::Lz4 => self.whole(handle.offset, folded::unpack(payload))?,
-        };
+        let checked = self.whole(handle.offset, checked)?;
+        self.content_of(n, handle, worth, checked)
+    }
+
+    /// The same, given what [`check`] has said of it.
+    fn content_of(
+        &self,
+        n: usize,
+        handle: BlockHandle,
+        worth: bool,
+        (payload, compression): (&[u8], Compression),
+    ) -> Result<BlockBytes> {
+        if compression == Compression::None && self.mapped {
+            self.verified.add(n);
+            return Ok(BlockBytes::Mapped(handle.range().unwrap_or_default()));
+        }
+        let block = self.whole(handle.offset, unpack_checked(payload, compression))?;
         self.blocks.note_load();
         if worth {
             self.blocks.insert(n, block.clone());
@@ -179,14 +183,12 @@ impl SstReader {
         self.check_inside(handle)?;
         let worth = self.blocks.admits();
         with_stored(&*self.file, handle, worth, |worth, stored| {
-            if !worth {
-                let checked = check(stored, BlockKind::Data, self.uid, handle.offset);
-                let (payload, compression) = self.whole(handle.offset, checked)?;
-                if compression == Compression::Lz4 {
-                    return self.find_in_folded(payload, handle, wanted);
-                }
+            let checked = check(stored, BlockKind::Data, self.uid, handle.offset);
+            let (payload, compression) = self.whole(handle.offset, checked)?;
+            if !worth && compression == Compression::Lz4 {
+                return self.find_in_folded(payload, handle, wanted);
             }
-            let block = self.content(n, handle, BlockKind::Data, worth, stored)?;
+            let block = self.content_of(n, handle, worth, (payload, compression))?;
             self.find_in(block, handle, wanted)
         })?
     }
@@ -217,10 +219,7 @@ pub(super) fn fetch(
     kind: BlockKind,
     end: u64,
 ) -> Result<Block> {
-    if handle.end() > end {
-        let error = Malformed("a block lies outside of the file");
-        return Err(damaged(path, handle.offset, error));
-    }
+    handle.check_end(end).map_err(|error| damaged(path, handle.offset, error))?;
     let content =
         with_stored(file, handle, true, |_, stored| unpack(stored, kind, uid, handle.offset))?;
     content.map_err(|error| damaged(path, handle.offset, error))
