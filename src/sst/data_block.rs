@@ -5,24 +5,27 @@
 //! 4      count of entries, at least 1
 //! 2      shared_len: bytes that all user keys of the block have in common
 //! 1      flags: bit 0 = offsets are u32, else u16; bit 1 = all trailers are equal, stored once
-//! 1      0
+//! 1      layout: 1. 0, which had whole keys in the entries, is retired
 //! 0 or 8 the trailer, if flags bit 1
+//! shared_len            the prefix: those bytes
 //! count  fingerprints: one byte of the hash of each user key
 //! 2|4 each, count + 1   offsets of the entries and of their end, from the first entry
-//! 4 each, count         heads: the four bytes behind shared_len of each user key, as an integer
-//! …      entries: varint key length, user key, trailer (8, unless flags bit 1), value
+//! 4 each, count         heads: the first four bytes of each suffix, as an integer; 0 where it ends
+//! …      entries: varint suffix length, the suffix without its first four bytes,
+//!        trailer (8, unless flags bit 1), value
 //! ```
 //!
-//! A point read compares fingerprints (they share a cache line or two with the header), loads one
-//! offset and compares one key. A seek narrows by heads, then compares the few keys that tie. Keys
-//! are whole, so that both can borrow them.
+//! A user key is the prefix and a suffix. A point read compares the prefix and fingerprints (they
+//! share a cache line or two with the header), then a head, and loads one offset and one entry. A
+//! seek narrows by heads, then compares the few keys that tie. A cursor has the prefix in its buffer
+//! and puts one suffix after the other behind it.
 #![deny(clippy::indexing_slicing)]
 
+use std::cmp::Ordering;
 use std::ops::Range;
 
 use crate::base::coding::Decoder;
 use crate::base::coding::Malformed;
-use crate::base::coding::put_varint;
 use crate::base::key::KeyHash;
 use crate::base::key::KeyRef;
 use crate::base::key::Trailer;
@@ -32,6 +35,12 @@ use crate::base::seqno::SeqNo;
 pub(super) const HEADER_LEN: usize = 8;
 const FLAG_WIDE_OFFSETS: u8 = 1;
 const FLAG_ONE_TRAILER: u8 = 2;
+const LAYOUT: u8 = 1;
+/// So much of a suffix is its head.
+pub(super) const HEAD_LEN: usize = 4;
+/// With whole keys the entries of a block may be so many times as long as the block: whoever loads
+/// it from its folded form hashes whole keys.
+pub(super) const WHOLE_MAX: usize = 4;
 
 const TOO_SHORT: Malformed = Malformed("a data block is shorter than it claims");
 const BAD_ENTRY: Malformed = Malformed("an entry exceeds its data block");
@@ -41,17 +50,31 @@ const UNKNOWN_KIND: Malformed =
 /// Where the parts of one entry lie in the payload of its block.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct EntrySpan {
-    pub(super) key_at: usize,
-    pub(super) key_end: usize,
+    head: u32,
+    suffix_len: usize,
+    /// Where the suffix goes on behind the head.
+    rest_at: usize,
     pub(super) value_at: usize,
     pub(super) end: usize,
     pub(super) trailer: Trailer,
 }
 
 impl EntrySpan {
+    /// Appends the suffix to `user`, given the payload.
     #[inline]
-    pub(super) fn key_range(&self) -> Range<usize> {
-        self.key_at..self.key_end
+    pub(super) fn push_suffix(&self, payload: &[u8], user: &mut Vec<u8>) {
+        user.extend_from_slice(&self.head.to_be_bytes());
+        match self.suffix_len.checked_sub(HEAD_LEN) {
+            Some(len) => {
+                let rest = payload.get(self.rest_at..self.rest_at + len);
+                user.extend_from_slice(rest.unwrap_or_default());
+            }
+            None => user.truncate(user.len() - HEAD_LEN + self.suffix_len),
+        }
+    }
+
+    pub(super) fn suffix_len(&self) -> usize {
+        self.suffix_len
     }
 
     #[inline]
@@ -65,7 +88,9 @@ impl EntrySpan {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct EntryTable {
     pub(super) count: usize,
+    pub(super) shared_len: usize,
     offsets_at: usize,
+    heads_at: usize,
     entries_at: usize,
     wide: bool,
     /// The one trailer of all entries, if there is one.
@@ -73,6 +98,13 @@ pub(super) struct EntryTable {
 }
 
 impl EntryTable {
+    /// What all user keys of the block with this payload begin with.
+    #[inline]
+    pub(super) fn prefix<'a>(&self, payload: &'a [u8]) -> &'a [u8] {
+        let at = HEADER_LEN + if self.trailer.is_some() { 8 } else { 0 };
+        payload.get(at..at + self.shared_len).unwrap_or_default()
+    }
+
     /// Where entry `i` of the block with this payload lies.
     #[inline]
     fn bounds(&self, payload: &[u8], i: usize) -> Result<Range<usize>, Malformed> {
@@ -95,34 +127,37 @@ impl EntryTable {
     pub(super) fn span(&self, payload: &[u8], i: usize) -> Result<EntrySpan, Malformed> {
         let Range { start: from, end } = self.bounds(payload, i)?;
         let entry = payload.get(from..end).ok_or(BAD_ENTRY)?;
-        let (key_at, key_end) = match entry.first() {
-            Some(len) if *len < 0x80 => (from + 1, from + 1 + usize::from(*len)),
-            _ => long_key(entry, end)?,
+        let (suffix_len, rest_at) = match entry.first() {
+            Some(len) if *len < 0x80 => (usize::from(*len), from + 1),
+            _ => long_suffix(entry, end)?,
         };
+        let rest_end = rest_at + suffix_len.saturating_sub(HEAD_LEN);
         let (trailer, value_at) = if let Some(trailer) = self.trailer {
-            (trailer, key_end)
+            (trailer, rest_end)
         } else {
-            let bytes = payload.get(key_end..).and_then(<[u8]>::first_chunk::<8>);
+            let bytes = payload.get(rest_end..).and_then(<[u8]>::first_chunk::<8>);
             let trailer = u64::from_le_bytes(*bytes.ok_or(BAD_ENTRY)?);
-            (Trailer(trailer), key_end + 8)
+            (Trailer(trailer), rest_end + 8)
         };
+        let head = payload.get(self.heads_at + HEAD_LEN * i..).and_then(<[u8]>::first_chunk);
+        let head = u32::from_le_bytes(*head.ok_or(TOO_SHORT)?);
         if value_at > end {
             return Err(BAD_ENTRY);
         }
         if !trailer.is_plain() {
             check_special(trailer, end - value_at)?;
         }
-        Ok(EntrySpan { key_at, key_end, value_at, end, trailer })
+        Ok(EntrySpan { head, suffix_len, rest_at, value_at, end, trailer })
     }
 }
 
-/// Where the key of an entry lies whose length takes more than a byte. The entry ends at `end`.
+/// How long the suffix of an entry is if that takes more than a byte, and where the next one is. The
+/// entry ends at `end`.
 #[cold]
-fn long_key(entry: &[u8], end: usize) -> Result<(usize, usize), Malformed> {
+fn long_suffix(entry: &[u8], end: usize) -> Result<(usize, usize), Malformed> {
     let mut decoder = Decoder::new(entry);
     let len = decoder.varint32()?;
-    let key_at = end - decoder.rest().len();
-    Ok((key_at, key_at + len as usize))
+    Ok((len as usize, end - decoder.rest().len()))
 }
 
 /// Can there be an entry with this trailer, which is neither a put nor a tombstone, and such a value?
@@ -139,10 +174,11 @@ pub(super) fn check_special(trailer: Trailer, value_len: usize) -> Result<(), Ma
 pub(super) struct DataBlock<'a> {
     payload: &'a [u8],
     table: EntryTable,
+    /// What all user keys begin with.
+    pub(super) prefix: &'a [u8],
     /// And all behind them.
     fingerprints: &'a [u8],
     heads: &'a [[u8; 4]],
-    shared_len: usize,
 }
 
 impl<'a> DataBlock<'a> {
@@ -155,7 +191,10 @@ impl<'a> DataBlock<'a> {
         if count == 0 || count > rest.len() {
             return Err(Malformed("a data block has an impossible count"));
         }
-        if header >> 56 != 0 || flags > FLAG_WIDE_OFFSETS | FLAG_ONE_TRAILER {
+        if (header >> 56) as u8 != LAYOUT {
+            return Err(Malformed("a data block has a layout that is unknown or retired"));
+        }
+        if flags > FLAG_WIDE_OFFSETS | FLAG_ONE_TRAILER {
             return Err(Malformed("a data block has unknown flags"));
         }
         let mut trailer = None;
@@ -165,8 +204,9 @@ impl<'a> DataBlock<'a> {
             rest = behind;
         }
         let wide = flags & FLAG_WIDE_OFFSETS != 0;
-        let fingerprints = rest;
-        let rest = rest.get(count..).ok_or(TOO_SHORT)?;
+        let shared_len = usize::from((header >> 32) as u16);
+        let (prefix, fingerprints) = rest.split_at_checked(shared_len).ok_or(TOO_SHORT)?;
+        let rest = fingerprints.get(count..).ok_or(TOO_SHORT)?;
         let offsets_at = payload.len() - rest.len();
         let offsets_len = (count + 1).saturating_mul(if wide { 4 } else { 2 });
         let rest = rest.get(offsets_len..).ok_or(TOO_SHORT)?;
@@ -175,14 +215,16 @@ impl<'a> DataBlock<'a> {
             payload,
             table: EntryTable {
                 count,
+                shared_len,
                 offsets_at,
+                heads_at: payload.len() - rest.len(),
                 entries_at: payload.len() - entries.len(),
                 wide,
                 trailer,
             },
+            prefix,
             fingerprints,
             heads: heads.as_chunks().0,
-            shared_len: usize::from((header >> 32) as u16),
         })
     }
 
@@ -195,10 +237,18 @@ impl<'a> DataBlock<'a> {
         self.table.span(self.payload, i)
     }
 
-    /// The key of an entry of this block.
+    /// What the suffix of an entry of this block has behind its head.
     #[inline]
-    pub(super) fn key(&self, span: &EntrySpan) -> KeyRef<'a> {
-        let user = self.payload.get(span.key_range()).unwrap_or_default();
+    fn rest(&self, span: &EntrySpan) -> &'a [u8] {
+        let len = span.suffix_len.saturating_sub(HEAD_LEN);
+        self.payload.get(span.rest_at..span.rest_at + len).unwrap_or_default()
+    }
+
+    /// The key of an entry of this block, put together in `user`.
+    pub(super) fn key<'k>(&self, span: &EntrySpan, user: &'k mut Vec<u8>) -> KeyRef<'k> {
+        user.clear();
+        user.extend_from_slice(self.prefix);
+        span.push_suffix(self.payload, user);
         KeyRef::new(user, span.trailer)
     }
 
@@ -210,10 +260,15 @@ impl<'a> DataBlock<'a> {
         hash: KeyHash,
         seqno: SeqNo,
     ) -> Result<Option<EntrySpan>, Malformed> {
+        let Some(wanted) = user.strip_prefix(self.prefix) else { return Ok(None) };
+        let (head, rest) = (head4(wanted).to_le_bytes(), rest_of(wanted));
         for i in self.candidates(hash) {
+            if self.heads.get(i) != Some(&head) {
+                continue;
+            }
             let span = self.span(i)?;
-            let same = self.payload.get(span.key_range()) == Some(user);
-            if same && span.trailer.seqno() <= seqno {
+            let ends_alike = rest.is_empty() || self.rest(&span) == rest;
+            if ends_alike && span.suffix_len == wanted.len() && span.trailer.seqno() <= seqno {
                 return Ok(Some(span));
             }
         }
@@ -256,10 +311,8 @@ impl<'a> DataBlock<'a> {
     /// How many entries come before `target`; with `or_equal` counting one that is `target`.
     #[inline]
     pub(super) fn rank(&self, target: KeyRef<'_>, or_equal: bool) -> Result<usize, Malformed> {
-        let first = self.key(&self.span(0)?).user;
-        let shared = first.get(..self.shared_len).ok_or(BAD_ENTRY)?;
-        let Some(suffix) = target.user.strip_prefix(shared) else {
-            let before = target.user < shared;
+        let Some(suffix) = target.user.strip_prefix(self.prefix) else {
+            let before = target.user < self.prefix;
             return Ok(if before { 0 } else { self.table.count });
         };
         let head = head4(suffix);
@@ -269,10 +322,14 @@ impl<'a> DataBlock<'a> {
             return Ok(low);
         }
         let mut high = low + ties.partition_point(|other| u32::from_le_bytes(*other) == head);
+        let rest = rest_of(suffix);
         while low < high {
             let middle = low.midpoint(high);
-            let key = self.key(&self.span(middle)?);
-            if key < target || (or_equal && key == target) {
+            let span = self.span(middle)?;
+            // Of suffixes with one head that both end in it, or one of them, the longer is greater.
+            let order = self.rest(&span).cmp(rest).then(span.suffix_len.cmp(&suffix.len()));
+            let order = order.then(target.trailer.cmp(&span.trailer));
+            if order == Ordering::Less || (or_equal && order == Ordering::Equal) {
                 low = middle + 1;
             } else {
                 high = middle;
@@ -281,132 +338,32 @@ impl<'a> DataBlock<'a> {
         Ok(low)
     }
 
-    /// Is the redundancy of entry `i` (head, fingerprint, shared prefix) what its key says?
-    pub(super) fn entry_is_consistent(&self, i: usize, user: &[u8], hash: KeyHash) -> bool {
-        let first = self.span(0).map(|span| self.key(&span).user);
-        let shared = first.unwrap_or_default().get(..self.shared_len);
-        let suffix = shared.and_then(|shared| user.strip_prefix(shared));
-        suffix.is_some_and(|suffix| self.heads.get(i) == Some(&head4(suffix).to_le_bytes()))
-            && self.fingerprints.get(i) == Some(&hash.fingerprint())
+    /// Is the redundancy of entry `i` (its fingerprint, and zeros in its head) what its key says?
+    pub(super) fn entry_is_consistent(&self, i: usize, span: &EntrySpan, hash: KeyHash) -> bool {
+        let beyond = span.head.checked_shl(8 * span.suffix_len as u32).unwrap_or(0);
+        beyond == 0 && self.fingerprints.get(i) == Some(&hash.fingerprint())
     }
 }
 
-/// Collects the entries of a data block.
-#[derive(Debug, Default)]
-pub(super) struct DataBlockBuilder {
-    /// As they will be stored. While `one_trailer` holds, without trailers.
-    entries: Vec<u8>,
-    starts: Vec<u32>,
-    key_lens: Vec<u16>,
-    fingerprints: Vec<u8>,
-    trailer: Trailer,
-    one_trailer: bool,
+/// What a suffix has behind its head.
+#[inline]
+pub(super) fn rest_of(suffix: &[u8]) -> &[u8] {
+    suffix.get(HEAD_LEN..).unwrap_or_default()
 }
 
-#[expect(clippy::indexing_slicing, reason = "the builder only reads back its own bytes")]
-impl DataBlockBuilder {
-    pub(super) fn is_empty(&self) -> bool {
-        self.starts.is_empty()
-    }
+/// Length of an entry whose suffix and value have these lengths, and whose trailer takes so many
+/// bytes.
+#[inline]
+pub(super) fn entry_len(suffix_len: usize, trailer_len: usize, value_len: usize) -> usize {
+    varint_len(suffix_len) + suffix_len.saturating_sub(HEAD_LEN) + trailer_len + value_len
+}
 
-    /// Number of entries.
-    pub(super) fn len(&self) -> usize {
-        self.starts.len()
-    }
-
-    /// Size of the payload with one more entry, a little overestimated.
-    #[inline]
-    pub(super) fn size_with(&self, key: &[u8], value: &[u8]) -> usize {
-        let entry = key.len() + value.len() + if self.one_trailer { 3 } else { 11 };
-        self.size() + entry + 7
-    }
-
-    /// Size of the payload.
-    #[inline]
-    pub(super) fn size(&self) -> usize {
-        let offset = if is_wide(self.entries.len()) { 4 } else { 2 };
-        HEADER_LEN + 8 + self.entries.len() + self.starts.len() * (5 + offset) + offset
-    }
-
-    /// Adds an entry. Requires: `key` sorts after all before it and has at most 65535 bytes, and
-    /// the entries together have less than 4 GiB.
-    pub(super) fn add(&mut self, key: KeyRef<'_>, hash: KeyHash, value: &[u8]) {
-        if self.is_empty() {
-            self.trailer = key.trailer;
-            self.one_trailer = true;
-        } else if self.one_trailer && self.trailer != key.trailer {
-            self.store_trailers();
-        }
-        self.starts.push(self.entries.len() as u32);
-        self.key_lens.push(key.user.len() as u16);
-        self.fingerprints.push(hash.fingerprint());
-        put_varint(&mut self.entries, key.user.len() as u64);
-        self.entries.extend_from_slice(key.user);
-        if !self.one_trailer {
-            self.entries.extend_from_slice(&key.trailer.0.to_le_bytes());
-        }
-        self.entries.extend_from_slice(value);
-    }
-
-    /// Rewrites the entries with the trailer that they turned out not to share with the next.
-    #[cold]
-    fn store_trailers(&mut self) {
-        let old = std::mem::take(&mut self.entries);
-        self.entries.reserve(old.len() + 8 * self.starts.len() + 8);
-        for i in 0..self.starts.len() {
-            let start = self.starts[i] as usize;
-            let end = self.starts.get(i + 1).map_or(old.len(), |n| *n as usize);
-            let key_end = start + self.key_at(i) + usize::from(self.key_lens[i]);
-            self.starts[i] = self.entries.len() as u32;
-            self.entries.extend_from_slice(&old[start..key_end]);
-            self.entries.extend_from_slice(&self.trailer.0.to_le_bytes());
-            self.entries.extend_from_slice(&old[key_end..end]);
-        }
-        self.one_trailer = false;
-    }
-
-    /// Bytes of the length before key `i`.
-    fn key_at(&self, i: usize) -> usize {
-        match self.key_lens[i] {
-            0..0x80 => 1,
-            0x80..0x4000 => 2,
-            _ => 3,
-        }
-    }
-
-    fn user_key(&self, i: usize) -> &[u8] {
-        let at = self.starts[i] as usize + self.key_at(i);
-        &self.entries[at..at + usize::from(self.key_lens[i])]
-    }
-
-    /// Appends the payload to `out` and starts anew. Requires: not empty.
-    pub(super) fn finish(&mut self, out: &mut Vec<u8>) {
-        let count = self.starts.len();
-        let shared_len = shared_prefix_len(self.user_key(0), self.user_key(count - 1));
-        let wide = is_wide(self.entries.len());
-        out.reserve(self.size());
-        out.extend_from_slice(&header_of(count, shared_len, wide, self.one_trailer));
-        if self.one_trailer {
-            out.extend_from_slice(&self.trailer.0.to_le_bytes());
-        }
-        out.extend_from_slice(&self.fingerprints);
-        self.starts.push(self.entries.len() as u32);
-        for start in &self.starts {
-            if wide {
-                out.extend_from_slice(&start.to_le_bytes());
-            } else {
-                out.extend_from_slice(&(*start as u16).to_le_bytes());
-            }
-        }
-        for i in 0..count {
-            let head = head4(&self.user_key(i)[shared_len..]);
-            out.extend_from_slice(&head.to_le_bytes());
-        }
-        out.extend_from_slice(&self.entries);
-        self.entries.clear();
-        self.starts.clear();
-        self.key_lens.clear();
-        self.fingerprints.clear();
+/// Bytes of a varint that is less than 2^21.
+pub(super) fn varint_len(n: usize) -> usize {
+    match n {
+        0..0x80 => 1,
+        0x80..0x4000 => 2,
+        _ => 3,
     }
 }
 
@@ -429,7 +386,8 @@ pub(super) fn header_of(
     if one_trailer {
         flags |= FLAG_ONE_TRAILER;
     }
-    let header = count as u64 | (shared_len as u64) << 32 | u64::from(flags) << 48;
+    let header =
+        count as u64 | (shared_len as u64) << 32 | u64::from(flags) << 48 | u64::from(LAYOUT) << 56;
     header.to_le_bytes()
 }
 
@@ -445,6 +403,7 @@ pub(super) mod tests {
 
     use super::*;
     use crate::base::value::ValueKind;
+    use crate::sst::data_block_builder::DataBlockBuilder;
 
     pub(in crate::sst) type Entry = (Vec<u8>, Trailer, Vec<u8>);
 
@@ -458,7 +417,9 @@ pub(super) mod tests {
             }
             let bound = builder.size();
             builder.finish(&mut out);
-            assert!(out.len() <= bound && bound <= out.len() + 8);
+            // Where one entry more decides between short and long offsets, two for each.
+            let at_most = out.len() + 8 + (2 + HEAD_LEN + 2) * (entries.len() + 1);
+            assert!(out.len() <= bound && bound <= at_most);
             assert!(builder.is_empty());
             out
         });
@@ -503,9 +464,10 @@ pub(super) mod tests {
             prop_assert_eq!(block.table().count, entries.len());
             for (i, (user, trailer, value)) in entries.iter().enumerate() {
                 let span = block.span(i).unwrap();
-                prop_assert_eq!(block.key(&span), KeyRef::new(user, *trailer));
+                let mut whole = Vec::new();
+                prop_assert_eq!(block.key(&span, &mut whole), KeyRef::new(user, *trailer));
                 prop_assert_eq!(&payload[span.value_range()], &value[..]);
-                prop_assert!(block.entry_is_consistent(i, user, KeyHash::of(user)));
+                prop_assert!(block.entry_is_consistent(i, &span, KeyHash::of(user)));
             }
             let mut probes: Vec<Vec<u8>> = entries.iter().map(|entry| entry.0.clone()).collect();
             probes.push(probe);
@@ -540,16 +502,38 @@ pub(super) mod tests {
         #[test]
         fn any_bytes_parse_or_fail(mut bytes: Vec<u8>, count in 1u8..20, flags in 0u8..4) {
             if let Some(header) = bytes.first_chunk_mut::<8>() {
-                *header = [count, 0, 0, 0, header[4] % 4, 0, flags, 0];
+                *header = [count, 0, 0, 0, header[4] % 4, 0, flags, LAYOUT];
             }
             if let Ok(block) = DataBlock::parse(&bytes) {
                 for i in 0..=block.table().count {
-                    let _ = block.span(i).map(|span| block.key(&span).user.len());
+                    let _ = block.span(i).map(|span| block.key(&span, &mut Vec::new()).user.len());
                 }
                 let key = bytes.get(9..12).unwrap_or_default();
                 let _ = block.find(key, KeyHash::of(key), SeqNo::MAX);
                 let _ = block.rank(KeyRef::before_all(key), true);
             }
         }
+    }
+
+    #[test]
+    fn what_all_keys_share_is_stored_once() {
+        let put = |user: &[u8]| (user.to_vec(), Trailer::new(SeqNo::ZERO, ValueKind::Put), vec![]);
+        let payload = build(&[put(b"user:0017"), put(b"user:00175"), put(b"user:00234")]);
+        let prefix = b"user:00";
+        assert_eq!(payload.windows(4).filter(|window| *window == b"user").count(), 1);
+        let block = DataBlock::parse(&payload).unwrap();
+        assert_eq!(block.prefix, prefix);
+        assert_eq!(block.table().prefix(&payload), prefix);
+        // Lengths of suffixes that are in the heads.
+        assert_eq!(payload.get(payload.len() - 3..), Some(&[2, 3, 3][..]));
+    }
+
+    #[test]
+    fn a_block_with_whole_keys_is_refused() {
+        let put = Trailer::new(SeqNo::ZERO, ValueKind::Put);
+        let mut payload = build(&[(b"a".to_vec(), put, b"1".to_vec())]);
+        assert!(DataBlock::parse(&payload).is_ok());
+        payload[7] = 0;
+        assert!(DataBlock::parse(&payload).unwrap_err().0.contains("retired"));
     }
 }

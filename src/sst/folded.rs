@@ -38,14 +38,20 @@ use crate::cache::Block;
 use crate::sst::data_block::DataBlock;
 use crate::sst::data_block::EntrySpan;
 use crate::sst::data_block::HEADER_LEN;
+use crate::sst::data_block::WHOLE_MAX;
 use crate::sst::data_block::check_special;
+use crate::sst::data_block::entry_len;
 use crate::sst::data_block::header_of;
 use crate::sst::data_block::is_wide;
+use crate::sst::data_block::rest_of;
 use crate::sst::data_block::shared_prefix_len;
+use crate::sst::data_block::varint_len;
 
-/// What the keys of a block may share in all: the largest block that the options allow, and a key.
-/// Bounds what a few stored bytes can unfold to.
+/// What the keys of a block may share in all beside what all share: the largest block that the
+/// options allow, and a key. Bounds what a few stored bytes can unfold to.
 const SHARED_MAX: usize = (16 << 20) + KEY_LEN_MAX;
+/// The same with what all share, for each of them: whole keys are hashed.
+const SHARED_WHOLE_MAX: usize = WHOLE_MAX * (16 << 20) + KEY_LEN_MAX;
 /// Entries of such a block: each takes eight bytes at least.
 const COUNT_MAX: usize = (16 << 20) / 8;
 const WIDTH_MAX: u8 = 56;
@@ -62,6 +68,10 @@ pub(super) struct Packer {
     folded: Vec<u8>,
     packed: Vec<u8>,
     entries: Vec<(EntrySpan, usize)>,
+    /// What no user key shares with the one before.
+    keys: Vec<u8>,
+    user: Vec<u8>,
+    last: Vec<u8>,
 }
 
 impl Packer {
@@ -78,22 +88,26 @@ impl Packer {
     fn fold(&mut self, payload: &[u8]) -> Result<(), Malformed> {
         let block = DataBlock::parse(payload)?;
         self.entries.clear();
-        let mut last: &[u8] = &[];
+        self.keys.clear();
+        self.last.clear();
         for i in 0..block.table().count {
             let span = block.span(i)?;
-            let user = block.key(&span).user;
-            self.entries.push((span, shared_prefix_len(last, user)));
-            last = user;
+            block.key(&span, &mut self.user);
+            let shared = shared_prefix_len(&self.last, &self.user);
+            self.keys.extend_from_slice(self.user.get(shared..).unwrap_or_default());
+            self.entries.push((span, shared));
+            std::mem::swap(&mut self.user, &mut self.last);
         }
         self.folded.clear();
-        self.fold_trailers();
+        let prefix_len = block.prefix.len();
+        self.fold_trailers(prefix_len);
         let out = &mut self.folded;
         for (_, shared) in &self.entries {
             put_varint(out, *shared as u64);
         }
-        if one(self.entries.iter().map(|(span, _)| span.key_range().len())).is_none() {
+        if one(self.entries.iter().map(|(span, _)| span.suffix_len())).is_none() {
             for (span, shared) in &self.entries {
-                put_varint(out, (span.key_range().len() - shared) as u64);
+                put_varint(out, (prefix_len + span.suffix_len() - shared) as u64);
             }
         }
         if one(self.entries.iter().map(|(span, _)| span.value_range().len())).is_none() {
@@ -101,25 +115,22 @@ impl Packer {
                 put_varint(out, span.value_range().len() as u64);
             }
         }
-        for (span, shared) in &self.entries {
-            let rest = span.key_at + shared..span.key_end;
-            out.extend_from_slice(payload.get(rest).unwrap_or_default());
-        }
+        out.extend_from_slice(&self.keys);
         for (span, _) in &self.entries {
             out.extend_from_slice(payload.get(span.value_range()).unwrap_or_default());
         }
         Ok(())
     }
 
-    /// Everything in front of the columns of lengths.
-    fn fold_trailers(&mut self) {
+    /// Everything in front of the columns of lengths. All user keys share `prefix_len` bytes.
+    fn fold_trailers(&mut self, prefix_len: usize) {
         let out = &mut self.folded;
         let spans = || self.entries.iter().map(|(span, _)| span);
         let seqnos = || spans().map(|span| span.trailer.seqno().get());
         let kinds = || spans().map(|span| span.trailer.kind_byte());
         let (kind, key_len, value_len) = (
             one(kinds()),
-            one(spans().map(|span| span.key_range().len())),
+            one(spans().map(|span| prefix_len + span.suffix_len())),
             one(spans().map(|span| span.value_range().len())),
         );
         let smallest = seqnos().min().unwrap_or(0);
@@ -168,6 +179,7 @@ fn one<T: PartialEq>(mut values: impl Iterator<Item = T>) -> Option<T> {
 struct Unpacker {
     raw: Vec<u8>,
     lens: Vec<Lens>,
+    key: Vec<u8>,
 }
 
 thread_local! {
@@ -178,7 +190,7 @@ thread_local! {
 pub(crate) fn unpack(stored: &[u8]) -> Result<Block, Malformed> {
     with_unpacker(|unpacker| {
         let folded = decompress_lz4(stored, &mut unpacker.raw)?;
-        unfold(folded, &mut unpacker.lens)
+        unfold(folded, &mut unpacker.lens, &mut unpacker.key)
     })
 }
 
@@ -235,6 +247,8 @@ impl Lens {
 /// A folded block, cut into its columns. Every length was checked.
 struct Folded<'a> {
     lens: &'a [Lens],
+    /// Bytes that all user keys share.
+    prefix_len: usize,
     smallest: u64,
     width: u8,
     kinds: &'a [u8],
@@ -285,12 +299,13 @@ impl<'a> Folded<'a> {
                 lens.value = from.varint32()?;
             }
         }
-        let keys = from.take(rest_of_keys(lens)?)?;
+        let (rest_len, prefix_len) = measure_keys(lens)?;
+        let keys = from.take(rest_len)?;
         let values = from.rest();
         if lens.iter().map(|lens| u64::from(lens.value)).sum::<u64>() != values.len() as u64 {
             return Err(Malformed("a folded block has another length than it claims"));
         }
-        Ok(Folded { lens, smallest, width, kinds, seqnos, keys, values })
+        Ok(Folded { lens, prefix_len, smallest, width, kinds, seqnos, keys, values })
     }
 
     /// The trailer of all entries, if they have one.
@@ -355,60 +370,72 @@ impl<'a> Folded<'a> {
     }
 }
 
-/// How many bytes of their own the keys have. Checks what they share.
-fn rest_of_keys(lens: &[Lens]) -> Result<usize, Malformed> {
-    let (mut last, mut shared, mut rest) = (0, 0, 0);
-    for lens in lens {
+/// How many bytes of their own the keys have, and how many all share. Checks what they share.
+fn measure_keys(lens: &[Lens]) -> Result<(usize, usize), Malformed> {
+    let first = lens.first().map_or(0, |lens| lens.key());
+    let (mut last, mut shared, mut rest, mut prefix_len) = (0, 0, 0, first);
+    for (i, lens) in lens.iter().enumerate() {
         if lens.shared() > last || lens.key() > KEY_LEN_MAX {
             return Err(Malformed("a folded key has an impossible length"));
+        }
+        if i > 0 {
+            prefix_len = prefix_len.min(lens.shared());
         }
         last = lens.key();
         shared += lens.shared();
         rest += lens.rest();
     }
-    if shared > SHARED_MAX {
+    let own = shared - prefix_len * (lens.len() - 1);
+    if shared > SHARED_WHOLE_MAX || own > SHARED_MAX {
         return Err(Malformed("a folded block unfolds to more than a block may hold"));
     }
-    Ok(rest)
+    Ok((rest, prefix_len))
 }
 
 /// Undoes [`Packer::fold`]: the payload of the block.
-fn unfold(folded: &[u8], lens: &mut Vec<Lens>) -> Result<Block, Malformed> {
+fn unfold(folded: &[u8], lens: &mut Vec<Lens>, key: &mut Vec<u8>) -> Result<Block, Malformed> {
     let folded = Folded::parse(folded, lens)?;
-    let count = folded.lens.len();
+    let (count, prefix_len) = (folded.lens.len(), folded.prefix_len);
     let trailer_len = if folded.one_trailer().is_none() { 8 } else { 0 };
-    let entry_len = |lens: &Lens| varint_len(lens.key()) + lens.key() + trailer_len + lens.value();
+    let entry_len = |lens: &Lens| entry_len(lens.key() - prefix_len, trailer_len, lens.value());
     let entries_len: usize = folded.lens.iter().map(entry_len).sum();
     let width = if is_wide(entries_len) { 4 } else { 2 };
-    let len = HEADER_LEN + (8 - trailer_len) + count + width * (count + 1) + 4 * count;
-    Block::filled(len + entries_len, |payload| {
-        fill(payload, &folded, width);
+    let fixed_len = HEADER_LEN + (8 - trailer_len) + prefix_len;
+    Block::filled(fixed_len + count + width * (count + 1) + 4 * count + entries_len, |payload| {
+        fill(payload, &folded, width, key);
         Ok(())
     })
 }
 
+/// Builds the block; `key` is where whole keys are put together.
 #[expect(clippy::indexing_slicing, reason = "parse checked every length, and they were added up")]
-fn fill(payload: &mut [u8], folded: &Folded<'_>, width: usize) {
-    let count = folded.lens.len();
+fn fill(payload: &mut [u8], folded: &Folded<'_>, width: usize, key: &mut Vec<u8>) {
+    let (count, prefix_len) = (folded.lens.len(), folded.prefix_len);
     let (header, rest) = payload.split_at_mut(HEADER_LEN);
     let trailer = folded.one_trailer();
     let (one_trailer, rest) = rest.split_at_mut(if trailer.is_some() { 8 } else { 0 });
+    let (prefix, rest) = rest.split_at_mut(prefix_len);
     let (fingerprints, rest) = rest.split_at_mut(count);
     let (offsets, rest) = rest.split_at_mut(width * (count + 1));
     let (heads, entries) = rest.split_at_mut(4 * count);
-    let (mut keys, mut values) = (folded.keys, folded.values);
-    let (mut at, mut key_at) = (0, 0);
+    let heads = heads.as_chunks_mut::<4>().0;
+    let (mut keys, mut values, mut at) = (folded.keys, folded.values, 0);
+    // The first key has all its bytes there.
+    prefix.copy_from_slice(&keys[..prefix_len]);
+    key.clear();
     for (i, lens) in folded.lens.iter().enumerate() {
-        offsets[width * i..][..width].copy_from_slice(&(at as u32).to_le_bytes()[..width]);
-        let last_key_at = key_at;
-        key_at = at + put_varint_at(&mut entries[at..], lens.key());
-        entries.copy_within(last_key_at..last_key_at + lens.shared(), key_at);
-        at = key_at + lens.shared();
         let (rest_of_key, more) = keys.split_at(lens.rest());
-        entries[at..][..lens.rest()].copy_from_slice(rest_of_key);
         keys = more;
-        at += lens.rest();
-        fingerprints[i] = KeyHash::of(&entries[key_at..at]).fingerprint();
+        key.truncate(lens.shared());
+        key.extend_from_slice(rest_of_key);
+        let suffix = &key[prefix_len..];
+        let rest = rest_of(suffix);
+        fingerprints[i] = KeyHash::of(key).fingerprint();
+        heads[i] = head4(suffix).to_le_bytes();
+        offsets[width * i..][..width].copy_from_slice(&(at as u32).to_le_bytes()[..width]);
+        at += put_varint_at(&mut entries[at..], suffix.len());
+        entries[at..][..rest.len()].copy_from_slice(rest);
+        at += rest.len();
         if trailer.is_none() {
             entries[at..][..8].copy_from_slice(&folded.trailer(i).0.to_le_bytes());
             at += 8;
@@ -419,29 +446,10 @@ fn fill(payload: &mut [u8], folded: &Folded<'_>, width: usize) {
         at += lens.value();
     }
     offsets[width * count..].copy_from_slice(&(at as u32).to_le_bytes()[..width]);
-    let first_len = folded.lens[0].key();
-    let last_key = &entries[key_at..][..folded.lens[count - 1].key()];
-    let shared_len = shared_prefix_len(&entries[varint_len(first_len)..][..first_len], last_key);
-    let mut at = 0;
-    for (lens, head) in folded.lens.iter().zip(heads.as_chunks_mut::<4>().0) {
-        let key_at = at + varint_len(lens.key());
-        // A key that is out of order may be shorter than what the first and the last share.
-        let suffix = entries[key_at..][..lens.key()].get(shared_len..);
-        *head = head4(suffix.unwrap_or_default()).to_le_bytes();
-        at = key_at + lens.key() + (8 - one_trailer.len()) + lens.value();
-    }
     if let Some(trailer) = trailer {
         one_trailer.copy_from_slice(&trailer.0.to_le_bytes());
     }
-    header.copy_from_slice(&header_of(count, shared_len, width == 4, trailer.is_some()));
-}
-
-fn varint_len(n: usize) -> usize {
-    match n {
-        0..0x80 => 1,
-        0x80..0x4000 => 2,
-        _ => 3,
-    }
+    header.copy_from_slice(&header_of(count, prefix_len, width == 4, trailer.is_some()));
 }
 
 /// Writes a varint of up to three bytes to the start of `out`. Returns its length.
@@ -464,7 +472,7 @@ mod tests {
     use crate::sst::data_block::tests::entries_in_order;
 
     fn unfold(folded: &[u8]) -> Result<Block, Malformed> {
-        super::unfold(folded, &mut Vec::new())
+        super::unfold(folded, &mut Vec::new(), &mut Vec::new())
     }
 
     proptest! {
@@ -554,21 +562,28 @@ mod tests {
         let folded = [&[3, FLAG_ONE_KIND, 0, 0, 1][..], &columns, b"longnlong"].concat();
         let payload = unfold(&folded).unwrap();
         let block = DataBlock::parse(&payload).unwrap();
-        let key = |i| block.key(&block.span(i).unwrap()).user;
+        let key = |i| block.key(&block.span(i).unwrap(), &mut Vec::new()).user.to_vec();
         assert_eq!([key(0), key(1), key(2)], [&b"long"[..], b"n", b"long"]);
     }
 
     #[test]
     fn few_bytes_unfold_to_no_more_than_a_block_may_hold() {
-        // A long key, and a million that share all of it.
-        let mut bytes = Vec::new();
-        let count = 1_000_000;
-        put_varint(&mut bytes, count);
-        bytes.extend_from_slice(&[FLAG_ONE_KIND | FLAG_ONE_KEY_LEN | FLAG_ONE_VALUE_LEN, 0, 0]);
-        put_varint(&mut bytes, 60_000);
-        bytes.extend_from_slice(&[0, 1, 0]);
-        (1..count).for_each(|_| put_varint(&mut bytes, 60_000));
-        bytes.resize(bytes.len() + 60_000, 7);
-        assert!(unfold(&bytes).is_err());
+        // A long key, many that share all of it, and one that shares nothing, or as much.
+        let block = |count: u64, last: u64| {
+            let mut bytes = Vec::new();
+            put_varint(&mut bytes, count);
+            bytes.extend_from_slice(&[FLAG_ONE_KIND | FLAG_ONE_KEY_LEN | FLAG_ONE_VALUE_LEN, 0, 0]);
+            put_varint(&mut bytes, 60_000);
+            bytes.extend_from_slice(&[0, 1, 0]);
+            (2..count).for_each(|_| put_varint(&mut bytes, 60_000));
+            put_varint(&mut bytes, last);
+            bytes.resize(bytes.len() + 120_000 - last as usize, 7);
+            unfold(&bytes)
+        };
+        assert!(block(1_000_000, 60_000).is_err());
+        assert!(block(1_000, 0).is_err());
+        assert!(block(250, 0).unwrap().len() > 250 * 60_000);
+        let shared = block(1_000, 60_000).unwrap();
+        assert!((60_000..70_000).contains(&shared.len()), "{}", shared.len());
     }
 }

@@ -156,6 +156,8 @@ pub(crate) struct SstIter {
     /// The entry in it; meaningful while `valid`.
     entry: usize,
     span: EntrySpan,
+    /// The prefix of the block's user keys; behind it, while `valid`, the suffix of the entry's.
+    user: Vec<u8>,
     valid: bool,
     /// Of the file; here because every step asks.
     has_distinct_keys: bool,
@@ -190,6 +192,7 @@ impl SstIter {
             table: EntryTable::default(),
             entry: 0,
             span: EntrySpan::default(),
+            user: Vec::new(),
             valid: false,
         }
     }
@@ -259,6 +262,8 @@ impl SstIter {
         };
         let parsed = DataBlock::parse(self.payload()).map(|block| block.table());
         self.table = self.reader.whole(handle.offset, parsed)?;
+        self.user.clear();
+        self.user.extend_from_slice(self.table.prefix(self.block.get(self.reader.mapping())));
         self.place = Some(place);
         Ok(())
     }
@@ -286,8 +291,16 @@ impl SstIter {
         let span = self.table.span(self.payload(), entry);
         self.span = self.whole(span)?;
         self.entry = entry;
+        self.put_key_together();
         self.valid = true;
         Ok(())
+    }
+
+    #[inline]
+    fn put_key_together(&mut self) {
+        let payload = self.block.get(self.reader.mapping());
+        self.user.truncate(self.table.shared_len);
+        self.span.push_suffix(payload, &mut self.user);
     }
 
     /// Where versions of `user` begin, or would. Loads that block; none if the file is empty.
@@ -347,6 +360,7 @@ impl SstIter {
         prefetch_at(payload.as_ptr().wrapping_add(span.end + AHEAD_IN_BLOCK), 1);
         self.span = span;
         self.entry = entry;
+        self.put_key_together();
         true
     }
 
@@ -558,8 +572,7 @@ impl InternalIter for SstIter {
 
     #[inline]
     fn key(&self) -> KeyRef<'_> {
-        let user = self.payload().get(self.span.key_range());
-        KeyRef::new(user.unwrap_or_default(), self.span.trailer)
+        KeyRef::new(&self.user, self.span.trailer)
     }
 
     #[inline]

@@ -60,6 +60,7 @@
 
 mod block;
 mod data_block;
+mod data_block_builder;
 mod filter;
 mod folded;
 mod footer;

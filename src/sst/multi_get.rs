@@ -23,8 +23,8 @@ const GROUP: usize = 16;
 /// Blocks that are borrowed at a time: a thread has eight to borrow before they cost more, and the
 /// reader's view is one.
 const BORROWED: usize = 6;
-/// Of a block: its header, its fingerprints and the first of its offsets.
-const BLOCK_FRONT: usize = 3 * CACHE_LINE;
+/// Of a block: what lies in front of its entries, if they are of a hundred bytes.
+const BLOCK_FRONT: usize = 5 * CACHE_LINE;
 /// Of an entry: more than this is copied as fast as it comes.
 const ENTRY_FRONT: usize = 4 * CACHE_LINE;
 

@@ -30,29 +30,35 @@ use crate::sst::top_index::encode_partition;
 /// Bytes of the footer that its checksum covers; the checksum follows them.
 const FOOTER_SUMMED_LEN: usize = 56;
 
-/// An entry where it lies: user key, trailer, value.
-pub(crate) type Entry<'a> = (&'a [u8], u64, &'a [u8]);
+/// An entry: what its user key has behind the prefix, trailer, value.
+pub(crate) type Entry<'a> = (Vec<u8>, u64, &'a [u8]);
 
-/// The entries of a data block by number, up to the first that cannot be read; and whether heads,
-/// fingerprints and shared prefix are what the keys say.
-pub(crate) fn data_entries(payload: &[u8]) -> Result<(Vec<Entry<'_>>, bool), Malformed> {
+/// What is in a data block.
+pub(crate) struct DataEntries<'a> {
+    /// What all user keys begin with.
+    pub(crate) prefix: &'a [u8],
+    /// By number, up to the first that cannot be read.
+    pub(crate) entries: Vec<Entry<'a>>,
+    /// Can all be read, and do heads and fingerprints fit the keys?
+    pub(crate) consistent: bool,
+}
+
+/// The entries of a data block.
+pub(crate) fn data_entries(payload: &[u8]) -> Result<DataEntries<'_>, Malformed> {
     let block = DataBlock::parse(payload)?;
-    let mut entries = Vec::new();
-    let mut consistent = true;
+    let (mut entries, mut consistent, mut user) = (Vec::new(), true, Vec::new());
     for i in 0..block.table().count {
         let Ok(span) = block.span(i) else {
             consistent = false;
             break;
         };
-        let key = block.key(&span);
-        consistent &= block.entry_is_consistent(i, key.user, KeyHash::of(key.user));
-        entries.push((
-            key.user,
-            key.trailer.0,
-            payload.get(span.value_range()).unwrap_or_default(),
-        ));
+        let hash = KeyHash::of(block.key(&span, &mut user).user);
+        consistent &= block.entry_is_consistent(i, &span, hash);
+        let value = payload.get(span.value_range()).unwrap_or_default();
+        let suffix = user.get(block.prefix.len()..).unwrap_or_default().to_vec();
+        entries.push((suffix, span.trailer.0, value));
     }
-    Ok((entries, consistent))
+    Ok(DataEntries { prefix: block.prefix, entries, consistent })
 }
 
 /// The newest version of `user` in a data block that a reader at `seqno` sees: trailer and value.
@@ -137,16 +143,18 @@ pub(crate) fn file_around(payload: &[u8], lz4: bool, uid: u64) -> Vec<u8> {
         Some(packed) => append(&mut out, packed, BlockKind::Data, Compression::Lz4),
         None => append(&mut out, payload, BlockKind::Data, Compression::None),
     };
-    let (entries, _) = data_entries(payload).unwrap_or_default();
-    let separator = entries.first().map(|(user, ..)| *user).unwrap_or_default();
+    let separator = data_entries(payload).map_or(Vec::new(), |block| {
+        let suffix = block.entries.first().map(|(suffix, ..)| &suffix[..]);
+        [block.prefix, suffix.unwrap_or_default()].concat()
+    });
     let mut index = IndexBuilder::default();
-    index.add(data, separator, false);
+    index.add(data, &separator, false);
     let mut index_payload = Vec::new();
     index.finish(&mut index_payload);
     let index = append(&mut out, &index_payload, BlockKind::Index, Compression::None);
     let partition = Partition { index, blocks: 1, ..Partition::default() };
     let mut top = vec![1];
-    encode_partition(&partition, separator, &mut top);
+    encode_partition(&partition, &separator, &mut top);
     let mut properties = Vec::new();
     Properties::default().encode(&mut properties);
     let footer = Footer {

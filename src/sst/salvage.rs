@@ -25,6 +25,7 @@ use crate::sst::block::TRAILER_LEN;
 use crate::sst::block::stored_compression;
 use crate::sst::data_block::DataBlock;
 use crate::sst::data_block::EntrySpan;
+use crate::sst::data_block::EntryTable;
 use crate::sst::footer::FOOTER_LEN;
 use crate::sst::footer::Footer;
 use crate::sst::index_block::IndexBlock;
@@ -83,8 +84,11 @@ pub(crate) struct SalvageIter {
     is_end_known: bool,
     damage: Vec<SstDamage>,
     payload: Block,
+    table: EntryTable,
     spans: Vec<EntrySpan>,
     entry: usize,
+    /// The user key of the entry, put together.
+    user: Vec<u8>,
 }
 
 impl SalvageIter {
@@ -128,8 +132,10 @@ impl SalvageIter {
             is_end_known: false,
             damage,
             payload: Block::from(&[][..]),
+            table: EntryTable::default(),
             spans: Vec::new(),
             entry: 0,
+            user: Vec::new(),
         };
         if let Some(footer) = footer {
             iter.read_structure(&footer);
@@ -211,17 +217,23 @@ impl SalvageIter {
             self.entry = 0;
             self.spans.clear();
             if !self.next_block() {
+                self.user.clear();
                 return false;
             }
+            self.user.clear();
+            self.user.extend_from_slice(self.table.prefix(&self.payload));
+        }
+        self.user.truncate(self.table.shared_len);
+        if let Some(span) = self.spans.get(self.entry) {
+            span.push_suffix(&self.payload, &mut self.user);
         }
         true
     }
 
     /// The key of the entry. Empty if there is none.
     pub(crate) fn key(&self) -> KeyRef<'_> {
-        let span = self.spans.get(self.entry);
-        let user = span.and_then(|span| self.payload.get(span.key_range()));
-        KeyRef::new(user.unwrap_or_default(), span.map(|span| span.trailer).unwrap_or_default())
+        let trailer = self.spans.get(self.entry).map(|span| span.trailer);
+        KeyRef::new(&self.user, trailer.unwrap_or_default())
     }
 
     /// The value of the entry.
@@ -237,13 +249,14 @@ impl SalvageIter {
                     self.at = handle.end();
                     let loaded = self.fetch(handle, BlockKind::Data).and_then(|payload| {
                         let spans = spans(&payload);
-                        let spans = spans
+                        let (table, spans) = spans
                             .map_err(|bad| Error::corruption(&self.path, handle.offset, bad.0))?;
-                        Ok((payload, spans))
+                        Ok((payload, table, spans))
                     });
                     match loaded {
-                        Ok((payload, spans)) => {
+                        Ok((payload, table, spans)) => {
                             self.payload = payload;
+                            self.table = table;
                             self.spans = spans;
                             return true;
                         }
@@ -433,9 +446,10 @@ fn blocks_of(payload: &[u8], behind: Option<&[u8]>) -> Result<VecDeque<Piece>, M
 }
 
 /// Where the entries of a data block are.
-fn spans(payload: &[u8]) -> Result<Vec<EntrySpan>, Malformed> {
+fn spans(payload: &[u8]) -> Result<(EntryTable, Vec<EntrySpan>), Malformed> {
     let block = DataBlock::parse(payload)?;
-    (0..block.table().count).map(|i| block.span(i)).collect()
+    let spans: Result<_, _> = (0..block.table().count).map(|i| block.span(i)).collect();
+    Ok((block.table(), spans?))
 }
 
 /// Damage that by itself loses no entries.

@@ -211,7 +211,8 @@ impl Pass<'_> {
         filter: Option<&[u8]>,
     ) -> Result<(), Malformed> {
         let block = DataBlock::parse(payload)?;
-        let first = block.key(&block.span(0)?).user;
+        let (mut first, mut user) = (Vec::new(), Vec::new());
+        let first = block.key(&block.span(0)?, &mut first).user;
         let separator = index.separator(i)?;
         let last = &self.seen.largest.user;
         let fits = if self.seen.entries == 0 {
@@ -224,10 +225,10 @@ impl Pass<'_> {
         ensure(fits, "a separator does not fit its data block")?;
         for n in 0..block.table().count {
             let span = block.span(n)?;
-            let key = block.key(&span);
+            let key = block.key(&span, &mut user);
             let hash = KeyHash::of(key.user);
             ensure(
-                block.entry_is_consistent(n, key.user, hash),
+                block.entry_is_consistent(n, &span, hash),
                 "head or fingerprint of an entry do not fit its key",
             )?;
             if let Some(filter) = filter {

@@ -30,8 +30,8 @@ use crate::fs::WritableFile;
 use crate::sst::block::BlockHandle;
 use crate::sst::block::BlockKind;
 use crate::sst::block::seal;
-use crate::sst::data_block::DataBlockBuilder;
 use crate::sst::data_block::shared_prefix_len;
+use crate::sst::data_block_builder::DataBlockBuilder;
 use crate::sst::filter;
 use crate::sst::folded::Packer;
 use crate::sst::footer::FOOTER_LEN;
@@ -225,9 +225,7 @@ impl SstWriter {
         if key.user.len() > KEY_LEN_MAX || value.len() > ENTRY_LEN_MAX - KEY_LEN_MAX {
             return Err(Error::internal("an entry is too large for an SST"));
         }
-        if !self.block.is_empty()
-            && self.block.size_with(key.user, value) > self.options.block_bytes
-        {
+        if self.block.is_full_for(key, value, self.options.block_bytes) {
             self.cut_block()?;
         }
         if self.block.is_empty() {

@@ -1,5 +1,7 @@
 //! Blocks without their checksums: every way to search one agrees with reading it from the front.
 
+use std::cmp::Ordering;
+
 use esker::fuzz_api::Sst;
 use esker::fuzz_api::SstCursor;
 use esker::fuzz_api::SstEntry;
@@ -19,7 +21,35 @@ use super::input::Input;
 use super::sst;
 
 /// User key, trailer, value.
-type Entry<'a> = (&'a [u8], u64, &'a [u8]);
+type Entry<'a> = (Vec<u8>, u64, &'a [u8]);
+
+/// The entries of a data block that can be read, from the front.
+struct Entries<'a> {
+    prefix: &'a [u8],
+    /// What the user key has behind the prefix, trailer, value.
+    list: Vec<Entry<'a>>,
+}
+
+impl<'a> Entries<'a> {
+    fn get(&self, n: usize) -> Option<Entry<'a>> {
+        let (suffix, trailer, value) = self.list.get(n)?;
+        Some(([self.prefix, suffix].concat(), *trailer, value))
+    }
+
+    /// Where an entry of the list lies as to a key.
+    fn order(&self, entry: &Entry<'_>, (user, trailer): (&[u8], u64)) -> Ordering {
+        let order = match user.split_at_checked(self.prefix.len()) {
+            Some((start, rest)) => self.prefix.cmp(start).then_with(|| entry.0[..].cmp(rest)),
+            None => self.prefix.cmp(user),
+        };
+        order.then(trailer.cmp(&entry.1))
+    }
+}
+
+/// Where a cursor stands.
+fn at(cursor: &SstCursor) -> Option<Entry<'_>> {
+    cursor.entry().map(|(user, trailer, value)| (user.to_vec(), trailer, value))
+}
 
 /// Bytes behind the payload of a stored block.
 const BLOCK_TRAILER_LEN: usize = 10;
@@ -96,15 +126,17 @@ fn before(a: (&[u8], u64), b: (&[u8], u64)) -> bool {
 
 fn check_data(payload: &[u8], probes: &[Vec<u8>]) {
     let limit = 64 * payload.len() + 4096;
-    let Ok((entries, consistent)) = bounded(limit, "data block", || data_entries(payload)) else {
+    let read = bounded(limit, "data block", || data_entries(payload));
+    let Ok((prefix, list, consistent)) = read else {
         assert!(data_find(payload, b"x", u64::MAX).is_err());
         assert!(data_rank(payload, b"x", 0, false).is_err());
         return;
     };
-    let ascend = entries.windows(2).all(|two| before((two[0].0, two[0].1), (two[1].0, two[1].1)));
+    let ascend = list.windows(2).all(|two| before((&two[0].0, two[0].1), (&two[1].0, two[1].1)));
     let sound = consistent && ascend;
-    let mut keys: Vec<(&[u8], u64)> = entries.iter().map(|entry| (entry.0, entry.1)).collect();
-    keys.truncate(64);
+    let entries = Entries { prefix, list };
+    let some: Vec<Entry<'_>> = (0..64).map_while(|n| entries.get(n)).collect();
+    let mut keys: Vec<(&[u8], u64)> = some.iter().map(|entry| (&entry.0[..], entry.1)).collect();
     for probe in probes {
         keys.push((probe, u64::MAX));
         keys.push((probe, 5 << 8));
@@ -122,33 +154,40 @@ fn check_data(payload: &[u8], probes: &[Vec<u8>]) {
 }
 
 /// Rank and point read against a walk from the front.
-fn check_search(payload: &[u8], entries: &[Entry<'_>], sound: bool, user: &[u8], trailer: u64) {
+fn check_search(payload: &[u8], entries: &Entries<'_>, sound: bool, user: &[u8], trailer: u64) {
     let found = data_find(payload, user, trailer >> 8);
     let below = data_rank(payload, user, trailer, false);
     let upto = data_rank(payload, user, trailer, true);
     if !sound {
         return;
     }
-    let linear = entries.iter().find(|entry| entry.0 == user && entry.1 >> 8 <= trailer >> 8);
+    let order = |entry: &Entry<'_>| entries.order(entry, (user, trailer));
+    let newest = (user, (trailer >> 8) << 8 | 0xff);
+    let suffix = user.strip_prefix(entries.prefix);
+    let linear = entries
+        .list
+        .iter()
+        .find(|entry| suffix == Some(&entry.0) && entries.order(entry, newest) != Ordering::Less);
     assert_eq!(found, Ok(linear.map(|entry| (entry.1, entry.2))), "find {user:?} {trailer:#x}");
-    let rank = entries.iter().filter(|entry| before((entry.0, entry.1), (user, trailer))).count();
-    let there = entries.iter().any(|entry| (entry.0, entry.1) == (user, trailer));
+    let rank = entries.list.iter().filter(|entry| order(entry) == Ordering::Less).count();
+    let there = entries.list.iter().any(|entry| order(entry) == Ordering::Equal);
     assert_eq!(below, Ok(rank), "rank {user:?} {trailer:#x}");
     assert_eq!(upto, Ok(rank + usize::from(there)), "rank up to {user:?} {trailer:#x}");
 }
 
-/// Walks both ways and seeks. `entries` are those that can be read, from the front.
-fn check_cursor(cursor: &mut SstCursor, entries: &[Entry<'_>], sound: bool, keys: &[(&[u8], u64)]) {
+/// Walks both ways and seeks.
+fn check_cursor(cursor: &mut SstCursor, entries: &Entries<'_>, sound: bool, keys: &[(&[u8], u64)]) {
+    let count = entries.list.len();
     let mut result = cursor.seek_to_first();
-    for (n, entry) in entries.iter().enumerate() {
+    for n in 0..count {
         assert_eq!(
-            (result.as_ref().err().map(ToString::to_string), cursor.entry()),
-            (None, Some(*entry)),
+            (result.as_ref().err().map(ToString::to_string), at(cursor)),
+            (None, entries.get(n)),
             "entry {n}"
         );
         result = cursor.next();
     }
-    assert_eq!(cursor.entry(), None, "there are {} entries", entries.len());
+    assert_eq!(cursor.entry(), None, "there are {count} entries");
     if result.is_err() {
         // An entry in the middle cannot be read: it never ends as if there was nothing more.
         assert!(!sound);
@@ -159,16 +198,18 @@ fn check_cursor(cursor: &mut SstCursor, entries: &[Entry<'_>], sound: bool, keys
             steps += 1;
         }
     }
-    assert!(!sound || steps == entries.len(), "{steps} steps back over {}", entries.len());
+    assert!(!sound || steps == count, "{steps} steps back over {count}");
     for &(user, trailer) in keys {
+        let order = |entry: &Entry<'_>| entries.order(entry, (user, trailer));
         let forward = cursor.seek(user, trailer);
-        let first = entries.iter().position(|entry| !before((entry.0, entry.1), (user, trailer)));
         if sound {
             forward.unwrap();
-            assert_eq!(cursor.entry(), first.map(|n| entries[n]), "seek {user:?} {trailer:#x}");
+            let first = entries.list.iter().position(|entry| order(entry) != Ordering::Less);
+            let wanted = first.and_then(|n| entries.get(n));
+            assert_eq!(at(cursor), wanted, "seek {user:?} {trailer:#x}");
             if let Some(n) = first {
                 cursor.prev().unwrap();
-                assert_eq!(cursor.entry(), n.checked_sub(1).map(|n| entries[n]), "prev");
+                assert_eq!(at(cursor), n.checked_sub(1).and_then(|n| entries.get(n)), "prev");
             }
         } else if forward.is_ok() && cursor.entry().is_some() {
             let _ = cursor.prev();
@@ -176,12 +217,12 @@ fn check_cursor(cursor: &mut SstCursor, entries: &[Entry<'_>], sound: bool, keys
         let back = cursor.seek_for_prev(user, trailer);
         if sound {
             back.unwrap();
-            let last =
-                entries.iter().rposition(|entry| !before((user, trailer), (entry.0, entry.1)));
-            assert_eq!(cursor.entry(), last.map(|n| entries[n]), "back {user:?} {trailer:#x}");
+            let last = entries.list.iter().rposition(|entry| order(entry) != Ordering::Greater);
+            let wanted = last.and_then(|n| entries.get(n));
+            assert_eq!(at(cursor), wanted, "back {user:?} {trailer:#x}");
             if let Some(n) = last {
                 cursor.next().unwrap();
-                assert_eq!(cursor.entry(), entries.get(n + 1).copied(), "next");
+                assert_eq!(at(cursor), entries.get(n + 1), "next");
             }
         } else if back.is_ok() && cursor.entry().is_some() {
             let _ = cursor.next();

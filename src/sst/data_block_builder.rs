@@ -1,0 +1,186 @@
+//! Builds a data block: collects entries, then writes its parts one behind the other.
+//!
+//! What all user keys share is known when the last one has come, so the entries are kept whole until
+//! then.
+#![deny(clippy::indexing_slicing)]
+
+use crate::base::coding::put_varint;
+use crate::base::key::KeyHash;
+use crate::base::key::KeyRef;
+use crate::base::key::Trailer;
+use crate::base::key::head4;
+use crate::sst::data_block::HEAD_LEN;
+use crate::sst::data_block::HEADER_LEN;
+use crate::sst::data_block::WHOLE_MAX;
+use crate::sst::data_block::entry_len;
+use crate::sst::data_block::header_of;
+use crate::sst::data_block::is_wide;
+use crate::sst::data_block::rest_of;
+use crate::sst::data_block::shared_prefix_len;
+use crate::sst::data_block::varint_len;
+
+/// Collects the entries of a data block.
+#[derive(Debug, Default)]
+pub(super) struct DataBlockBuilder {
+    /// User keys, whole, each with its value behind it.
+    entries: Vec<u8>,
+    starts: Vec<u32>,
+    key_lens: Vec<u16>,
+    trailers: Vec<Trailer>,
+    fingerprints: Vec<u8>,
+    extent: Extent,
+}
+
+/// What decides how long a block is.
+#[derive(Clone, Copy, Debug)]
+struct Extent {
+    count: usize,
+    /// Bytes of user keys, whole, and values.
+    whole_len: usize,
+    shared_len: usize,
+    key_len_min: usize,
+    key_len_max: usize,
+    one_trailer: bool,
+}
+
+impl Default for Extent {
+    fn default() -> Extent {
+        Extent {
+            count: 0,
+            whole_len: 0,
+            shared_len: usize::MAX,
+            key_len_min: usize::MAX,
+            key_len_max: 0,
+            one_trailer: true,
+        }
+    }
+}
+
+impl Extent {
+    /// Size of the block, a little overestimated.
+    #[inline]
+    fn size(&self) -> usize {
+        if self.count == 0 {
+            return 0;
+        }
+        let in_head = (self.key_len_min - self.shared_len).min(HEAD_LEN);
+        let len_of_len = varint_len(self.key_len_max - self.shared_len);
+        let trailers = if self.one_trailer { 8 } else { 8 * self.count };
+        let entries = self.whole_len - self.count * (self.shared_len + in_head)
+            + self.count * len_of_len
+            + trailers;
+        let offset = if is_wide(entries) { 4 } else { 2 };
+        HEADER_LEN + self.shared_len + self.count * (1 + offset + HEAD_LEN) + offset + entries
+    }
+}
+
+#[expect(clippy::indexing_slicing, reason = "the builder only reads back its own bytes")]
+impl DataBlockBuilder {
+    pub(super) fn is_empty(&self) -> bool {
+        self.starts.is_empty()
+    }
+
+    /// Number of entries.
+    pub(super) fn len(&self) -> usize {
+        self.starts.len()
+    }
+
+    /// Size of the payload, a little overestimated.
+    #[inline]
+    pub(super) fn size(&self) -> usize {
+        self.extent.size()
+    }
+
+    /// Would the block be longer than `limit` with one more entry? Then another is to be begun.
+    #[inline]
+    pub(super) fn is_full_for(&self, key: KeyRef<'_>, value: &[u8], limit: usize) -> bool {
+        let extent = self.extent_with(key, value);
+        let is_long = extent.size() > limit || extent.whole_len > WHOLE_MAX.saturating_mul(limit);
+        is_long && !self.is_empty()
+    }
+
+    #[inline]
+    fn extent_with(&self, key: KeyRef<'_>, value: &[u8]) -> Extent {
+        let Extent { count, whole_len, shared_len, key_len_min, key_len_max, one_trailer } =
+            self.extent;
+        let shared = self.entries.get(..shared_len).unwrap_or(key.user);
+        let is_first_or_same = self.trailers.first().is_none_or(|first| *first == key.trailer);
+        Extent {
+            count: count + 1,
+            whole_len: whole_len + key.user.len() + value.len(),
+            shared_len: if key.user.starts_with(shared) {
+                shared.len()
+            } else {
+                shared_prefix_len(shared, key.user)
+            },
+            key_len_min: key_len_min.min(key.user.len()),
+            key_len_max: key_len_max.max(key.user.len()),
+            one_trailer: one_trailer && is_first_or_same,
+        }
+    }
+
+    /// Adds an entry. Requires: `key` sorts after all before it and has at most 65535 bytes, and
+    /// the entries together have less than 4 GiB.
+    pub(super) fn add(&mut self, key: KeyRef<'_>, hash: KeyHash, value: &[u8]) {
+        self.extent = self.extent_with(key, value);
+        self.starts.push(self.entries.len() as u32);
+        self.key_lens.push(key.user.len() as u16);
+        self.trailers.push(key.trailer);
+        self.fingerprints.push(hash.fingerprint());
+        self.entries.extend_from_slice(key.user);
+        self.entries.extend_from_slice(value);
+    }
+
+    /// The suffix of the key of entry `i`, and its value.
+    fn entry(&self, i: usize) -> (&[u8], &[u8]) {
+        let start = self.starts[i] as usize;
+        let end = self.starts.get(i + 1).map_or(self.entries.len(), |n| *n as usize);
+        let (key, value) = self.entries[start..end].split_at(usize::from(self.key_lens[i]));
+        (&key[self.extent.shared_len..], value)
+    }
+
+    /// Appends the payload to `out` and starts anew. Requires: not empty.
+    pub(super) fn finish(&mut self, out: &mut Vec<u8>) {
+        let Extent { count, shared_len, one_trailer, .. } = self.extent;
+        let trailer_len = if one_trailer { 0 } else { 8 };
+        let len_of = |i| {
+            let (suffix, value) = self.entry(i);
+            entry_len(suffix.len(), trailer_len, value.len())
+        };
+        let wide = is_wide((0..count).map(len_of).sum());
+        out.reserve(self.size());
+        out.extend_from_slice(&header_of(count, shared_len, wide, one_trailer));
+        if one_trailer {
+            out.extend_from_slice(&self.trailers[0].0.to_le_bytes());
+        }
+        out.extend_from_slice(&self.entries[..shared_len]);
+        out.extend_from_slice(&self.fingerprints);
+        let (mut at, width) = (0, if wide { 4 } else { 2 });
+        for i in 0..=count {
+            out.extend_from_slice(&(at as u32).to_le_bytes()[..width]);
+            at += if i < count { len_of(i) } else { 0 };
+        }
+        for i in 0..count {
+            out.extend_from_slice(&head4(self.entry(i).0).to_le_bytes());
+        }
+        for i in 0..count {
+            let (suffix, value) = self.entry(i);
+            put_varint(out, suffix.len() as u64);
+            out.extend_from_slice(rest_of(suffix));
+            if !one_trailer {
+                out.extend_from_slice(&self.trailers[i].0.to_le_bytes());
+            }
+            out.extend_from_slice(value);
+        }
+        self.clear();
+    }
+
+    fn clear(&mut self) {
+        self.entries.clear();
+        self.starts.clear();
+        self.key_lens.clear();
+        self.trailers.clear();
+        self.fingerprints.clear();
+        self.extent = Extent::default();
+    }
+}
