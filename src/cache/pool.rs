@@ -36,7 +36,7 @@ const SPANS: usize = CHUNK_LEN / SPAN_LEN;
 const SMALL_CHUNKS: usize = 4;
 /// The part of all spans that may be empty without a chunk's going back: blocks of files that are
 /// gone leave before those of new ones come.
-const EMPTY: usize = 4;
+const EMPTY: usize = 16;
 /// The part of a slot that may stay unused, and the same while one in `SPARSE` bytes is free.
 const WASTE: u32 = 32;
 const WASTE_IF_SPARSE: u32 = 8;

@@ -4,15 +4,16 @@
 //! bytes  field
 //! 4      count of entries, at least 1
 //! 2      shared_len: bytes that all user keys of the block have in common
-//! 1      flags: bit 0 = offsets are u32, else u16; bit 1 = all trailers are equal, stored once
+//! 1      flags: bit 0 = offsets are u32, else u16; bits 1 and 2, a number: 0 = trailers take no
+//!        bytes in the entries, 1 = four, 2 = eight
 //! 1      layout: 1. 0, which had whole keys in the entries, is retired
-//! 0 or 8 the trailer, if flags bit 1
+//! 8      the least trailer
 //! shared_len            the prefix: those bytes
 //! count  fingerprints: one byte of the hash of each user key
 //! 2|4 each, count + 1   offsets of the entries and of their end, from the first entry
 //! 4 each, count         heads: the first four bytes of each suffix, as an integer; 0 where it ends
 //! …      entries: varint suffix length, the suffix without its first four bytes,
-//!        trailer (8, unless flags bit 1), value
+//!        trailer less the least one (0, 4 or 8), value
 //! ```
 //!
 //! A user key is the prefix and a suffix. A point read compares the prefix and fingerprints (they
@@ -32,9 +33,8 @@ use crate::base::key::Trailer;
 use crate::base::key::head4;
 use crate::base::seqno::SeqNo;
 
-pub(super) const HEADER_LEN: usize = 8;
+pub(super) const HEADER_LEN: usize = 16;
 const FLAG_WIDE_OFFSETS: u8 = 1;
-const FLAG_ONE_TRAILER: u8 = 2;
 const LAYOUT: u8 = 1;
 /// So much of a suffix is its head.
 pub(super) const HEAD_LEN: usize = 4;
@@ -93,16 +93,16 @@ pub(super) struct EntryTable {
     heads_at: usize,
     entries_at: usize,
     wide: bool,
-    /// The one trailer of all entries, if there is one.
-    pub(super) trailer: Option<Trailer>,
+    least: Trailer,
+    /// Bytes that a trailer takes in its entry.
+    trailer_len: usize,
 }
 
 impl EntryTable {
     /// What all user keys of the block with this payload begin with.
     #[inline]
     pub(super) fn prefix<'a>(&self, payload: &'a [u8]) -> &'a [u8] {
-        let at = HEADER_LEN + if self.trailer.is_some() { 8 } else { 0 };
-        payload.get(at..at + self.shared_len).unwrap_or_default()
+        payload.get(HEADER_LEN..HEADER_LEN + self.shared_len).unwrap_or_default()
     }
 
     /// Where entry `i` of the block with this payload lies.
@@ -132,13 +132,14 @@ impl EntryTable {
             _ => long_suffix(entry, end)?,
         };
         let rest_end = rest_at + suffix_len.saturating_sub(HEAD_LEN);
-        let (trailer, value_at) = if let Some(trailer) = self.trailer {
-            (trailer, rest_end)
+        let value_at = rest_end + self.trailer_len;
+        let beyond = payload.get(rest_end..value_at).ok_or(BAD_ENTRY)?;
+        let beyond = if let Some(bytes) = beyond.first_chunk::<8>() {
+            u64::from_le_bytes(*bytes)
         } else {
-            let bytes = payload.get(rest_end..).and_then(<[u8]>::first_chunk::<8>);
-            let trailer = u64::from_le_bytes(*bytes.ok_or(BAD_ENTRY)?);
-            (Trailer(trailer), rest_end + 8)
+            beyond.first_chunk().map_or(0, |bytes| u64::from(u32::from_le_bytes(*bytes)))
         };
+        let trailer = Trailer(self.least.0.wrapping_add(beyond));
         let head = payload.get(self.heads_at + HEAD_LEN * i..).and_then(<[u8]>::first_chunk);
         let head = u32::from_le_bytes(*head.ok_or(TOO_SHORT)?);
         if value_at > end {
@@ -184,8 +185,9 @@ pub(super) struct DataBlock<'a> {
 impl<'a> DataBlock<'a> {
     #[inline]
     pub(super) fn parse(payload: &'a [u8]) -> Result<DataBlock<'a>, Malformed> {
-        let (header, mut rest) = payload.split_first_chunk::<HEADER_LEN>().ok_or(TOO_SHORT)?;
-        let header = u64::from_le_bytes(*header);
+        let (header, rest) = payload.split_first_chunk::<HEADER_LEN>().ok_or(TOO_SHORT)?;
+        let header = u128::from_le_bytes(*header);
+        let (header, least) = (header as u64, Trailer((header >> 64) as u64));
         let count = header as u32 as usize;
         let flags = (header >> 48) as u8;
         if count == 0 || count > rest.len() {
@@ -194,14 +196,9 @@ impl<'a> DataBlock<'a> {
         if (header >> 56) as u8 != LAYOUT {
             return Err(Malformed("a data block has a layout that is unknown or retired"));
         }
-        if flags > FLAG_WIDE_OFFSETS | FLAG_ONE_TRAILER {
+        let trailer_len = 4 * usize::from(flags >> 1);
+        if trailer_len > 8 {
             return Err(Malformed("a data block has unknown flags"));
-        }
-        let mut trailer = None;
-        if flags & FLAG_ONE_TRAILER != 0 {
-            let (bytes, behind) = rest.split_first_chunk::<8>().ok_or(TOO_SHORT)?;
-            trailer = Some(Trailer(u64::from_le_bytes(*bytes)));
-            rest = behind;
         }
         let wide = flags & FLAG_WIDE_OFFSETS != 0;
         let shared_len = usize::from((header >> 32) as u16);
@@ -220,7 +217,8 @@ impl<'a> DataBlock<'a> {
                 heads_at: payload.len() - rest.len(),
                 entries_at: payload.len() - entries.len(),
                 wide,
-                trailer,
+                least,
+                trailer_len,
             },
             prefix,
             fingerprints,
@@ -372,23 +370,28 @@ pub(super) fn is_wide(entries_len: usize) -> bool {
     entries_len > usize::from(u16::MAX)
 }
 
+/// Bytes that trailers take in the entries of a block, given the least and the greatest.
+#[inline]
+pub(super) fn trailer_len(least: Trailer, greatest: Trailer) -> usize {
+    match greatest.0 - least.0 {
+        0 => 0,
+        1..=0xffff_ffff => 4,
+        _ => 8,
+    }
+}
+
 /// The first bytes of a block.
 pub(super) fn header_of(
     count: usize,
     shared_len: usize,
     wide: bool,
-    one_trailer: bool,
+    least: Trailer,
+    trailer_len: usize,
 ) -> [u8; HEADER_LEN] {
-    let mut flags = 0;
-    if wide {
-        flags |= FLAG_WIDE_OFFSETS;
-    }
-    if one_trailer {
-        flags |= FLAG_ONE_TRAILER;
-    }
+    let flags = if wide { FLAG_WIDE_OFFSETS } else { 0 } | (trailer_len as u8 / 4) << 1;
     let header =
         count as u64 | (shared_len as u64) << 32 | u64::from(flags) << 48 | u64::from(LAYOUT) << 56;
-    header.to_le_bytes()
+    (u128::from(header) | u128::from(least.0) << 64).to_le_bytes()
 }
 
 /// How many bytes `a` and `b` share at the start.
@@ -500,7 +503,7 @@ pub(super) mod tests {
         }
 
         #[test]
-        fn any_bytes_parse_or_fail(mut bytes: Vec<u8>, count in 1u8..20, flags in 0u8..4) {
+        fn any_bytes_parse_or_fail(mut bytes: Vec<u8>, count in 1u8..20, flags in 0u8..6) {
             if let Some(header) = bytes.first_chunk_mut::<8>() {
                 *header = [count, 0, 0, 0, header[4] % 4, 0, flags, LAYOUT];
             }

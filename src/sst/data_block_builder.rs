@@ -17,6 +17,7 @@ use crate::sst::data_block::header_of;
 use crate::sst::data_block::is_wide;
 use crate::sst::data_block::rest_of;
 use crate::sst::data_block::shared_prefix_len;
+use crate::sst::data_block::trailer_len;
 use crate::sst::data_block::varint_len;
 
 /// Collects the entries of a data block.
@@ -40,7 +41,8 @@ struct Extent {
     shared_len: usize,
     key_len_min: usize,
     key_len_max: usize,
-    one_trailer: bool,
+    least: Trailer,
+    greatest: Trailer,
 }
 
 impl Default for Extent {
@@ -51,7 +53,8 @@ impl Default for Extent {
             shared_len: usize::MAX,
             key_len_min: usize::MAX,
             key_len_max: 0,
-            one_trailer: true,
+            least: Trailer(u64::MAX),
+            greatest: Trailer(0),
         }
     }
 }
@@ -65,10 +68,9 @@ impl Extent {
         }
         let in_head = (self.key_len_min - self.shared_len).min(HEAD_LEN);
         let len_of_len = varint_len(self.key_len_max - self.shared_len);
-        let trailers = if self.one_trailer { 8 } else { 8 * self.count };
+        let trailer_len = trailer_len(self.least, self.greatest);
         let entries = self.whole_len - self.count * (self.shared_len + in_head)
-            + self.count * len_of_len
-            + trailers;
+            + self.count * (len_of_len + trailer_len);
         let offset = if is_wide(entries) { 4 } else { 2 };
         HEADER_LEN + self.shared_len + self.count * (1 + offset + HEAD_LEN) + offset + entries
     }
@@ -101,10 +103,9 @@ impl DataBlockBuilder {
 
     #[inline]
     fn extent_with(&self, key: KeyRef<'_>, value: &[u8]) -> Extent {
-        let Extent { count, whole_len, shared_len, key_len_min, key_len_max, one_trailer } =
+        let Extent { count, whole_len, shared_len, key_len_min, key_len_max, least, greatest } =
             self.extent;
         let shared = self.entries.get(..shared_len).unwrap_or(key.user);
-        let is_first_or_same = self.trailers.first().is_none_or(|first| *first == key.trailer);
         Extent {
             count: count + 1,
             whole_len: whole_len + key.user.len() + value.len(),
@@ -115,7 +116,8 @@ impl DataBlockBuilder {
             },
             key_len_min: key_len_min.min(key.user.len()),
             key_len_max: key_len_max.max(key.user.len()),
-            one_trailer: one_trailer && is_first_or_same,
+            least: Trailer(least.0.min(key.trailer.0)),
+            greatest: Trailer(greatest.0.max(key.trailer.0)),
         }
     }
 
@@ -141,18 +143,15 @@ impl DataBlockBuilder {
 
     /// Appends the payload to `out` and starts anew. Requires: not empty.
     pub(super) fn finish(&mut self, out: &mut Vec<u8>) {
-        let Extent { count, shared_len, one_trailer, .. } = self.extent;
-        let trailer_len = if one_trailer { 0 } else { 8 };
+        let Extent { count, shared_len, least, greatest, .. } = self.extent;
+        let trailer_len = trailer_len(least, greatest);
         let len_of = |i| {
             let (suffix, value) = self.entry(i);
             entry_len(suffix.len(), trailer_len, value.len())
         };
         let wide = is_wide((0..count).map(len_of).sum());
         out.reserve(self.size());
-        out.extend_from_slice(&header_of(count, shared_len, wide, one_trailer));
-        if one_trailer {
-            out.extend_from_slice(&self.trailers[0].0.to_le_bytes());
-        }
+        out.extend_from_slice(&header_of(count, shared_len, wide, least, trailer_len));
         out.extend_from_slice(&self.entries[..shared_len]);
         out.extend_from_slice(&self.fingerprints);
         let (mut at, width) = (0, if wide { 4 } else { 2 });
@@ -167,9 +166,8 @@ impl DataBlockBuilder {
             let (suffix, value) = self.entry(i);
             put_varint(out, suffix.len() as u64);
             out.extend_from_slice(rest_of(suffix));
-            if !one_trailer {
-                out.extend_from_slice(&self.trailers[i].0.to_le_bytes());
-            }
+            let beyond = self.trailers[i].0 - least.0;
+            out.extend_from_slice(&beyond.to_le_bytes()[..trailer_len]);
             out.extend_from_slice(value);
         }
         self.clear();

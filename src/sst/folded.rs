@@ -45,6 +45,7 @@ use crate::sst::data_block::header_of;
 use crate::sst::data_block::is_wide;
 use crate::sst::data_block::rest_of;
 use crate::sst::data_block::shared_prefix_len;
+use crate::sst::data_block::trailer_len;
 use crate::sst::data_block::varint_len;
 
 /// What the keys of a block may share in all beside what all share: the largest block that the
@@ -308,12 +309,14 @@ impl<'a> Folded<'a> {
         Ok(Folded { lens, prefix_len, smallest, width, kinds, seqnos, keys, values })
     }
 
-    /// The trailer of all entries, if they have one.
-    fn one_trailer(&self) -> Option<Trailer> {
-        match self.kinds {
-            [_] if self.width == 0 => Some(self.trailer(0)),
-            _ => None,
+    /// The least trailer, and the bytes that trailers take in the entries of the block.
+    fn trailers(&self) -> (Trailer, usize) {
+        if self.width == 0 && self.kinds.len() == 1 {
+            return (self.trailer(0), 0);
         }
+        let all = || (0..self.lens.len()).map(|i| self.trailer(i).0);
+        let (least, greatest) = (all().min().unwrap_or(0), all().max().unwrap_or(0));
+        (Trailer(least), trailer_len(Trailer(least), Trailer(greatest)))
     }
 
     /// The trailer of entry `i`.
@@ -396,24 +399,28 @@ fn measure_keys(lens: &[Lens]) -> Result<(usize, usize), Malformed> {
 fn unfold(folded: &[u8], lens: &mut Vec<Lens>, key: &mut Vec<u8>) -> Result<Block, Malformed> {
     let folded = Folded::parse(folded, lens)?;
     let (count, prefix_len) = (folded.lens.len(), folded.prefix_len);
-    let trailer_len = if folded.one_trailer().is_none() { 8 } else { 0 };
+    let trailers @ (_, trailer_len) = folded.trailers();
     let entry_len = |lens: &Lens| entry_len(lens.key() - prefix_len, trailer_len, lens.value());
     let entries_len: usize = folded.lens.iter().map(entry_len).sum();
     let width = if is_wide(entries_len) { 4 } else { 2 };
-    let fixed_len = HEADER_LEN + (8 - trailer_len) + prefix_len;
-    Block::filled(fixed_len + count + width * (count + 1) + 4 * count + entries_len, |payload| {
-        fill(payload, &folded, width, key);
+    let front_len = HEADER_LEN + prefix_len;
+    Block::filled(front_len + count + width * (count + 1) + 4 * count + entries_len, |payload| {
+        fill(payload, &folded, (width, trailers), key);
         Ok(())
     })
 }
 
-/// Builds the block; `key` is where whole keys are put together.
+/// Builds the block: given the bytes of an offset, and what [`Folded::trailers`] says. `key` is where
+/// whole keys are put together.
 #[expect(clippy::indexing_slicing, reason = "parse checked every length, and they were added up")]
-fn fill(payload: &mut [u8], folded: &Folded<'_>, width: usize, key: &mut Vec<u8>) {
+fn fill(
+    payload: &mut [u8],
+    folded: &Folded<'_>,
+    (width, (least, trailer_len)): (usize, (Trailer, usize)),
+    key: &mut Vec<u8>,
+) {
     let (count, prefix_len) = (folded.lens.len(), folded.prefix_len);
     let (header, rest) = payload.split_at_mut(HEADER_LEN);
-    let trailer = folded.one_trailer();
-    let (one_trailer, rest) = rest.split_at_mut(if trailer.is_some() { 8 } else { 0 });
     let (prefix, rest) = rest.split_at_mut(prefix_len);
     let (fingerprints, rest) = rest.split_at_mut(count);
     let (offsets, rest) = rest.split_at_mut(width * (count + 1));
@@ -436,20 +443,17 @@ fn fill(payload: &mut [u8], folded: &Folded<'_>, width: usize, key: &mut Vec<u8>
         at += put_varint_at(&mut entries[at..], suffix.len());
         entries[at..][..rest.len()].copy_from_slice(rest);
         at += rest.len();
-        if trailer.is_none() {
-            entries[at..][..8].copy_from_slice(&folded.trailer(i).0.to_le_bytes());
-            at += 8;
-        }
+        let beyond = folded.trailer(i).0 - least.0;
+        entries[at..][..trailer_len].copy_from_slice(&beyond.to_le_bytes()[..trailer_len]);
+        at += trailer_len;
         let (value, more) = values.split_at(lens.value());
         entries[at..][..lens.value()].copy_from_slice(value);
         values = more;
         at += lens.value();
     }
     offsets[width * count..].copy_from_slice(&(at as u32).to_le_bytes()[..width]);
-    if let Some(trailer) = trailer {
-        one_trailer.copy_from_slice(&trailer.0.to_le_bytes());
-    }
-    header.copy_from_slice(&header_of(count, prefix_len, width == 4, trailer.is_some()));
+    let wide = width == 4;
+    header.copy_from_slice(&header_of(count, prefix_len, wide, least, trailer_len));
 }
 
 /// Writes a varint of up to three bytes to the start of `out`. Returns its length.

@@ -195,7 +195,7 @@ fn a_filter_rules_out_keys_between_those_of_the_file() {
 }
 
 #[test]
-fn filters_start_at_cache_lines_and_few_bytes_are_overhead() {
+fn filters_start_at_cache_lines_and_a_file_is_no_longer_than_its_entries() {
     let entries: Vec<Entry> = (0..5000u32)
         .map(|n| (format!("{n:016}").into_bytes(), put(u64::from(n)), vec![1; 100]))
         .collect();
@@ -205,8 +205,8 @@ fn filters_start_at_cache_lines_and_few_bytes_are_overhead() {
     for p in 0..reader.top().len() {
         assert_eq!(reader.top().partition(p).unwrap().filter.offset % 64, 0);
     }
-    let overhead = summary.bytes - summary.raw_bytes;
-    assert!(overhead < summary.raw_bytes / 5, "{overhead} of {}", summary.raw_bytes);
+    // What keys share pays for everything else.
+    assert!(summary.bytes < summary.raw_bytes, "{} for {}", summary.bytes, summary.raw_bytes);
 }
 
 #[test]
