@@ -127,6 +127,8 @@ pub(crate) struct WantedOperator {
 }
 
 pub(crate) const MIB: usize = 1 << 20;
+/// The greatest `block_bytes`.
+pub(crate) const BLOCK_BYTES_MAX: usize = 16 * MIB;
 
 /// Number of levels of a tree. With a factor of ten between levels, seven hold more than any disk.
 pub(crate) const LEVELS: usize = 7;
@@ -174,7 +176,7 @@ impl Config {
             "memtable_bytes must be at most 4 GiB: larger memtables insert more slowly",
         )?;
         check(
-            (256..=16 * MIB).contains(&self.block_bytes),
+            (256..=BLOCK_BYTES_MAX).contains(&self.block_bytes),
             "block_bytes must be between 256 bytes and 16 MiB",
         )?;
         check(

@@ -6,7 +6,7 @@
 //! 2      shared_len: bytes that all user keys of the block have in common
 //! 1      flags: bit 0 = offsets are u32, else u16; bits 1 and 2, a number: 0 = trailers take no
 //!        bytes in the entries, 1 = four, 2 = eight
-//! 1      layout: 1. 0, which had whole keys in the entries, is retired
+//! 1      layout: 2. 0 and 1, which had whole keys or whole trailers in the entries, are retired
 //! 8      the least trailer
 //! shared_len            the prefix: those bytes
 //! count  fingerprints: one byte of the hash of each user key
@@ -31,15 +31,16 @@ use crate::base::key::KeyHash;
 use crate::base::key::KeyRef;
 use crate::base::key::Trailer;
 use crate::base::key::head4;
+use crate::base::options::BLOCK_BYTES_MAX;
 use crate::base::seqno::SeqNo;
 
 pub(super) const HEADER_LEN: usize = 16;
 const FLAG_WIDE_OFFSETS: u8 = 1;
-const LAYOUT: u8 = 1;
+const LAYOUT: u8 = 2;
 /// So much of a suffix is its head.
 pub(super) const HEAD_LEN: usize = 4;
-/// With whole keys the entries of a block may be so many times as long as the block: whoever loads
-/// it from its folded form hashes whole keys.
+/// With whole keys the entries of a block of several may be so many times as long as a block may be:
+/// whoever loads it from its folded form hashes whole keys.
 pub(super) const WHOLE_MAX: usize = 4;
 
 const TOO_SHORT: Malformed = Malformed("a data block is shorter than it claims");
@@ -202,6 +203,9 @@ impl<'a> DataBlock<'a> {
         }
         let wide = flags & FLAG_WIDE_OFFSETS != 0;
         let shared_len = usize::from((header >> 32) as u16);
+        if count > 1 && count.saturating_mul(shared_len) > WHOLE_MAX * BLOCK_BYTES_MAX {
+            return Err(Malformed("the keys of a data block are longer than a block may hold"));
+        }
         let (prefix, fingerprints) = rest.split_at_checked(shared_len).ok_or(TOO_SHORT)?;
         let rest = fingerprints.get(count..).ok_or(TOO_SHORT)?;
         let offsets_at = payload.len() - rest.len();
@@ -338,7 +342,8 @@ impl<'a> DataBlock<'a> {
 
     /// Is the redundancy of entry `i` (its fingerprint, and zeros in its head) what its key says?
     pub(super) fn entry_is_consistent(&self, i: usize, span: &EntrySpan, hash: KeyHash) -> bool {
-        let beyond = span.head.checked_shl(8 * span.suffix_len as u32).unwrap_or(0);
+        let len = span.suffix_len.min(HEAD_LEN) as u32;
+        let beyond = span.head.checked_shl(8 * len).unwrap_or(0);
         beyond == 0 && self.fingerprints.get(i) == Some(&hash.fingerprint())
     }
 }
@@ -532,11 +537,26 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_block_with_whole_keys_is_refused() {
+    fn retired_layouts_are_refused() {
         let put = Trailer::new(SeqNo::ZERO, ValueKind::Put);
         let mut payload = build(&[(b"a".to_vec(), put, b"1".to_vec())]);
         assert!(DataBlock::parse(&payload).is_ok());
-        payload[7] = 0;
-        assert!(DataBlock::parse(&payload).unwrap_err().0.contains("retired"));
+        for layout in [0, 1] {
+            payload[7] = layout;
+            assert!(DataBlock::parse(&payload).unwrap_err().0.contains("retired"));
+        }
+    }
+
+    #[test]
+    fn a_block_whose_whole_keys_no_block_may_hold_is_refused() {
+        let parse = |count: u32, shared_len: u16| {
+            let header = u64::from(count) | u64::from(shared_len) << 32 | u64::from(LAYOUT) << 56;
+            let mut payload = header.to_le_bytes().to_vec();
+            payload.resize(16 << 20, 0);
+            DataBlock::parse(&payload).map(|block| block.table().count)
+        };
+        assert_eq!(parse(1024, u16::MAX), Ok(1024));
+        assert!(parse(1026, u16::MAX).is_err());
+        assert_eq!(parse(1, u16::MAX), Ok(1));
     }
 }

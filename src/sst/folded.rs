@@ -1,7 +1,7 @@
 //! Folded data blocks: what is compressed in place of a block.
 //!
-//! Much of a data block can be computed from the rest: fingerprints, offsets and heads from the
-//! entries, and most of a key from the key before. What cannot is put in columns, so that like lies
+//! Much of a data block can be computed from the rest: fingerprints from the keys, offsets from the
+//! lengths, and most of a key from the key before. What cannot is put in columns, so that like lies
 //! next to like, and compressed with lz4; a reader unfolds it to the very same block.
 //!
 //! ```text
@@ -33,10 +33,12 @@ use crate::base::key::KEY_LEN_MAX;
 use crate::base::key::KeyHash;
 use crate::base::key::Trailer;
 use crate::base::key::head4;
+use crate::base::options::BLOCK_BYTES_MAX;
 use crate::base::seqno::SeqNo;
 use crate::cache::Block;
 use crate::sst::data_block::DataBlock;
 use crate::sst::data_block::EntrySpan;
+use crate::sst::data_block::HEAD_LEN;
 use crate::sst::data_block::HEADER_LEN;
 use crate::sst::data_block::WHOLE_MAX;
 use crate::sst::data_block::check_special;
@@ -50,14 +52,17 @@ use crate::sst::data_block::varint_len;
 
 /// What the keys of a block may share in all beside what all share: the largest block that the
 /// options allow, and a key. Bounds what a few stored bytes can unfold to.
-const SHARED_MAX: usize = (16 << 20) + KEY_LEN_MAX;
+const SHARED_MAX: usize = BLOCK_BYTES_MAX + KEY_LEN_MAX;
 /// The same with what all share, for each of them: whole keys are hashed.
-const SHARED_WHOLE_MAX: usize = WHOLE_MAX * (16 << 20) + KEY_LEN_MAX;
+const SHARED_WHOLE_MAX: usize = WHOLE_MAX * BLOCK_BYTES_MAX + KEY_LEN_MAX;
 /// Entries of such a block: each takes eight bytes at least.
-const COUNT_MAX: usize = (16 << 20) / 8;
+const COUNT_MAX: usize = BLOCK_BYTES_MAX / 8;
 const WIDTH_MAX: u8 = 56;
 /// Memory of an [`Unpacker`] beyond this is not kept for the next block.
 const KEPT_BYTES_MAX: usize = 256 << 10;
+
+const TOO_MUCH: Malformed = Malformed("a folded block unfolds to more than a block may hold");
+const SHARES_MORE: Malformed = Malformed("a folded key shares more than it says");
 
 const FLAG_ONE_KIND: u8 = 1;
 const FLAG_ONE_KEY_LEN: u8 = 2;
@@ -77,7 +82,7 @@ pub(super) struct Packer {
 
 impl Packer {
     /// The block with this payload, folded and compressed; none if that would not save at least an
-    /// eighth.
+    /// eighth, or the block is one that no writer makes.
     pub(super) fn pack(&mut self, payload: &[u8]) -> Option<&[u8]> {
         self.fold(payload).ok()?;
         compress_lz4(&self.folded, &mut self.packed);
@@ -99,8 +104,10 @@ impl Packer {
             self.entries.push((span, shared));
             std::mem::swap(&mut self.user, &mut self.last);
         }
-        self.folded.clear();
         let prefix_len = block.prefix.len();
+        let keys = self.entries.iter();
+        measure_keys(keys.map(|(span, shared)| (*shared, prefix_len + span.suffix_len())))?;
+        self.folded.clear();
         self.fold_trailers(prefix_len);
         let out = &mut self.folded;
         for (_, shared) in &self.entries {
@@ -213,7 +220,9 @@ fn with_unpacker<T>(use_it: impl FnOnce(&mut Unpacker) -> T) -> T {
     // A thread that ends has none any more.
     let mut unpacker = UNPACKER.try_with(Cell::take).unwrap_or_default();
     let result = use_it(&mut unpacker);
-    if unpacker.raw.capacity() + size_of::<Lens>() * unpacker.lens.capacity() <= KEPT_BYTES_MAX {
+    let Unpacker { raw, lens, key } = &unpacker;
+    let kept = raw.capacity() + size_of::<Lens>() * lens.capacity() + key.capacity();
+    if kept <= KEPT_BYTES_MAX {
         let _ = UNPACKER.try_with(|kept| kept.set(unpacker));
     }
     result
@@ -300,7 +309,7 @@ impl<'a> Folded<'a> {
                 lens.value = from.varint32()?;
             }
         }
-        let (rest_len, prefix_len) = measure_keys(lens)?;
+        let (rest_len, prefix_len) = measure_keys(lens.iter().map(|l| (l.shared(), l.key())))?;
         let keys = from.take(rest_len)?;
         let values = from.rest();
         if lens.iter().map(|lens| u64::from(lens.value)).sum::<u64>() != values.len() as u64 {
@@ -343,7 +352,9 @@ impl<'a> Folded<'a> {
             let (rest, more) = keys.split_at_checked(lens.rest()).unwrap_or_default();
             keys = more;
             if lens.shared() < matched {
-                break;
+                // Else the key before did not say where this one differs.
+                let differs = rest.first() != user.get(lens.shared());
+                return if differs { Ok(None) } else { Err(SHARES_MORE) };
             }
             if lens.shared() == matched {
                 let wanted = user.get(matched..).unwrap_or_default();
@@ -373,24 +384,28 @@ impl<'a> Folded<'a> {
     }
 }
 
-/// How many bytes of their own the keys have, and how many all share. Checks what they share.
-fn measure_keys(lens: &[Lens]) -> Result<(usize, usize), Malformed> {
-    let first = lens.first().map_or(0, |lens| lens.key());
-    let (mut last, mut shared, mut rest, mut prefix_len) = (0, 0, 0, first);
-    for (i, lens) in lens.iter().enumerate() {
-        if lens.shared() > last || lens.key() > KEY_LEN_MAX {
+/// How many bytes of their own keys have, and how many all share, given of each how many it shares
+/// with the one before, and its length. Checks that a block may hold them.
+fn measure_keys(
+    keys: impl ExactSizeIterator<Item = (usize, usize)>,
+) -> Result<(usize, usize), Malformed> {
+    if keys.len() > COUNT_MAX {
+        return Err(TOO_MUCH);
+    }
+    let count = keys.len();
+    let (mut last, mut whole, mut rest, mut prefix_len) = (0, 0, 0, 0);
+    for (i, (shared, len)) in keys.enumerate() {
+        if shared > last || len > KEY_LEN_MAX {
             return Err(Malformed("a folded key has an impossible length"));
         }
-        if i > 0 {
-            prefix_len = prefix_len.min(lens.shared());
-        }
-        last = lens.key();
-        shared += lens.shared();
-        rest += lens.rest();
+        prefix_len = if i == 0 { len } else { prefix_len.min(shared) };
+        last = len;
+        whole += shared;
+        rest += len - shared;
     }
-    let own = shared - prefix_len * (lens.len() - 1);
-    if shared > SHARED_WHOLE_MAX || own > SHARED_MAX {
-        return Err(Malformed("a folded block unfolds to more than a block may hold"));
+    let own = whole - prefix_len * (count - 1);
+    if whole > SHARED_WHOLE_MAX || own > SHARED_MAX {
+        return Err(TOO_MUCH);
     }
     Ok((rest, prefix_len))
 }
@@ -403,11 +418,11 @@ fn unfold(folded: &[u8], lens: &mut Vec<Lens>, key: &mut Vec<u8>) -> Result<Bloc
     let entry_len = |lens: &Lens| entry_len(lens.key() - prefix_len, trailer_len, lens.value());
     let entries_len: usize = folded.lens.iter().map(entry_len).sum();
     let width = if is_wide(entries_len) { 4 } else { 2 };
-    let front_len = HEADER_LEN + prefix_len;
-    Block::filled(front_len + count + width * (count + 1) + 4 * count + entries_len, |payload| {
-        fill(payload, &folded, (width, trailers), key);
-        Ok(())
-    })
+    let front_len = HEADER_LEN + prefix_len + count + width * (count + 1) + HEAD_LEN * count;
+    if front_len + entries_len > u32::MAX as usize {
+        return Err(TOO_MUCH);
+    }
+    Block::filled(front_len + entries_len, |payload| fill(payload, &folded, (width, trailers), key))
 }
 
 /// Builds the block: given the bytes of an offset, and what [`Folded::trailers`] says. `key` is where
@@ -418,14 +433,14 @@ fn fill(
     folded: &Folded<'_>,
     (width, (least, trailer_len)): (usize, (Trailer, usize)),
     key: &mut Vec<u8>,
-) {
+) -> Result<(), Malformed> {
     let (count, prefix_len) = (folded.lens.len(), folded.prefix_len);
     let (header, rest) = payload.split_at_mut(HEADER_LEN);
     let (prefix, rest) = rest.split_at_mut(prefix_len);
     let (fingerprints, rest) = rest.split_at_mut(count);
     let (offsets, rest) = rest.split_at_mut(width * (count + 1));
-    let (heads, entries) = rest.split_at_mut(4 * count);
-    let heads = heads.as_chunks_mut::<4>().0;
+    let (heads, entries) = rest.split_at_mut(HEAD_LEN * count);
+    let heads = heads.as_chunks_mut::<HEAD_LEN>().0;
     let (mut keys, mut values, mut at) = (folded.keys, folded.values, 0);
     // The first key has all its bytes there.
     prefix.copy_from_slice(&keys[..prefix_len]);
@@ -433,6 +448,9 @@ fn fill(
     for (i, lens) in folded.lens.iter().enumerate() {
         let (rest_of_key, more) = keys.split_at(lens.rest());
         keys = more;
+        if rest_of_key.first().is_some_and(|byte| key.get(lens.shared()) == Some(byte)) {
+            return Err(SHARES_MORE);
+        }
         key.truncate(lens.shared());
         key.extend_from_slice(rest_of_key);
         let suffix = &key[prefix_len..];
@@ -454,6 +472,7 @@ fn fill(
     offsets[width * count..].copy_from_slice(&(at as u32).to_le_bytes()[..width]);
     let wide = width == 4;
     header.copy_from_slice(&header_of(count, prefix_len, wide, least, trailer_len));
+    Ok(())
 }
 
 /// Writes a varint of up to three bytes to the start of `out`. Returns its length.
@@ -570,6 +589,24 @@ mod tests {
         assert_eq!([key(0), key(1), key(2)], [&b"long"[..], b"n", b"long"]);
     }
 
+    /// Else what is found without building the block would not be what is found in it.
+    #[test]
+    fn a_key_shares_as_much_as_it_says() {
+        // Two versions of "a", seqnos 5 and 3, as if they shared nothing.
+        let flags = FLAG_ONE_KIND | FLAG_ONE_KEY_LEN | FLAG_ONE_VALUE_LEN;
+        let folded =
+            |shared, keys: &[u8]| [&[2, flags, 3, 2, 1, 0, 1, 0b10, 0, shared][..], keys].concat();
+        let find = |bytes: &[u8]| {
+            let mut lens = Vec::new();
+            let found = Folded::parse(bytes, &mut lens)?.find(b"a", SeqNo::new(4))?;
+            Ok::<_, Malformed>(found.map(|(trailer, _)| trailer.seqno().get()))
+        };
+        assert_eq!(find(&folded(1, b"a")), Ok(Some(3)));
+        assert!(unfold(&folded(1, b"a")).is_ok());
+        assert_eq!(find(&folded(0, b"aa")), Err(SHARES_MORE));
+        assert!(unfold(&folded(0, b"aa")).is_err());
+    }
+
     #[test]
     fn few_bytes_unfold_to_no_more_than_a_block_may_hold() {
         // A long key, many that share all of it, and one that shares nothing, or as much.
@@ -581,7 +618,8 @@ mod tests {
             bytes.extend_from_slice(&[0, 1, 0]);
             (2..count).for_each(|_| put_varint(&mut bytes, 60_000));
             put_varint(&mut bytes, last);
-            bytes.resize(bytes.len() + 120_000 - last as usize, 7);
+            bytes.resize(bytes.len() + 60_000, 7);
+            bytes.resize(bytes.len() + 60_000 - last as usize, 8);
             unfold(&bytes)
         };
         assert!(block(1_000_000, 60_000).is_err());

@@ -1,7 +1,7 @@
 //! A cursor over one SST.
 //!
-//! It stands on an entry of a block and knows where key and value lie in it, so that a step within
-//! a block is one more offset to load. It borrows nothing: it keeps the reader alive, and through
+//! It stands on an entry of a block, knows where the value lies in it, and has put the key together,
+//! so that a step within a block is one more offset and a few bytes of key to load. It borrows nothing: it keeps the reader alive, and through
 //! it the mapping, or holds the block itself.
 #![deny(clippy::indexing_slicing)]
 

@@ -55,8 +55,8 @@
 //! # How a point read goes
 //!
 //! Top index (in memory): last partition whose separator is at most the key → its filter, one cache
-//! line → its index, the same search → data block: fingerprints, then the one or two keys whose
-//! fingerprint matches. If the block ends in the middle of the key's versions, the next one follows.
+//! line → its index, the same search → data block: prefix, fingerprints, then the one or two keys
+//! whose fingerprint and head match. If the block ends in the middle of the key's versions, the next one follows.
 
 mod block;
 mod data_block;
