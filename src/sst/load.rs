@@ -183,14 +183,43 @@ impl SstReader {
         self.check_inside(handle)?;
         let worth = self.blocks.admits();
         with_stored(&*self.file, handle, worth, |worth, stored| {
-            let checked = check(stored, BlockKind::Data, self.uid, handle.offset);
-            let (payload, compression) = self.whole(handle.offset, checked)?;
-            if !worth && compression == Compression::Lz4 {
-                return self.find_in_folded(payload, handle, wanted);
-            }
-            let block = self.content_of(n, handle, worth, (payload, compression))?;
-            self.find_in(block, handle, wanted)
+            self.find_in_stored(n, handle, worth, stored, wanted)
         })?
+    }
+
+    /// The same if the page cache has the block: then it costs no more to search it now than to ask
+    /// the system for it. Else nothing.
+    pub(super) fn find_at_once(
+        &self,
+        n: usize,
+        handle: BlockHandle,
+        wanted: Wanted<'_>,
+    ) -> Result<Option<Located>> {
+        self.check_inside(handle)?;
+        with_buffer(handle, |stored| {
+            if !self.file.read_at_once(handle.offset, stored)? {
+                return Ok(None);
+            }
+            self.find_in_stored(n, handle, self.blocks.admits(), stored, wanted)
+        })
+    }
+
+    /// The same, given what is stored.
+    fn find_in_stored(
+        &self,
+        n: usize,
+        handle: BlockHandle,
+        worth: bool,
+        stored: &[u8],
+        wanted: Wanted<'_>,
+    ) -> Result<Option<Located>> {
+        let checked = check(stored, BlockKind::Data, self.uid, handle.offset);
+        let (payload, compression) = self.whole(handle.offset, checked)?;
+        if !worth && compression == Compression::Lz4 {
+            return self.find_in_folded(payload, handle, wanted);
+        }
+        let block = self.content_of(n, handle, worth, (payload, compression))?;
+        self.find_in(block, handle, wanted)
     }
 
     /// The same in a block that is packed.
@@ -243,24 +272,28 @@ fn with_stored<R>(
     worth: bool,
     show: impl FnOnce(bool, &[u8]) -> R,
 ) -> Result<R> {
-    // A thread that ends has no buffer any more.
-    let mut buffer = STORED.try_with(Cell::take).unwrap_or_default();
-    let len = handle.len as usize + TRAILER_LEN;
-    if buffer.len() < len {
-        buffer.resize(len, 0);
-    }
-    let stored = buffer.get_mut(..len).unwrap_or_default();
-    let at_once = if worth { Ok(false) } else { file.read_at_once(handle.offset, stored) };
-    let shown = at_once.and_then(|at_once| {
+    with_buffer(handle, |stored| {
+        let at_once = !worth && file.read_at_once(handle.offset, stored)?;
         if !at_once {
             // By a call, one read of the disk brings all pages of the block; through a mapping each
             // would cost a fault.
             file.read_at(handle.offset, stored)?;
         }
         Ok(show(!at_once, stored))
-    });
+    })
+}
+
+/// Lends a buffer of the length of a block as it is stored.
+fn with_buffer<R>(handle: BlockHandle, use_it: impl FnOnce(&mut [u8]) -> R) -> R {
+    // A thread that ends has no buffer any more.
+    let mut buffer = STORED.try_with(Cell::take).unwrap_or_default();
+    let len = handle.len as usize + TRAILER_LEN;
+    if buffer.len() < len {
+        buffer.resize(len, 0);
+    }
+    let result = use_it(buffer.get_mut(..len).unwrap_or_default());
     if buffer.len() <= STORED_LEN_MAX {
         let _ = STORED.try_with(|kept| kept.set(buffer));
     }
-    shown
+    result
 }

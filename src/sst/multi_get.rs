@@ -3,7 +3,8 @@
 //!
 //! What a step will touch is asked for by the step before: the filter's line, then the top of the
 //! binary search in the index, the block's slot, the block's first lines, and the entry. Blocks that
-//! the cache does not have are asked for before the first of them is read.
+//! the cache does not have are searched at once if the page cache has them; of the others the system
+//! is asked for all before the first is read.
 #![deny(clippy::indexing_slicing)]
 
 use crate::base::error::Result;
@@ -16,6 +17,7 @@ use crate::sst::data_block::DataBlock;
 use crate::sst::filter;
 use crate::sst::index_block::IndexBlock;
 use crate::sst::load::Wanted;
+use crate::sst::reader::Located;
 use crate::sst::reader::SstReader;
 
 /// Keys that go side by side: more than a processor has misses under way.
@@ -38,6 +40,8 @@ struct Place {
     handle: BlockHandle,
     /// Can it be had without reading it from the file?
     at_hand: bool,
+    /// Was the system asked for it? Then it comes from the disk, as a rule.
+    asked: bool,
 }
 
 impl SstReader {
@@ -49,7 +53,7 @@ impl SstReader {
             places.clear();
             self.find_partitions(group, &mut places);
             self.find_blocks(group, &mut places)?;
-            self.ask_for_blocks(&mut places);
+            self.ask_for_blocks(group, &mut places, seqno)?;
             for places in places.chunks(BORROWED) {
                 self.search_blocks(places, group, seqno)?;
             }
@@ -60,7 +64,7 @@ impl SstReader {
     fn find_partitions(&self, group: &[Lookup<'_>], places: &mut Vec<Place>) {
         for (i, lookup) in group.iter().enumerate().filter(|(_, lookup)| lookup.found.is_none()) {
             let Some(p) = self.top().find(lookup.key) else { continue };
-            let (handle, at_hand) = (BlockHandle::NONE, false);
+            let (handle, at_hand, asked) = (BlockHandle::NONE, false, false);
             places.push(Place {
                 lookup: i,
                 partition: p,
@@ -68,6 +72,7 @@ impl SstReader {
                 block_of_file: 0,
                 handle,
                 at_hand,
+                asked,
             });
             if let Some(partition) = self.top().partition(p)
                 && let Some(filter) = self.in_place(self.filter_no(p), partition.filter)
@@ -116,18 +121,39 @@ impl SstReader {
         Ok(())
     }
 
-    /// Has the system read the blocks that are not in memory, all at once.
-    fn ask_for_blocks(&self, places: &mut [Place]) {
+    /// Searches what the page cache has, drops the places of what is found, and asks the system for
+    /// other blocks that are not at hand.
+    fn ask_for_blocks(
+        &self,
+        group: &mut [Lookup<'_>],
+        places: &mut Vec<Place>,
+        seqno: SeqNo,
+    ) -> Result<()> {
         let mut missing = 0;
         for place in &mut *places {
             place.at_hand = self.is_at_hand(place.block_of_file);
             missing += usize::from(!place.at_hand);
         }
-        if missing >= 2 {
-            for place in places.iter().filter(|place| !place.at_hand) {
-                self.file().will_need(place.handle.offset..place.handle.end());
-            }
+        if missing < 2 {
+            return Ok(());
         }
+        let mut failed = Ok(());
+        places.retain_mut(|place| {
+            let Some(lookup) = group.get_mut(place.lookup).filter(|_| !place.at_hand) else {
+                return true;
+            };
+            let wanted = Wanted { user: lookup.key, hash: lookup.hash, seqno };
+            match self.find_at_once(place.block_of_file, place.handle, wanted) {
+                Ok(Some(located)) => self.note_found(lookup, &located),
+                Ok(None) => {
+                    self.file().will_need(place.handle.offset..place.handle.end());
+                    place.asked = true;
+                }
+                Err(error) => failed = Err(error),
+            }
+            lookup.found.is_none()
+        });
+        failed
     }
 
     fn search_blocks(
@@ -155,10 +181,17 @@ impl SstReader {
             let Some(lookup) = group.get_mut(place.lookup) else { continue };
             let known = Some((place.block, block));
             let wanted = Wanted { user: lookup.key, hash: lookup.hash, seqno };
-            let located = self.locate_from(place.partition, known, wanted)?;
-            lookup.found =
-                located.map(|located| (located.trailer, self.value_of(&located).to_slice()));
+            if place.asked && !self.is_at_hand(place.block_of_file) {
+                self.load_to_keep(place.block_of_file, place.handle)?;
+            }
+            if let Some(located) = self.locate_from(place.partition, known, wanted)? {
+                self.note_found(lookup, &located);
+            }
         }
         Ok(())
+    }
+
+    fn note_found(&self, lookup: &mut Lookup<'_>, located: &Located) {
+        lookup.found = Some((located.trailer, self.value_of(located).to_slice()));
     }
 }
