@@ -26,8 +26,6 @@ use std::cell::Cell;
 
 use crate::base::coding::Decoder;
 use crate::base::coding::Malformed;
-use crate::base::coding::put_varint;
-use crate::base::compression::compress_lz4;
 use crate::base::compression::decompress_lz4;
 use crate::base::key::KEY_LEN_MAX;
 use crate::base::key::KeyHash;
@@ -36,8 +34,6 @@ use crate::base::key::head4;
 use crate::base::options::BLOCK_BYTES_MAX;
 use crate::base::seqno::SeqNo;
 use crate::cache::Block;
-use crate::sst::data_block::DataBlock;
-use crate::sst::data_block::EntrySpan;
 use crate::sst::data_block::HEAD_LEN;
 use crate::sst::data_block::HEADER_LEN;
 use crate::sst::data_block::WHOLE_MAX;
@@ -64,123 +60,9 @@ const KEPT_BYTES_MAX: usize = 256 << 10;
 const TOO_MUCH: Malformed = Malformed("a folded block unfolds to more than a block may hold");
 const SHARES_MORE: Malformed = Malformed("a folded key shares more than it says");
 
-const FLAG_ONE_KIND: u8 = 1;
-const FLAG_ONE_KEY_LEN: u8 = 2;
-const FLAG_ONE_VALUE_LEN: u8 = 4;
-
-/// Memory for packing blocks, to be used again.
-#[derive(Debug, Default)]
-pub(super) struct Packer {
-    folded: Vec<u8>,
-    packed: Vec<u8>,
-    entries: Vec<(EntrySpan, usize)>,
-    /// What no user key shares with the one before.
-    keys: Vec<u8>,
-    user: Vec<u8>,
-    last: Vec<u8>,
-}
-
-impl Packer {
-    /// The block with this payload, folded and compressed; none if that would not save at least an
-    /// eighth, or the block is one that no writer makes.
-    pub(super) fn pack(&mut self, payload: &[u8]) -> Option<&[u8]> {
-        self.fold(payload).ok()?;
-        compress_lz4(&self.folded, &mut self.packed);
-        let pays = self.packed.len() <= payload.len() - payload.len() / 8;
-        pays.then_some(&self.packed)
-    }
-
-    /// Folds the block with this payload.
-    fn fold(&mut self, payload: &[u8]) -> Result<(), Malformed> {
-        let block = DataBlock::parse(payload)?;
-        self.entries.clear();
-        self.keys.clear();
-        self.last.clear();
-        for i in 0..block.table().count {
-            let span = block.span(i)?;
-            block.key(&span, &mut self.user);
-            let shared = shared_prefix_len(&self.last, &self.user);
-            self.keys.extend_from_slice(self.user.get(shared..).unwrap_or_default());
-            self.entries.push((span, shared));
-            std::mem::swap(&mut self.user, &mut self.last);
-        }
-        let prefix_len = block.prefix.len();
-        let keys = self.entries.iter();
-        measure_keys(keys.map(|(span, shared)| (*shared, prefix_len + span.suffix_len())))?;
-        self.folded.clear();
-        self.fold_trailers(prefix_len);
-        let out = &mut self.folded;
-        for (_, shared) in &self.entries {
-            put_varint(out, *shared as u64);
-        }
-        if one(self.entries.iter().map(|(span, _)| span.suffix_len())).is_none() {
-            for (span, shared) in &self.entries {
-                put_varint(out, (prefix_len + span.suffix_len() - shared) as u64);
-            }
-        }
-        if one(self.entries.iter().map(|(span, _)| span.value_range().len())).is_none() {
-            for (span, _) in &self.entries {
-                put_varint(out, span.value_range().len() as u64);
-            }
-        }
-        out.extend_from_slice(&self.keys);
-        for (span, _) in &self.entries {
-            out.extend_from_slice(payload.get(span.value_range()).unwrap_or_default());
-        }
-        Ok(())
-    }
-
-    /// Everything in front of the columns of lengths. All user keys share `prefix_len` bytes.
-    fn fold_trailers(&mut self, prefix_len: usize) {
-        let out = &mut self.folded;
-        let spans = || self.entries.iter().map(|(span, _)| span);
-        let seqnos = || spans().map(|span| span.trailer.seqno().get());
-        let kinds = || spans().map(|span| span.trailer.kind_byte());
-        let (kind, key_len, value_len) = (
-            one(kinds()),
-            one(spans().map(|span| prefix_len + span.suffix_len())),
-            one(spans().map(|span| span.value_range().len())),
-        );
-        let smallest = seqnos().min().unwrap_or(0);
-        let width = seqnos().map(|seqno| 64 - (seqno - smallest).leading_zeros()).max();
-        let width = width.unwrap_or(0);
-        put_varint(out, self.entries.len() as u64);
-        let flag = |is_one: bool, flag: u8| if is_one { flag } else { 0 };
-        out.push(
-            flag(kind.is_some(), FLAG_ONE_KIND)
-                | flag(key_len.is_some(), FLAG_ONE_KEY_LEN)
-                | flag(value_len.is_some(), FLAG_ONE_VALUE_LEN),
-        );
-        put_varint(out, smallest);
-        out.push(width as u8);
-        for len in key_len.into_iter().chain(value_len) {
-            put_varint(out, len as u64);
-        }
-        match kind {
-            Some(kind) => out.push(kind),
-            None => out.extend(kinds()),
-        }
-        let (mut bits, mut pending) = (0u128, 0);
-        for seqno in seqnos() {
-            bits |= u128::from(seqno - smallest) << pending;
-            pending += width;
-            while pending >= 8 {
-                out.push(bits as u8);
-                bits >>= 8;
-                pending -= 8;
-            }
-        }
-        if pending > 0 {
-            out.push(bits as u8);
-        }
-    }
-}
-
-/// What all of `values` are, if they are equal.
-fn one<T: PartialEq>(mut values: impl Iterator<Item = T>) -> Option<T> {
-    let first = values.next()?;
-    values.all(|value| value == first).then_some(first)
-}
+pub(super) const FLAG_ONE_KIND: u8 = 1;
+pub(super) const FLAG_ONE_KEY_LEN: u8 = 2;
+pub(super) const FLAG_ONE_VALUE_LEN: u8 = 4;
 
 /// Memory for unpacking blocks, to be used again.
 #[derive(Debug, Default)]
@@ -194,7 +76,7 @@ thread_local! {
     static UNPACKER: Cell<Unpacker> = Cell::default();
 }
 
-/// Undoes [`Packer::pack`].
+/// Undoes [`Packer::pack`](crate::sst::packer::Packer).
 pub(crate) fn unpack(stored: &[u8]) -> Result<Block, Malformed> {
     with_unpacker(|unpacker| {
         let folded = decompress_lz4(stored, &mut unpacker.raw)?;
@@ -386,7 +268,7 @@ impl<'a> Folded<'a> {
 
 /// How many bytes of their own keys have, and how many all share, given of each how many it shares
 /// with the one before, and its length. Checks that a block may hold them.
-fn measure_keys(
+pub(super) fn measure_keys(
     keys: impl ExactSizeIterator<Item = (usize, usize)>,
 ) -> Result<(usize, usize), Malformed> {
     if keys.len() > COUNT_MAX {
@@ -410,7 +292,7 @@ fn measure_keys(
     Ok((rest, prefix_len))
 }
 
-/// Undoes [`Packer::fold`]: the payload of the block.
+/// Undoes [`Packer::fold`](crate::sst::packer::Packer): the payload of the block.
 fn unfold(folded: &[u8], lens: &mut Vec<Lens>, key: &mut Vec<u8>) -> Result<Block, Malformed> {
     let folded = Folded::parse(folded, lens)?;
     let (count, prefix_len) = (folded.lens.len(), folded.prefix_len);
@@ -491,8 +373,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::base::coding::put_varint;
+    use crate::sst::data_block::DataBlock;
     use crate::sst::data_block::tests::build;
     use crate::sst::data_block::tests::entries_in_order;
+    use crate::sst::packer::Packer;
 
     fn unfold(folded: &[u8]) -> Result<Block, Malformed> {
         super::unfold(folded, &mut Vec::new(), &mut Vec::new())

@@ -68,6 +68,7 @@ mod index_block;
 mod iter;
 mod load;
 mod multi_get;
+mod packer;
 #[cfg(any(test, feature = "testing"))]
 pub(crate) mod parts;
 mod properties;
