@@ -495,9 +495,8 @@ pub fn sst_around(payload: &[u8], lz4: bool) -> Vec<u8> {
 /// What is in a data block: what all user keys begin with; up to the first that cannot be read, the
 /// entries: what the key has behind that, trailer, value; and whether what the block says about them
 /// is right.
-pub fn data_entries(payload: &[u8]) -> Result<(&[u8], Vec<parts::Entry<'_>>, bool), &'static str> {
-    let block = parts::data_entries(payload).map_err(|bad| bad.0)?;
-    Ok((block.prefix, block.entries, block.consistent))
+pub fn data_entries(payload: &[u8]) -> Result<parts::DataEntries<'_>, &'static str> {
+    parts::data_entries(payload).map_err(|bad| bad.0)
 }
 
 /// The newest version of `user` in a data block that a reader at `seqno` sees: trailer and value.

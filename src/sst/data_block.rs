@@ -63,7 +63,7 @@ pub(super) struct EntrySpan {
 impl EntrySpan {
     /// Appends the suffix to `user`, given the payload.
     #[inline]
-    pub(super) fn push_suffix(&self, payload: &[u8], user: &mut Vec<u8>) {
+    fn push_suffix(&self, payload: &[u8], user: &mut Vec<u8>) {
         user.extend_from_slice(&self.head.to_be_bytes());
         match self.suffix_len.checked_sub(HEAD_LEN) {
             Some(len) => {
@@ -89,7 +89,7 @@ impl EntrySpan {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct EntryTable {
     pub(super) count: usize,
-    pub(super) shared_len: usize,
+    shared_len: usize,
     offsets_at: usize,
     heads_at: usize,
     entries_at: usize,
@@ -102,8 +102,22 @@ pub(super) struct EntryTable {
 impl EntryTable {
     /// What all user keys of the block with this payload begin with.
     #[inline]
-    pub(super) fn prefix<'a>(&self, payload: &'a [u8]) -> &'a [u8] {
+    fn prefix<'a>(&self, payload: &'a [u8]) -> &'a [u8] {
         payload.get(HEADER_LEN..HEADER_LEN + self.shared_len).unwrap_or_default()
+    }
+
+    /// Makes `user` the prefix of the block with this payload, for [`EntryTable::put_key`].
+    pub(super) fn begin_keys(&self, payload: &[u8], user: &mut Vec<u8>) {
+        user.clear();
+        user.extend_from_slice(self.prefix(payload));
+    }
+
+    /// Puts the user key of an entry together in `user`, which has had the prefix since
+    /// [`EntryTable::begin_keys`], and may have the suffix of another entry.
+    #[inline]
+    pub(super) fn put_key(&self, payload: &[u8], span: &EntrySpan, user: &mut Vec<u8>) {
+        user.truncate(self.shared_len);
+        span.push_suffix(payload, user);
     }
 
     /// Where entry `i` of the block with this payload lies.
@@ -248,9 +262,8 @@ impl<'a> DataBlock<'a> {
 
     /// The key of an entry of this block, put together in `user`.
     pub(super) fn key<'k>(&self, span: &EntrySpan, user: &'k mut Vec<u8>) -> KeyRef<'k> {
-        user.clear();
-        user.extend_from_slice(self.prefix);
-        span.push_suffix(self.payload, user);
+        self.table.begin_keys(self.payload, user);
+        self.table.put_key(self.payload, span, user);
         KeyRef::new(user, span.trailer)
     }
 

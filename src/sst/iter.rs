@@ -1,8 +1,8 @@
 //! A cursor over one SST.
 //!
 //! It stands on an entry of a block, knows where the value lies in it, and has put the key together,
-//! so that a step within a block is one more offset and a few bytes of key to load. It borrows nothing: it keeps the reader alive, and through
-//! it the mapping, or holds the block itself.
+//! so that a step within a block is one more offset and a few bytes of key to load. It borrows
+//! nothing: it keeps the reader alive, and through it the mapping, or holds the block itself.
 #![deny(clippy::indexing_slicing)]
 
 use std::sync::Arc;
@@ -262,8 +262,7 @@ impl SstIter {
         };
         let parsed = DataBlock::parse(self.payload()).map(|block| block.table());
         self.table = self.reader.whole(handle.offset, parsed)?;
-        self.user.clear();
-        self.user.extend_from_slice(self.table.prefix(self.block.get(self.reader.mapping())));
+        self.table.begin_keys(self.block.get(self.reader.mapping()), &mut self.user);
         self.place = Some(place);
         Ok(())
     }
@@ -299,8 +298,7 @@ impl SstIter {
     #[inline]
     fn put_key_together(&mut self) {
         let payload = self.block.get(self.reader.mapping());
-        self.user.truncate(self.table.shared_len);
-        self.span.push_suffix(payload, &mut self.user);
+        self.table.put_key(payload, &self.span, &mut self.user);
     }
 
     /// Where versions of `user` begin, or would. Loads that block; none if the file is empty.

@@ -33,15 +33,9 @@ const FOOTER_SUMMED_LEN: usize = 56;
 /// An entry: what its user key has behind the prefix, trailer, value.
 pub(crate) type Entry<'a> = (Vec<u8>, u64, &'a [u8]);
 
-/// What is in a data block.
-pub(crate) struct DataEntries<'a> {
-    /// What all user keys begin with.
-    pub(crate) prefix: &'a [u8],
-    /// By number, up to the first that cannot be read.
-    pub(crate) entries: Vec<Entry<'a>>,
-    /// Can all be read, and do heads and fingerprints fit the keys?
-    pub(crate) consistent: bool,
-}
+/// What is in a data block: what all user keys begin with; the entries by number, up to the first
+/// that cannot be read; and whether all can, and heads and fingerprints fit the keys.
+pub(crate) type DataEntries<'a> = (&'a [u8], Vec<Entry<'a>>, bool);
 
 /// The entries of a data block.
 pub(crate) fn data_entries(payload: &[u8]) -> Result<DataEntries<'_>, Malformed> {
@@ -58,7 +52,7 @@ pub(crate) fn data_entries(payload: &[u8]) -> Result<DataEntries<'_>, Malformed>
         let suffix = user.get(block.prefix.len()..).unwrap_or_default().to_vec();
         entries.push((suffix, span.trailer.0, value));
     }
-    Ok(DataEntries { prefix: block.prefix, entries, consistent })
+    Ok((block.prefix, entries, consistent))
 }
 
 /// The newest version of `user` in a data block that a reader at `seqno` sees: trailer and value.
@@ -143,10 +137,12 @@ pub(crate) fn file_around(payload: &[u8], lz4: bool, uid: u64) -> Vec<u8> {
         Some(packed) => append(&mut out, packed, BlockKind::Data, Compression::Lz4),
         None => append(&mut out, payload, BlockKind::Data, Compression::None),
     };
-    let separator = data_entries(payload).map_or(Vec::new(), |block| {
-        let suffix = block.entries.first().map(|(suffix, ..)| &suffix[..]);
-        [block.prefix, suffix.unwrap_or_default()].concat()
-    });
+    let mut separator = Vec::new();
+    if let Ok(block) = DataBlock::parse(payload)
+        && let Ok(first) = block.span(0)
+    {
+        block.key(&first, &mut separator);
+    }
     let mut index = IndexBuilder::default();
     index.add(data, &separator, false);
     let mut index_payload = Vec::new();

@@ -220,12 +220,10 @@ impl SalvageIter {
                 self.user.clear();
                 return false;
             }
-            self.user.clear();
-            self.user.extend_from_slice(self.table.prefix(&self.payload));
+            self.table.begin_keys(&self.payload, &mut self.user);
         }
-        self.user.truncate(self.table.shared_len);
         if let Some(span) = self.spans.get(self.entry) {
-            span.push_suffix(&self.payload, &mut self.user);
+            self.table.put_key(&self.payload, span, &mut self.user);
         }
         true
     }
