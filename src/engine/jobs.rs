@@ -135,6 +135,7 @@ impl Core {
                 self.jobs.set_error(lane, Some(error.clone()));
             }
         }
+        self.look_at_files();
         self.update_throttle();
         result
     }

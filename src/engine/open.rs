@@ -55,6 +55,7 @@ impl Engine {
         }
         let core = recovery::recover(&dir, config, fs, clock, found == Found::Nothing, &listing)?;
         let core = Arc::new(core);
+        core.look_at_files();
         core.update_throttle();
         let threads = Mutex::new(workers::start(&core)?);
         Ok(Arc::new(Engine { core, threads, lock: Mutex::new(Some(lock)) }))

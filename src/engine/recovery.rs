@@ -115,7 +115,7 @@ pub(super) fn recover(
     new: bool,
     listing: &[DirEntry],
 ) -> Result<Core> {
-    let cache = Arc::new(BlockCache::new(cache_bytes(config)));
+    let cache = Arc::new(BlockCache::new(config.memory_budget as u64));
     let mode = if config.mmap { ReadMode::Mmap } else { ReadMode::Pread };
     let opener =
         Arc::new(SstOpener { fs: fs.clone(), dir: dir.to_owned(), cache: cache.clone(), mode });
@@ -164,11 +164,6 @@ pub(super) fn recover(
     core.remove_leftovers(listing, &unused);
     core.trim_history();
     Ok(core)
-}
-
-/// Memory for decoded blocks, and lent to memtables: what running jobs leave of the budget.
-fn cache_bytes(config: &Config) -> u64 {
-    (config.memory_budget - config.memory_budget / 16) as u64
 }
 
 /// Bytes of the segments from `floor` on.

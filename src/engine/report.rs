@@ -1,7 +1,5 @@
 //! Statistics: gathers what the database tells of itself.
 
-use std::sync::Arc;
-
 use crate::base::error::Error;
 use crate::compaction::picker;
 use crate::engine::Core;
@@ -43,10 +41,6 @@ impl Core {
             (wal, append.written())
         };
         let running = self.jobs.running();
-        let pinned = |state: &Arc<KeyspaceState>| {
-            let version = state.view_full().version.clone();
-            version.files().map(|file| file.pinned_bytes()).sum::<u64>()
-        };
         let metrics = &self.metrics;
         Stats {
             seqno: self.visible(),
@@ -55,7 +49,7 @@ impl Core {
                 memtables: keyspaces.iter().map(|keyspace| keyspace.memtable_bytes).sum::<u64>()
                     + self.default.memtables.free_bytes() as u64,
                 block_cache: self.cache.used_bytes(),
-                files: self.keyspaces.all().iter().map(pinned).sum(),
+                files: self.pinned_bytes(),
                 jobs: running as u64 * JOB_BYTES,
                 transactions: self.transactions.bytes() as u64,
             },

@@ -12,6 +12,7 @@
 //! first, the speed of a slow disk towards the end. The time is taken from one leaky bucket that
 //! all writers share, so the total rate is what falls, whoever writes.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ use crate::base::sync::thread;
 use crate::compaction::picker;
 use crate::compaction::picker::L0_SLOW;
 use crate::engine::Core;
+use crate::engine::keyspaces::KeyspaceState;
 use crate::engine::scheduler::Lane;
 
 /// Files of level 0 at which writes stop.
@@ -37,6 +39,8 @@ const NS_PER_BYTE: f64 = 40.0;
 const SLEEP_MIN: Duration = Duration::from_micros(500);
 /// So often memory is looked at while the memtables grow to their limit.
 pub(crate) const LOOKS_PER_LIMIT: usize = 64;
+/// The part of the memory budget that is left to jobs, and to all that nobody counts.
+const JOBS_SHARE: usize = 32;
 /// How long nobody must have written before the memory that is kept for the next memtable is given
 /// back: so long that who waits for a sync keeps it.
 const MEMORY_REST: Duration = Duration::from_millis(50);
@@ -58,6 +62,8 @@ pub(crate) struct Throttle {
     stopped: AtomicU32,
     /// When the bucket is empty again, in ns of the monotonic clock.
     free_at_ns: AtomicU64,
+    /// What open files kept in memory when it was last looked at.
+    file_bytes: AtomicU64,
 }
 
 /// Why writers must stop.
@@ -203,11 +209,29 @@ impl Core {
         stop
     }
 
-    /// Leaves to the block cache what memtables and transactions do not use of their half. What they
-    /// may take until the next look is kept for them.
+    /// Leaves to the block cache what files and jobs do not need, and what memtables and
+    /// transactions do not use of their half. What they may take until the next look is kept for
+    /// them.
     fn share_memory(&self, used: usize) {
         let kept = self.default.memtables.free_bytes() + self.memtables_limit() / LOOKS_PER_LIMIT;
-        self.cache.lend((used + kept).min(self.memtables_limit()) as u64);
+        let used = (used + kept).min(self.memtables_limit());
+        let jobs = self.config.memory_budget / JOBS_SHARE;
+        self.cache.lend((used + jobs) as u64 + self.throttle.file_bytes.load(Relaxed));
+    }
+
+    /// Counts what open files keep in memory. Called after every job, since that is when files come
+    /// and go: to count it as often as memtables grow would cost more than it tells.
+    pub(crate) fn look_at_files(&self) {
+        self.throttle.file_bytes.store(self.pinned_bytes(), Relaxed);
+    }
+
+    /// Bytes that open files keep in memory.
+    pub(crate) fn pinned_bytes(&self) -> u64 {
+        let of_state = |state: &Arc<KeyspaceState>| {
+            let version = state.view_full().version.clone();
+            version.files().map(|file| file.pinned_bytes()).sum::<u64>()
+        };
+        self.keyspaces.all().iter().map(of_state).sum()
     }
 
     /// How long the log lane may sleep before it looks again whether writers have come to rest.
