@@ -94,11 +94,11 @@ impl FileBlocks {
         Some(block)
     }
 
-    /// Asks for the slot of block `n` before it is needed.
+    /// Asks for the slots of `count` blocks from `n` on before they are needed.
     #[inline]
-    pub(crate) fn prefetch(&self, n: usize) {
-        if let Some(slot) = self.slots.get().and_then(|slots| slots.0.get(n)) {
-            prefetch(slot);
+    pub(crate) fn prefetch(&self, n: usize, count: usize) {
+        if let Some(slots) = self.slots.get() {
+            prefetch(slots.0.get(n..n + count).unwrap_or_default());
         }
     }
 

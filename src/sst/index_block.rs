@@ -25,6 +25,7 @@ use crate::base::prefetch::prefetch_at;
 use crate::sst::block::BlockHandle;
 use crate::sst::block::TRAILER_LEN;
 use crate::sst::data_block::shared_prefix_len;
+use crate::sst::samples::Part;
 
 const HEADER_LEN: usize = 16;
 const FLAG_WIDE_OFFSETS: u8 = 1;
@@ -79,18 +80,29 @@ impl<'a> IndexBlock<'a> {
         })
     }
 
-    /// Asks for what the first steps of a search in `payload`, of `count` blocks, will read.
+    /// Asks for what a search in `part` of `payload`, an index of `count` blocks, will read.
     #[inline]
-    pub(super) fn prefetch(payload: &[u8], count: usize) {
+    pub(super) fn prefetch(payload: &[u8], count: usize, part: Part) {
         let start = payload.as_ptr();
+        let heads = start.wrapping_add(HEADER_LEN);
+        // One of each more: of the block behind, and where the last one ends.
         prefetch_at(start, 1);
-        for eighth in 1..8 {
-            prefetch_at(start.wrapping_add(HEADER_LEN + eighth * count), 1);
-        }
+        prefetch_at(heads.wrapping_add(8 * part.start), 8 * (part.len + 1));
+        prefetch_at(heads.wrapping_add(8 * count + 4 * part.start), 4 * (part.len + 1));
     }
 
     pub(super) fn len(&self) -> usize {
         self.heads.len()
+    }
+
+    /// Bytes that all separators have in common.
+    pub(super) fn shared_len(&self) -> usize {
+        self.shared_len
+    }
+
+    /// The eight bytes behind these of the separator of block `i`.
+    pub(super) fn head(&self, i: usize) -> Option<u64> {
+        self.heads.get(i).map(|head| u64::from_le_bytes(*head))
     }
 
     /// Are there as many blocks as the top index says?
@@ -151,29 +163,46 @@ impl<'a> IndexBlock<'a> {
     /// The first block that may hold a version of `user`; block 0 if `user` sorts before all.
     #[inline]
     pub(super) fn find(&self, user: &[u8]) -> Result<usize, Malformed> {
-        let mut i = self.rank(user)?.saturating_sub(1);
+        let shared = self.separator(0)?.get(..self.shared_len).ok_or(BAD_KEY)?;
+        let rank = match user.strip_prefix(shared) {
+            Some(suffix) => {
+                self.rank_in(Part { start: 0, len: self.len(), head: head8(suffix) }, user)?
+            }
+            None if user < shared => 0,
+            None => self.len(),
+        };
+        self.begin_of_run(rank, user)
+    }
+
+    /// The same, given the part that the search ends in.
+    #[inline]
+    pub(super) fn find_in(&self, part: Part, user: &[u8]) -> Result<usize, Malformed> {
+        self.begin_of_run(self.rank_in(part, user)?, user)
+    }
+
+    /// The block that versions of `user` begin in, if `rank` separators are at most `user`.
+    #[inline]
+    fn begin_of_run(&self, rank: usize, user: &[u8]) -> Result<usize, Malformed> {
+        let mut i = rank.saturating_sub(1);
         while i > 0 && self.continues_key(i, user)? {
             i -= 1;
         }
         Ok(i)
     }
 
-    /// How many separators are at most `user`.
+    /// How many separators are at most `user`, by the heads of a part.
     #[inline]
-    fn rank(&self, user: &[u8]) -> Result<usize, Malformed> {
-        let shared = self.separator(0)?.get(..self.shared_len).ok_or(BAD_KEY)?;
-        let Some(suffix) = user.strip_prefix(shared) else {
-            return Ok(if user < shared { 0 } else { self.len() });
-        };
-        let head = head8(suffix);
-        let low = self.heads.partition_point(|other| u64::from_le_bytes(*other) < head);
+    fn rank_in(&self, Part { start, len, head }: Part, user: &[u8]) -> Result<usize, Malformed> {
+        let heads = self.heads.get(start..).unwrap_or_default();
+        let heads = heads.get(..len).unwrap_or(heads);
+        let low = start + heads.partition_point(|other| u64::from_le_bytes(*other) < head);
         if self.heads.get(low) != Some(&head.to_le_bytes()) {
             return Ok(low);
         }
         self.rank_among_ties(low, head, user)
     }
 
-    /// As `rank`, where the heads tie from `low` on.
+    /// As `rank_in`, where the heads tie from `low` on.
     #[inline(never)]
     fn rank_among_ties(&self, mut low: usize, head: u64, user: &[u8]) -> Result<usize, Malformed> {
         let ties = self.heads.get(low..).unwrap_or_default();
@@ -282,6 +311,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::sst::samples::PARTS;
+    use crate::sst::samples::Samples;
 
     fn build(separators: &[(Vec<u8>, bool)], base: u64) -> Vec<u8> {
         let mut builder = IndexBuilder::default();
@@ -336,6 +367,9 @@ mod tests {
             }
             let mut probes: Vec<Vec<u8>> = separators.iter().map(|s| s.0.clone()).collect();
             probes.extend([probe, b"pre".to_vec(), b"prefix".to_vec(), b"q".to_vec()]);
+            let (samples, first) = (Samples::new(1), index.separator(0).unwrap());
+            prop_assert!(samples.part(0, index.len(), first, first).is_none());
+            samples.note(0, &index, first);
             for user in probes {
                 let last = separators.iter().rposition(|(separator, continues)| {
                     *separator < user || (*separator == user && !continues)
@@ -344,7 +378,22 @@ mod tests {
                 let run = separators.iter().position(|(s, c)| *s == user && *c);
                 let wanted = run.map_or(last, |run| Some(run.saturating_sub(1)));
                 prop_assert_eq!(index.find(&user).unwrap(), wanted.unwrap_or(0));
+                let part = samples.part(0, index.len(), first, &user);
+                let shared = first.get(..index.shared_len()).unwrap();
+                prop_assert_eq!(part.is_some(), user.starts_with(shared));
+                if let Some(part) = part {
+                    prop_assert!(part.start + part.len <= index.len() + PARTS);
+                    prop_assert_eq!(index.find_in(part, &user).unwrap(), wanted.unwrap_or(0));
+                }
             }
+        }
+
+        #[test]
+        fn samples_of_another_first_block_are_not_noted(separators in separators()) {
+            let payload = build(&separators, 1000);
+            let (samples, index) = (Samples::new(1), IndexBlock::parse(&payload).unwrap());
+            samples.note(0, &index, b"another");
+            prop_assert!(samples.part(0, index.len(), b"another", b"another").is_none());
         }
 
         #[test]
@@ -356,7 +405,13 @@ mod tests {
                 for i in 0..=index.len() {
                     let _ = (index.separator(i), index.continues(i), index.block(i));
                 }
-                let _ = index.find(bytes.get(9..12).unwrap_or_default());
+                let user = bytes.get(9..12).unwrap_or_default();
+                let _ = index.find(user);
+                let (samples, first) = (Samples::new(1), index.separator(0).unwrap_or_default());
+                samples.note(0, &index, first);
+                if let Some(part) = samples.part(0, index.len(), first, user) {
+                    let _ = index.find_in(part, user);
+                }
             }
         }
     }

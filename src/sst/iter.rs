@@ -308,9 +308,13 @@ impl SstIter {
         if self.reader.top().len() == 0 {
             return Ok(None);
         }
-        let partition = self.reader.top().find(user).unwrap_or(0);
+        let top = self.reader.top();
+        let partition = top.find(user).unwrap_or(0);
+        let found = top.partition(partition);
+        let part = found.and_then(|found| self.reader.part_of(partition, found, user));
         self.load_index(partition)?;
-        let block = self.with_index(|index| index.find(user))?;
+        let block =
+            self.with_index(|index| self.reader.find_block(partition, &index, part, user))?;
         let place = Place { partition, block };
         self.load_block(place)?;
         Ok(Some(place))

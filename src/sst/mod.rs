@@ -75,6 +75,7 @@ mod properties;
 mod range_block;
 mod reader;
 mod salvage;
+mod samples;
 mod top_index;
 mod verify;
 mod warm;

@@ -1,8 +1,8 @@
 //! Many keys at once: each step is done for a group of them before the next, so that their cache
 //! misses pass side by side instead of one after the other.
 //!
-//! What a step will touch is asked for by the step before: the filter's line, then the top of the
-//! binary search in the index, the block's slot, the block's first lines, and the entry. Blocks that
+//! What a step will touch is asked for by the step before: the filter's line, then the part of the
+//! index that the search ends in, the block's slot, the block's first lines, and the entry. Blocks that
 //! the cache does not have are searched at once if the page cache has them; of the others the system
 //! is asked for all before the first is read.
 #![deny(clippy::indexing_slicing)]
@@ -17,8 +17,10 @@ use crate::sst::data_block::DataBlock;
 use crate::sst::filter;
 use crate::sst::index_block::IndexBlock;
 use crate::sst::load::Wanted;
+use crate::sst::reader::Known;
 use crate::sst::reader::Located;
 use crate::sst::reader::SstReader;
+use crate::sst::samples::Part;
 
 /// Keys that go side by side: more than a processor has misses under way.
 const GROUP: usize = 16;
@@ -31,10 +33,11 @@ const BLOCK_FRONT: usize = 5 * CACHE_LINE;
 const ENTRY_FRONT: usize = 4 * CACHE_LINE;
 
 /// A key on its way, by its number in the group, and the block that may hold it: by its number in
-/// the partition and in the file.
+/// the partition, of which the search may end in a known part, and in the file.
 struct Place {
     lookup: usize,
     partition: usize,
+    part: Option<Part>,
     block: usize,
     block_of_file: usize,
     handle: BlockHandle,
@@ -68,6 +71,7 @@ impl SstReader {
             places.push(Place {
                 lookup: i,
                 partition: p,
+                part: None,
                 block: 0,
                 block_of_file: 0,
                 handle,
@@ -85,7 +89,7 @@ impl SstReader {
     /// Drops the places that a filter rules out, and finds the blocks of the others.
     fn find_blocks(&self, group: &[Lookup<'_>], places: &mut Vec<Place>) -> Result<()> {
         let mut failed = Ok(());
-        places.retain(|place| {
+        places.retain_mut(|place| {
             let p = place.partition;
             let (Some(lookup), Some(partition)) =
                 (group.get(place.lookup), self.top().partition(p))
@@ -96,8 +100,8 @@ impl SstReader {
                 failed = Err(error);
                 false
             });
-            if admits && let Some(index) = self.in_place(self.index_no(p), partition.index) {
-                IndexBlock::prefetch(index, partition.blocks);
+            if admits {
+                place.part = self.part_of(p, partition, lookup.key);
             }
             admits
         });
@@ -113,10 +117,11 @@ impl SstReader {
             let at = partition.index.offset;
             let index = self.whole(at, IndexBlock::parse(index.get(self.mapping())))?;
             self.whole(at, index.check_len(partition.blocks))?;
-            place.block = self.whole(at, index.find(lookup.key))?;
+            let block = self.find_block(p, &index, place.part, lookup.key);
+            place.block = self.whole(at, block)?;
             place.handle = self.whole(at, index.block(place.block))?;
             place.block_of_file = partition.first_block + place.block;
-            self.cached().prefetch(place.block_of_file);
+            self.cached().prefetch(place.block_of_file, 1);
         }
         Ok(())
     }
@@ -179,7 +184,7 @@ impl SstReader {
         }
         for (place, block) in places.iter().zip(blocks) {
             let Some(lookup) = group.get_mut(place.lookup) else { continue };
-            let known = Some((place.block, block));
+            let known = Known::Block(place.block, block);
             let wanted = Wanted { user: lookup.key, hash: lookup.hash, seqno };
             if place.asked && !self.is_at_hand(place.block_of_file) {
                 self.load_to_keep(place.block_of_file, place.handle)?;

@@ -38,6 +38,8 @@ use crate::sst::load::fetch;
 use crate::sst::properties;
 use crate::sst::properties::Properties;
 use crate::sst::range_block;
+use crate::sst::samples::Part;
+use crate::sst::samples::Samples;
 use crate::sst::top_index::Partition;
 use crate::sst::top_index::TopIndex;
 
@@ -81,6 +83,14 @@ pub(crate) struct Aim<'a> {
     filter: Option<&'a [u8]>,
 }
 
+/// What is known of where in a partition the versions of a key would begin.
+pub(super) enum Known {
+    /// In this part, if it is known.
+    Part(Option<Part>),
+    /// In this block, which is at hand if it is loaded.
+    Block(usize, Option<BlockBytes>),
+}
+
 /// An entry that a point read found.
 pub(super) struct Located {
     pub(super) block: BlockBytes,
@@ -101,6 +111,7 @@ pub(crate) struct SstReader {
     /// Those that are in the cache.
     pub(super) blocks: FileBlocks,
     top: TopIndex,
+    samples: Samples,
     properties: Properties,
     pub(super) ranges: Fragments,
     pub(super) verified: Verified,
@@ -164,6 +175,7 @@ impl SstReader {
             file,
             mapping,
             mapped,
+            samples: Samples::new(top.len()),
             top,
             properties,
             ranges,
@@ -190,7 +202,8 @@ impl SstReader {
         let verified = size_of_val::<[_]>(&self.verified.0);
         let slots = self.blocks.pinned_bytes();
         let ranges = self.ranges.bytes();
-        (size_of::<SstReader>() + self.top.memory() + ranges + verified + slots) as u64
+        let top = self.top.memory() + self.samples.memory();
+        (size_of::<SstReader>() + top + ranges + verified + slots) as u64
     }
 
     /// Could the file hold versions of `user`? No is certain.
@@ -252,10 +265,8 @@ impl SstReader {
             return Ok(None);
         }
         // Where keys are mostly there, the processor comes here before it knows what the filter says.
-        if let Some(index) = self.in_place(self.index_no(p), partition.index) {
-            IndexBlock::prefetch(index, partition.blocks);
-        }
-        let Some(located) = self.locate_from(p, None, Wanted { user, hash, seqno })? else {
+        let known = Known::Part(self.part_of(p, partition, user));
+        let Some(located) = self.locate_from(p, known, Wanted { user, hash, seqno })? else {
             return Ok(None);
         };
         let value = self.value_of(&located);
@@ -272,13 +283,56 @@ impl SstReader {
         }
     }
 
-    /// Where the newest version that is wanted is, from partition `p` on; from a block of it on, if
-    /// the one that may hold the key is known, and at hand if it is loaded.
+    /// The part of partition `p` that a search for `user` ends in, if that is known. Asks for what
+    /// the search will read.
+    #[inline]
+    pub(super) fn part_of(&self, p: usize, partition: &Partition, user: &[u8]) -> Option<Part> {
+        let first = self.top.separator(p);
+        let part = self.samples.part(p, partition.blocks, first, user)?;
+        if let Some(index) = self.in_place(self.index_no(p), partition.index) {
+            IndexBlock::prefetch(index, partition.blocks, part);
+        }
+        self.blocks.prefetch(partition.first_block + part.start, part.len);
+        Some(part)
+    }
+
+    /// The first block of partition `p`, which has this index, that may hold a version of `user`.
+    #[inline]
+    pub(super) fn find_block(
+        &self,
+        p: usize,
+        index: &IndexBlock<'_>,
+        part: Option<Part>,
+        user: &[u8],
+    ) -> Result<usize, Malformed> {
+        match part {
+            Some(part) => index.find_in(part, user),
+            None => self.find_first_block(p, index, user),
+        }
+    }
+
+    /// The same in a partition that was not searched yet, as a rule.
+    #[cold]
+    fn find_first_block(
+        &self,
+        p: usize,
+        index: &IndexBlock<'_>,
+        user: &[u8],
+    ) -> Result<usize, Malformed> {
+        let first = self.top.separator(p);
+        self.samples.note(p, index, first);
+        match self.samples.part(p, index.len(), first, user) {
+            Some(part) => index.find_in(part, user),
+            None => index.find(user),
+        }
+    }
+
+    /// Where the newest version that is wanted is, from partition `p` on, of which that is `known`.
     #[inline]
     pub(super) fn locate_from(
         &self,
         mut p: usize,
-        mut known: Option<(usize, Option<BlockBytes>)>,
+        mut known: Known,
         wanted: Wanted<'_>,
     ) -> Result<Option<Located>> {
         while let Some(partition) = self.top.partition(p) {
@@ -293,9 +347,11 @@ impl SstReader {
             };
             let index = self.whole(at, IndexBlock::parse(index_bytes))?;
             self.whole(at, index.check_len(partition.blocks))?;
-            let (mut i, mut loaded) = match known.take() {
-                Some(known) => known,
-                None => (self.whole(at, index.find(wanted.user))?, None),
+            let (mut i, mut loaded) = match std::mem::replace(&mut known, Known::Part(None)) {
+                Known::Block(block, loaded) => (block, loaded),
+                Known::Part(part) => {
+                    (self.whole(at, self.find_block(p, &index, part, wanted.user))?, None)
+                }
             };
             loop {
                 let handle = self.whole(at, index.block(i))?;
