@@ -124,7 +124,8 @@ pub(crate) const ROWS: [(&str, Group); 32] = [
     ("larger: overwrite", Group::Larger),
 ];
 
-/// Seconds that a row may take, by its kind. Who is slow does less in them.
+/// Seconds that a row may take, by its kind. Who is slow does less in them, but for the writes of
+/// engines that merge.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Seconds {
     pub(crate) fill: f64,
@@ -136,7 +137,7 @@ pub(crate) struct Seconds {
 
 impl Seconds {
     pub(crate) const QUICK: Seconds =
-        Seconds { fill: 4.0, sustained: 8.0, sync: 1.0, read: 1.0, mixed: 1.5 };
+        Seconds { fill: 3.0, sustained: 6.0, sync: 1.0, read: 1.0, mixed: 1.5 };
     pub(crate) const FULL: Seconds =
         Seconds { fill: 30.0, sustained: 60.0, sync: 4.0, read: 4.0, mixed: 6.0 };
 }

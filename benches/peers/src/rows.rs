@@ -32,6 +32,9 @@ use crate::plan::Group;
 use crate::plan::Plan;
 use crate::plan::limit;
 
+/// An engine that merges and needs more than so many times what others may take is hung.
+const MERGING_TIMES_LONGER: f64 = 20.0;
+
 /// What a worker tells its parent: one line for each row.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Told {
@@ -87,9 +90,12 @@ impl Bench<'_> {
         Random::new(u64::from(self.plan.repetition) << 32 | use_of_it)
     }
 
-    /// A limit by the number of keys and by `seconds`.
-    fn once_over(&self, seconds: f64) -> Limit {
-        limit(self.keys(), seconds)
+    /// A limit of writes, by their number and by `seconds`. Engines that merge do all of them: what
+    /// they write and hold for each byte grows with the writes, so that bytes of different numbers
+    /// of them could not be compared.
+    fn writes(&self, ops: u64, seconds: f64) -> Limit {
+        let times = if self.plan.engine.is_lsm() { MERGING_TIMES_LONGER } else { 1.0 };
+        limit(ops, times * seconds)
     }
 
     fn open(&self) -> Result<Box<dyn Engine>> {

@@ -7,7 +7,6 @@ use super::Bench;
 use super::reads::in_threads;
 use crate::engines::Engine;
 use crate::measure::Meter;
-use crate::plan::limit;
 
 const PER_BATCH: u64 = 100;
 /// A sustained overwrite writes every key this often.
@@ -17,7 +16,7 @@ impl Bench<'_> {
     pub(super) fn fill_seq(&self) -> Result<()> {
         let engine = self.open()?;
         let run = || {
-            Meter::drive(self.once_over(self.plan.seconds.fill), |i| {
+            Meter::drive(self.writes(self.keys(), self.plan.seconds.fill), |i| {
                 engine.put(&self.key(i), self.values.of(i))?;
                 Ok(1)
             })
@@ -30,7 +29,7 @@ impl Bench<'_> {
         let engine = self.open()?;
         let run = || {
             let mut batch = Vec::with_capacity(PER_BATCH as usize);
-            Meter::drive(self.once_over(self.plan.seconds.fill), |call| {
+            Meter::drive(self.writes(self.keys(), self.plan.seconds.fill), |call| {
                 batch.clear();
                 for place in call * PER_BATCH..(call + 1) * PER_BATCH {
                     let i = self.shuffle.at(place);
@@ -49,7 +48,7 @@ impl Bench<'_> {
         let mut filled = 0;
         if self.wants("fillrandom") {
             let run = || {
-                Meter::drive(self.once_over(self.plan.seconds.fill), |place| {
+                Meter::drive(self.writes(self.keys(), self.plan.seconds.fill), |place| {
                     let i = self.shuffle.at(place);
                     engine.put(&self.key(i), self.values.of(i))?;
                     Ok(1)
@@ -65,7 +64,7 @@ impl Bench<'_> {
         self.overwrite("sustained overwrite", &*engine, TIMES_OVER, self.plan.seconds.sustained)?;
         if self.wants("deleterandom") {
             let run = || {
-                Meter::drive(self.once_over(self.plan.seconds.fill), |place| {
+                Meter::drive(self.writes(self.keys(), self.plan.seconds.fill), |place| {
                     engine.delete(&self.key(self.shuffle.at(place)))?;
                     Ok(1)
                 })
@@ -84,7 +83,7 @@ impl Bench<'_> {
         let run = || {
             in_threads(2, |thread| {
                 let mut random = self.random(60 + thread);
-                Meter::drive(limit(self.keys() / 2, self.plan.seconds.fill / 2.0), |n| {
+                Meter::drive(self.writes(self.keys() / 2, self.plan.seconds.fill / 2.0), |n| {
                     let i = random.below(self.keys());
                     engine.put(&self.key(i), self.values.of(i + n))?;
                     Ok(1)
@@ -101,7 +100,7 @@ impl Bench<'_> {
         }
         let mut random = self.random(times);
         let run = || {
-            Meter::drive(limit(times * self.keys(), seconds), |n| {
+            Meter::drive(self.writes(times * self.keys(), seconds), |n| {
                 let i = random.below(self.keys());
                 engine.put(&self.key(i), self.values.of(i + n))?;
                 Ok(1)
