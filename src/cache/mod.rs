@@ -29,9 +29,11 @@
 //! cost a hundred times as much as a place.
 
 use std::cell::Cell;
+use std::fmt;
 use std::hash::BuildHasher;
 use std::hash::Hasher;
 use std::sync::Arc;
+use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::AtomicU64;
@@ -168,6 +170,23 @@ pub(crate) struct BlockCache {
     /// Blocks that had to be loaded, and those among them that nobody had asked for.
     loaded: Counter,
     kept: Counter,
+    helper: Helper,
+}
+
+/// Wakes the thread that calls [`prepare_memory`], if there is one.
+#[derive(Default)]
+struct Helper(OnceLock<Box<dyn Fn() + Send + Sync>>);
+
+impl fmt::Debug for Helper {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Helper").field("is_set", &self.0.get().is_some()).finish()
+    }
+}
+
+/// Makes memory ready for blocks to come, if the last that was ready has been begun. For a thread
+/// on which no reader waits: it may take milliseconds.
+pub(crate) fn prepare_memory() {
+    pool::prepare();
 }
 
 /// Has a cache line of its own, which is written once in a generation: every hit reads it.
@@ -191,7 +210,15 @@ impl BlockCache {
             full: AtomicBool::new(false),
             loaded: Counter::default(),
             kept: Counter::default(),
+            helper: Helper::default(),
         }
+    }
+
+    /// From now on `wake` is called when it is time to [`prepare_memory`]: by readers, so it should
+    /// take no longer than waking a thread.
+    pub(crate) fn set_helper(&self, wake: impl Fn() + Send + Sync + 'static) {
+        // Set once, when the database is opened.
+        let _ = self.helper.0.set(Box::new(wake));
     }
 
     /// Bytes held, bookkeeping included, lent ones not.
@@ -306,6 +333,11 @@ impl BlockCache {
         let generation = (before + len) / self.generation_bytes;
         if generation != before / self.generation_bytes {
             self.generation.0.store(generation as u32, Relaxed);
+        }
+        if let Some(wake) = self.helper.0.get()
+            && pool::is_spare_taken()
+        {
+            wake();
         }
     }
 }

@@ -10,14 +10,20 @@
 //! memory that one thread or cache leaves serves all others.
 //!
 //! The first chunks are not on huge pages: of those the system hands out what is touched, so that a
-//! small cache costs no more than it holds.
+//! small cache costs no more than it holds. A chunk on a huge page is cleared as a whole when it is
+//! first touched, which takes as long as a hundred reads of the disk where the host of a virtual
+//! machine has to find the memory first: so one chunk is touched beforehand ([`prepare`]), on a
+//! thread on which no reader waits.
 //!
 //! Who has a slot is noted beside the chunks, never in them: there is no unsafe code here.
 
 use std::collections::BTreeSet;
 use std::ptr::NonNull;
 use std::sync::Mutex;
+use std::sync::MutexGuard;
 use std::sync::PoisonError;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 
 use memmap2::MmapMut;
 use memmap2::MmapRaw;
@@ -30,6 +36,8 @@ pub(super) const UNITS_MAX: u32 = (SPAN_LEN / 8 / UNIT) as u32 - 1;
 /// The shortest slot, in units.
 const UNITS_MIN: u32 = 3;
 const CHUNK_LEN: usize = 2 << 20;
+/// The least that the system hands out.
+const PAGE_LEN: usize = 4 << 10;
 const SPAN_LEN: usize = 256 << 10;
 const SPANS: usize = CHUNK_LEN / SPAN_LEN;
 /// So many chunks are on pages of the usual size.
@@ -45,22 +53,47 @@ const SPARSE: usize = 16;
 /// The system's own kind of lock: blocks go at times when a simulated one cannot be taken.
 static POOL: Mutex<Pool> = Mutex::new(Pool::new());
 
+/// See [`is_spare_taken`].
+static SPARE_TAKEN: AtomicBool = AtomicBool::new(false);
+
 /// A slot of `units` or a few more, and how many it has; none if the system has no memory to give.
 /// Requires: `units` is at most [`UNITS_MAX`].
 pub(super) fn take(units: u32) -> Option<(NonNull<u8>, u32)> {
-    POOL.lock().unwrap_or_else(PoisonError::into_inner).take(units)
+    lock().take(units)
 }
 
 /// Takes back the slot at `address`.
 pub(super) fn give(address: usize) {
-    let chunk = POOL.lock().unwrap_or_else(PoisonError::into_inner).give(address);
+    let chunk = lock().give(address);
     // It is unmapped when nobody waits for the lock.
     drop(chunk);
+}
+
+/// True once after each chunk that was begun: it is time for somebody to [`prepare`] the next.
+pub(super) fn is_spare_taken() -> bool {
+    SPARE_TAKEN.load(Relaxed) && SPARE_TAKEN.swap(false, Relaxed)
+}
+
+/// Makes the chunk ready that is needed next, unless one is. May take milliseconds, for which nobody
+/// else waits.
+pub(super) fn prepare() {
+    if lock().wants_spare() {
+        let spare = Chunk::new(Pages::Touched);
+        let surplus = std::mem::replace(&mut lock().spare, spare);
+        // There is one if two did it at once. It is unmapped when nobody waits for the lock.
+        drop(surplus);
+    }
+}
+
+fn lock() -> MutexGuard<'static, Pool> {
+    POOL.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 struct Pool {
     /// By address.
     chunks: Vec<Chunk>,
+    /// The next one, which has been touched.
+    spare: Option<Chunk>,
     /// Spans that have a free slot: units of a slot, and address.
     open: BTreeSet<(u32, usize)>,
     /// Addresses of spans without slots.
@@ -76,6 +109,17 @@ struct Chunk {
     offset: usize,
     mapping: MmapRaw,
     spans: [Span; SPANS],
+}
+
+/// What a chunk lies on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pages {
+    /// Of the usual size.
+    Small,
+    /// Huge ones, if the system has them.
+    Huge,
+    /// The same, and they are there already.
+    Touched,
 }
 
 /// Slots of equal length, or none.
@@ -122,26 +166,29 @@ impl Span {
 }
 
 impl Chunk {
-    /// On huge pages if the system has them.
-    fn new(is_huge: bool) -> Option<Chunk> {
-        let mapping = MmapRaw::from(MmapMut::map_anon(CHUNK_LEN).ok()?);
+    fn new(pages: Pages) -> Option<Chunk> {
+        let mapping = MmapMut::map_anon(CHUNK_LEN).ok()?;
         if mapping.as_ptr().addr().is_multiple_of(CHUNK_LEN) {
-            return Some(Chunk::of(mapping, is_huge));
+            return Some(Chunk::of(mapping, pages));
         }
         // Of twice the length some part lies right. The rest is never touched.
         drop(mapping);
-        Some(Chunk::of(MmapRaw::from(MmapMut::map_anon(2 * CHUNK_LEN).ok()?), is_huge))
+        Some(Chunk::of(MmapMut::map_anon(2 * CHUNK_LEN).ok()?, pages))
     }
 
-    fn of(mapping: MmapRaw, is_huge: bool) -> Chunk {
+    fn of(mut mapping: MmapMut, pages: Pages) -> Chunk {
         let start = mapping.as_ptr().addr().next_multiple_of(CHUNK_LEN);
         let offset = start - mapping.as_ptr().addr();
         #[cfg(target_os = "linux")]
-        if is_huge && !cfg!(miri) {
+        if pages != Pages::Small && !cfg!(miri) {
             // Without them it works as well.
             let _ = mapping.advise_range(memmap2::Advice::HugePage, offset, CHUNK_LEN);
         }
-        Chunk { start, offset, mapping, spans: Default::default() }
+        if pages == Pages::Touched {
+            let bytes = mapping.get_mut(offset..offset + CHUNK_LEN).unwrap_or_default();
+            bytes.chunks_mut(PAGE_LEN).filter_map(<[u8]>::first_mut).for_each(|byte| *byte = 0);
+        }
+        Chunk { start, offset, mapping: MmapRaw::from(mapping), spans: Default::default() }
     }
 
     fn spans(&self) -> impl Iterator<Item = usize> {
@@ -152,7 +199,17 @@ impl Chunk {
 
 impl Pool {
     const fn new() -> Pool {
-        Pool { chunks: Vec::new(), open: BTreeSet::new(), empty: BTreeSet::new(), taken: 0 }
+        Pool {
+            chunks: Vec::new(),
+            spare: None,
+            open: BTreeSet::new(),
+            empty: BTreeSet::new(),
+            taken: 0,
+        }
+    }
+
+    fn wants_spare(&self) -> bool {
+        self.spare.is_none() && self.chunks.len() >= SMALL_CHUNKS
     }
 
     /// The number of the chunk that `address` lies in.
@@ -192,7 +249,12 @@ impl Pool {
     /// The address of a span that is cut into slots of `units`.
     fn open(&mut self, units: u32) -> Option<usize> {
         if self.empty.is_empty() {
-            let chunk = Chunk::new(self.chunks.len() >= SMALL_CHUNKS)?;
+            let chunk = if self.chunks.len() < SMALL_CHUNKS {
+                Chunk::new(Pages::Small)
+            } else {
+                SPARE_TAKEN.store(true, Relaxed);
+                self.spare.take().or_else(|| Chunk::new(Pages::Huge))
+            }?;
             self.empty.extend(chunk.spans());
             let n = self.chunks.partition_point(|other| other.start < chunk.start);
             self.chunks.insert(n, chunk);
@@ -290,6 +352,26 @@ mod tests {
         let gone = slots.iter().filter(|slot| pool.give(**slot).is_some()).count();
         assert_eq!((gone, pool.chunks.len()), (chunks - 1, 1));
         assert_eq!((pool.taken, pool.open.len(), pool.empty.len()), (0, 0, SPANS));
+    }
+
+    #[test]
+    fn a_spare_is_wanted_once_chunks_are_huge_and_begun_next() {
+        let mut pool = Pool::new();
+        while pool.chunks.len() < SMALL_CHUNKS {
+            assert!(!pool.wants_spare(), "a small pool costs no more than it holds");
+            take(&mut pool, UNITS_MAX);
+        }
+        assert!(pool.wants_spare());
+        let spare = Chunk::new(Pages::Touched).unwrap();
+        let start = spare.start;
+        pool.spare = Some(spare);
+        while pool.spare.is_some() {
+            assert!(!pool.wants_spare());
+            assert_eq!(pool.chunks.len(), SMALL_CHUNKS, "a chunk was made beside the spare");
+            take(&mut pool, UNITS_MAX);
+        }
+        assert_eq!(pool.chunks.len(), SMALL_CHUNKS + 1);
+        assert!(pool.chunks.iter().any(|chunk| chunk.start == start) && pool.wants_spare());
     }
 
     proptest! {

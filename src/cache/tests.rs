@@ -339,3 +339,21 @@ fn what_a_file_forgets_leaves_cache_and_slots() {
     assert_eq!(cache.used_bytes(), used / 2);
     assert!((0..20).all(|n| gone.find(n).is_none() && kept.get(n).is_some()));
 }
+
+#[test]
+fn readers_ask_for_memory_ahead() {
+    let cache = Arc::new(BlockCache::new(256 << 20));
+    let calls = Arc::new(AtomicUsize::new(0));
+    let counter = calls.clone();
+    cache.set_helper(move || {
+        counter.fetch_add(1, Relaxed);
+    });
+    let blocks = file(&cache, 1, 4096);
+    // There is one pool for all tests: so others may have taken, and asked for, some of its chunks.
+    let asked = (0..4096).any(|n| {
+        blocks.insert(n, block(16 << 10, 0));
+        calls.load(Relaxed) > 0
+    });
+    assert!(asked);
+    prepare_memory();
+}

@@ -10,6 +10,7 @@ use crate::base::error::Error;
 use crate::base::error::Result;
 use crate::base::sync::thread;
 use crate::base::sync::thread::JoinHandle;
+use crate::cache;
 use crate::engine::Core;
 use crate::engine::scheduler::Lane;
 
@@ -23,6 +24,8 @@ pub(crate) fn start(core: &Arc<Core>) -> Result<Vec<JoinHandle<()>>> {
     if core.is_manual() || core.config.read_only {
         return Ok(Vec::new());
     }
+    let jobs = core.jobs.clone();
+    core.cache.set_helper(move || jobs.notify_log());
     let mut lanes = vec![Lane::Log, Lane::Flush];
     lanes.extend(std::iter::repeat_n(Lane::Compaction, core.compaction_threads()));
     let mut threads = Vec::with_capacity(lanes.len());
@@ -152,6 +155,7 @@ impl Core {
     }
 
     fn step_log(&self) -> Result<bool> {
+        cache::prepare_memory();
         if self.jobs.take_due_sync(self.clock.monotonic()) {
             self.sync_due_writes()?;
         }
