@@ -72,7 +72,7 @@ pub(crate) trait InternalIter {
     fn is_sole(&self) -> bool {
         false
     }
-    /// Do readers have the block of the entry in the cache?
+    /// Do readers have the block of the entry in the cache, or what is in a memtable as well?
     fn is_hot(&self) -> bool {
         false
     }

@@ -59,6 +59,7 @@ impl Core {
     pub(crate) fn flush_next(&self) -> Result<bool> {
         let Some(mut job) = self.next_flush() else { return Ok(false) };
         let result = self.finish_job(Lane::Flush, self.run_flush(&mut job));
+        let state = job.state.clone();
         drop(job);
         // A compaction may have ended while a reader was at the files that it replaced.
         self.sweep();
@@ -66,7 +67,9 @@ impl Core {
             // Nobody has written meanwhile, so nobody waits for their memory.
             self.release_memtables();
         }
-        result.map(|()| true)
+        // What waits to be written goes first.
+        self.keep_warm(&state, &result?, || state.sealed_count() == 0);
+        Ok(true)
     }
 
     /// Runs one compaction, if any is due.
@@ -87,7 +90,7 @@ impl Core {
         let hot = result?;
         self.await_readers(&inputs);
         if !hot.is_empty() {
-            self.keep_warm(&state, &hot);
+            self.keep_warm(&state, &hot, || true);
         }
         Ok(())
     }
@@ -105,16 +108,16 @@ impl Core {
         }
     }
 
-    /// Puts blocks of files that have come to `state` into the cache, as far as there is room: that
-    /// of the blocks they were made of, which have left it with their files. What cannot be read is
-    /// left to the reader who needs it.
-    fn keep_warm(&self, state: &KeyspaceState, hot: &[HotBlocks]) {
+    /// Puts blocks of files that have come to `state` into the cache, as far as there is room and
+    /// `go_on` says so: the room of what they were made of, which is gone by now. What cannot be read
+    /// is left to the reader who needs it.
+    fn keep_warm(&self, state: &KeyspaceState, hot: &[HotBlocks], go_on: impl Fn() -> bool) {
         for HotBlocks { file: id, blocks } in hot {
             let view = state.view_full();
             let found = view.version.files().find(|file| file.meta.id == *id).cloned();
             drop(view);
             let Some(file) = found else { continue };
-            let go_on = || !self.cancel.load(Relaxed);
+            let go_on = || !self.cancel.load(Relaxed) && go_on();
             if let Err(error) = file.reader().and_then(|reader| reader.warm(blocks, go_on)) {
                 tracing::warn!(%error, "a new file stays cold");
             }
@@ -140,9 +143,9 @@ impl Core {
         result
     }
 
-    /// Writes the job's memtables to level 0.
-    fn run_flush(&self, job: &mut FlushJob<'_>) -> Result<()> {
-        let Some(newest) = job.sealed.last() else { return Ok(()) };
+    /// Writes the job's memtables to level 0. Returns what of that is hot.
+    fn run_flush(&self, job: &mut FlushJob<'_>) -> Result<Vec<HotBlocks>> {
+        let Some(newest) = job.sealed.last() else { return Ok(Vec::new()) };
         let last = newest.last;
         // What is flushed must be visible, so that the snapshots listed below are all that can need
         // an older version.
@@ -196,7 +199,7 @@ impl Core {
         self.roll_manifest_over()?;
         self.jobs.notify_compaction();
         self.jobs.notify_log();
-        Ok(())
+        Ok(added.hot)
     }
 
     /// Runs the job's plan and installs what comes out. Returns what of it is hot.

@@ -142,6 +142,7 @@ impl ReadView {
     pub(crate) fn note_get(&self) {
         if is_sampled() {
             self.cost.add(u64::from(SAMPLE) * GET_BYTES * self.further_runs());
+            self.active.note_gets(u64::from(SAMPLE));
         }
     }
 
@@ -384,6 +385,26 @@ mod tests {
         assert_eq!(job.plan.input_bytes(), tree.files_bytes());
         tree.engine.compact(job).unwrap();
         assert_eq!(tree.bill(), 0);
+    }
+
+    #[test]
+    fn what_was_read_in_a_memtable_is_in_the_cache_once_it_is_written() {
+        let tree = Tree::new();
+        tree.write();
+        tree.flush();
+        assert_eq!(tree.engine.cache.len(), 0, "nobody has read");
+        tree.write();
+        for n in 0..KEYS {
+            assert!(tree.engine.get(&tree.state, None, &n.to_be_bytes()).unwrap().is_some());
+        }
+        let misses = tree.engine.cache.misses();
+        tree.flush();
+        let (blocks, kept) = (tree.engine.cache.len(), tree.engine.cache.kept());
+        assert!(blocks > 10 && kept == blocks, "{kept} of {blocks} blocks were kept");
+        for n in 0..KEYS {
+            assert!(tree.engine.get(&tree.state, None, &n.to_be_bytes()).unwrap().is_some());
+        }
+        assert_eq!((tree.engine.cache.misses(), tree.engine.cache.len()), (misses, blocks));
     }
 
     #[test]

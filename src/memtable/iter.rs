@@ -109,6 +109,10 @@ impl InternalIter for MemtableIter {
         self.memtable.records.key(self.record())
     }
 
+    fn is_hot(&self) -> bool {
+        self.memtable.is_hot()
+    }
+
     fn value(&self) -> &[u8] {
         self.memtable.records.value(self.record())
     }

@@ -57,6 +57,10 @@ use record::Records;
 pub(crate) use iter::MemtableIter;
 pub(crate) use range_del::RangeRun;
 
+/// A memtable is hot if there was one get for so many of its entries: about the number that lie in a
+/// block of its file, so that most of these will be read.
+const ENTRIES_PER_GET: u64 = 32;
+
 /// Keys of a batch whose words of the filter are asked for at once.
 const GROUP: usize = 32;
 
@@ -76,6 +80,8 @@ pub(crate) struct Memtable {
     ranges: RangeDels,
     /// No entry is newer.
     newest: AtomicU64,
+    /// Of the keyspace while this was where it was written to, about.
+    gets: AtomicU64,
 }
 
 impl fmt::Debug for Memtable {
@@ -114,6 +120,7 @@ impl Memtables {
             len: AtomicUsize::new(0),
             ranges: RangeDels::default(),
             newest: AtomicU64::new(u64::MAX),
+            gets: AtomicU64::new(0),
         }
     }
 
@@ -143,6 +150,16 @@ impl<'a> Insert<'a> {
 }
 
 impl Memtable {
+    /// Notes that its keyspace was read `gets` times.
+    pub(crate) fn note_gets(&self, gets: u64) {
+        self.gets.fetch_add(gets, Ordering::Relaxed);
+    }
+
+    /// Is its keyspace read as well as written, so that readers had in memory what was in here?
+    fn is_hot(&self) -> bool {
+        self.gets.load(Ordering::Relaxed) * ENTRIES_PER_GET > self.len() as u64
+    }
+
     #[cfg(test)]
     pub(crate) fn id(&self) -> u64 {
         self.id
