@@ -183,7 +183,7 @@ impl fmt::Debug for Helper {
     }
 }
 
-/// Makes memory ready for blocks to come, if the last that was ready has been begun. For a thread
+/// Makes memory ready for blocks to come, if little that is ready is left. For a thread
 /// on which no reader waits: it may take milliseconds.
 pub(crate) fn prepare_memory() {
     pool::prepare();
@@ -335,7 +335,7 @@ impl BlockCache {
             self.generation.0.store(generation as u32, Relaxed);
         }
         if let Some(wake) = self.helper.0.get()
-            && pool::is_spare_taken()
+            && pool::is_spare_due()
         {
             wake();
         }

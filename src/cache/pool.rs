@@ -42,6 +42,9 @@ const SPAN_LEN: usize = 256 << 10;
 const SPANS: usize = CHUNK_LEN / SPAN_LEN;
 /// So many chunks are on pages of the usual size.
 const SMALL_CHUNKS: usize = 4;
+/// The next chunk is made ready when so many spans are left: some hundred blocks before it is needed,
+/// and so late that a cache which stops to grow hardly ever has one for nothing.
+const SPANS_LEFT: usize = 2;
 /// The part of all spans that may be empty without a chunk's going back: blocks of files that are
 /// gone leave before those of new ones come.
 const EMPTY: usize = 16;
@@ -53,8 +56,8 @@ const SPARSE: usize = 16;
 /// The system's own kind of lock: blocks go at times when a simulated one cannot be taken.
 static POOL: Mutex<Pool> = Mutex::new(Pool::new());
 
-/// See [`is_spare_taken`].
-static SPARE_TAKEN: AtomicBool = AtomicBool::new(false);
+/// See [`is_spare_due`].
+static SPARE_DUE: AtomicBool = AtomicBool::new(false);
 
 /// A slot of `units` or a few more, and how many it has; none if the system has no memory to give.
 /// Requires: `units` is at most [`UNITS_MAX`].
@@ -69,12 +72,12 @@ pub(super) fn give(address: usize) {
     drop(chunk);
 }
 
-/// True once after each chunk that was begun: it is time for somebody to [`prepare`] the next.
-pub(super) fn is_spare_taken() -> bool {
-    SPARE_TAKEN.load(Relaxed) && SPARE_TAKEN.swap(false, Relaxed)
+/// True once whenever it is time for somebody to [`prepare`] a chunk.
+pub(super) fn is_spare_due() -> bool {
+    SPARE_DUE.load(Relaxed) && SPARE_DUE.swap(false, Relaxed)
 }
 
-/// Makes the chunk ready that is needed next, unless one is. May take milliseconds, for which nobody
+/// Makes the chunk ready that is needed next, if it is time. May take milliseconds, for which nobody
 /// else waits.
 pub(super) fn prepare() {
     if lock().wants_spare() {
@@ -209,7 +212,8 @@ impl Pool {
     }
 
     fn wants_spare(&self) -> bool {
-        self.spare.is_none() && self.chunks.len() >= SMALL_CHUNKS
+        let is_next_huge = self.chunks.len() >= SMALL_CHUNKS;
+        is_next_huge && self.spare.is_none() && self.empty.len() <= SPANS_LEFT
     }
 
     /// The number of the chunk that `address` lies in.
@@ -252,7 +256,6 @@ impl Pool {
             let chunk = if self.chunks.len() < SMALL_CHUNKS {
                 Chunk::new(Pages::Small)
             } else {
-                SPARE_TAKEN.store(true, Relaxed);
                 self.spare.take().or_else(|| Chunk::new(Pages::Huge))
             }?;
             self.empty.extend(chunk.spans());
@@ -260,6 +263,9 @@ impl Pool {
             self.chunks.insert(n, chunk);
         }
         let address = self.empty.pop_first()?;
+        if self.wants_spare() {
+            SPARE_DUE.store(true, Relaxed);
+        }
         let n = self.chunk_at(address)?;
         let chunk = self.chunks.get_mut(n)?;
         chunk.spans.get_mut((address - chunk.start) / SPAN_LEN)?.cut(units);
@@ -267,7 +273,7 @@ impl Pool {
         Some(address)
     }
 
-    /// The highest chunk without blocks, if there is one and too many spans are empty.
+    /// A chunk without blocks if too many spans are empty: the spare, or else the highest.
     fn give(&mut self, address: usize) -> Option<Chunk> {
         let n = self.chunk_at(address)?;
         let chunk = self.chunks.get_mut(n)?;
@@ -285,6 +291,9 @@ impl Pool {
         self.empty.insert(start);
         if self.empty.len() < (self.chunks.len() * SPANS / EMPTY).max(2 * SPANS) {
             return None;
+        }
+        if self.spare.is_some() {
+            return self.spare.take();
         }
         let is_empty = |chunk: &Chunk| chunk.spans.iter().all(|span| span.units == 0);
         let chunk = self.chunks.remove(self.chunks.iter().rposition(is_empty)?);
@@ -355,23 +364,26 @@ mod tests {
     }
 
     #[test]
-    fn a_spare_is_wanted_once_chunks_are_huge_and_begun_next() {
+    fn a_spare_is_wanted_when_the_last_huge_chunk_is_nearly_used() {
         let mut pool = Pool::new();
-        while pool.chunks.len() < SMALL_CHUNKS {
-            assert!(!pool.wants_spare(), "a small pool costs no more than it holds");
-            take(&mut pool, UNITS_MAX);
+        let mut slots = Vec::new();
+        while !pool.wants_spare() {
+            slots.push(take(&mut pool, TYPICAL));
         }
-        assert!(pool.wants_spare());
-        let spare = Chunk::new(Pages::Touched).unwrap();
-        let start = spare.start;
-        pool.spare = Some(spare);
+        assert_eq!((pool.chunks.len(), pool.empty.len()), (SMALL_CHUNKS, SPANS_LEFT));
+        pool.spare = Chunk::new(Pages::Touched);
+        let start = pool.spare.as_ref().unwrap().start;
         while pool.spare.is_some() {
             assert!(!pool.wants_spare());
-            assert_eq!(pool.chunks.len(), SMALL_CHUNKS, "a chunk was made beside the spare");
-            take(&mut pool, UNITS_MAX);
+            slots.push(take(&mut pool, TYPICAL));
         }
-        assert_eq!(pool.chunks.len(), SMALL_CHUNKS + 1);
-        assert!(pool.chunks.iter().any(|chunk| chunk.start == start) && pool.wants_spare());
+        assert_eq!((pool.chunks.len(), pool.empty.len()), (SMALL_CHUNKS + 1, SPANS - 1));
+        assert!(pool.chunks.iter().any(|chunk| chunk.start == start) && !pool.wants_spare());
+        // What is not needed goes first.
+        pool.spare = Chunk::new(Pages::Touched);
+        let start = pool.spare.as_ref().unwrap().start;
+        let gone = slots.into_iter().find_map(|slot| pool.give(slot)).unwrap();
+        assert!(gone.start == start && pool.spare.is_none());
     }
 
     proptest! {

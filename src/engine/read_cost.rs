@@ -37,7 +37,7 @@ use crate::engine::scheduler::Jobs;
 /// A seek loses some 0.7 µs for each further run; a compaction moves so many bytes meanwhile.
 const SEEK_BYTES: u64 = 256;
 /// A point read loses less: a filter rules most runs out.
-const GET_BYTES: u64 = 32;
+const GET_BYTES: u64 = 16;
 /// And a step over an entry that is dead, with the versions beneath it.
 const DEAD_BYTES: u64 = 48;
 /// One read of so many is counted, for all of them.
