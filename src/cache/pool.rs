@@ -62,12 +62,12 @@ static SPARE_DUE: AtomicBool = AtomicBool::new(false);
 /// A slot of `units` or a few more, and how many it has; none if the system has no memory to give.
 /// Requires: `units` is at most [`UNITS_MAX`].
 pub(super) fn take(units: u32) -> Option<(NonNull<u8>, u32)> {
-    lock().take(units)
+    lock(&POOL).take(units)
 }
 
 /// Takes back the slot at `address`.
 pub(super) fn give(address: usize) {
-    let chunk = lock().give(address);
+    let chunk = lock(&POOL).give(address);
     // It is unmapped when nobody waits for the lock.
     drop(chunk);
 }
@@ -80,16 +80,20 @@ pub(super) fn is_spare_due() -> bool {
 /// Makes the chunk ready that is needed next, if it is time. May take milliseconds, for which nobody
 /// else waits.
 pub(super) fn prepare() {
-    if lock().wants_spare() {
+    prepare_in(&POOL);
+}
+
+fn prepare_in(pool: &Mutex<Pool>) {
+    if lock(pool).wants_spare() {
         let spare = Chunk::new(Pages::Touched);
-        let surplus = std::mem::replace(&mut lock().spare, spare);
+        let surplus = std::mem::replace(&mut lock(pool).spare, spare);
         // There is one if two did it at once. It is unmapped when nobody waits for the lock.
         drop(surplus);
     }
 }
 
-fn lock() -> MutexGuard<'static, Pool> {
-    POOL.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(pool: &Mutex<Pool>) -> MutexGuard<'_, Pool> {
+    pool.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 struct Pool {
@@ -384,6 +388,22 @@ mod tests {
         let start = pool.spare.as_ref().unwrap().start;
         let gone = slots.into_iter().find_map(|slot| pool.give(slot)).unwrap();
         assert!(gone.start == start && pool.spare.is_none());
+    }
+
+    #[test]
+    fn who_prepares_makes_a_spare_only_if_it_is_wanted() {
+        let pool = Mutex::new(Pool::new());
+        let spare = || lock(&pool).spare.as_ref().map(|chunk| chunk.start);
+        prepare_in(&pool);
+        assert_eq!(spare(), None);
+        while !lock(&pool).wants_spare() {
+            take(&mut lock(&pool), TYPICAL);
+        }
+        prepare_in(&pool);
+        let made = spare();
+        assert!(made.is_some());
+        prepare_in(&pool);
+        assert_eq!(spare(), made);
     }
 
     proptest! {

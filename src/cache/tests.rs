@@ -355,5 +355,4 @@ fn readers_ask_for_memory_ahead() {
         calls.load(Relaxed) > 0
     });
     assert!(asked);
-    prepare_memory();
 }

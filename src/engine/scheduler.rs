@@ -1,8 +1,9 @@
 //! Which job runs next, and what is running.
 //!
-//! Three lanes, so that none can starve another: the log lane prepares segments, syncs at
-//! intervals and gives back the space of a log that is not needed; the flush lane writes memtables; the compaction lane has the other threads. A
-//! manual request goes before what the picker would choose.
+//! Three lanes, so that none can starve another: the log lane prepares segments and memory for
+//! blocks, syncs at intervals and gives back the space of a log that is not needed; the flush lane
+//! writes memtables; the compaction lane has the other threads. A manual request goes before what
+//! the picker would choose.
 
 use std::collections::HashSet;
 use std::io;

@@ -155,10 +155,10 @@ impl Core {
     }
 
     fn step_log(&self) -> Result<bool> {
-        cache::prepare_memory();
         if self.jobs.take_due_sync(self.clock.monotonic()) {
             self.sync_due_writes()?;
         }
+        cache::prepare_memory();
         self.make_spare_segment()?;
         self.trim_history();
         self.release_memtables_at_rest();
