@@ -68,12 +68,20 @@ impl Segment {
     }
 }
 
-/// Appends a record to `file`, the content of log file `id`. Requires: a payload, and a length that
-/// is a multiple of 8. Of the sequence number, seven bytes are stored.
-pub fn append_record(file: &mut Vec<u8>, db: u64, id: u64, seqno: u64, lag: u32, payload: &[u8]) {
+/// Appends a record to `file`, the content of log file `id`; with a stamp if there is a lag.
+/// Requires: a payload of two bytes or more. Of the sequence number, seven bytes are stored.
+pub fn append_record(
+    file: &mut Vec<u8>,
+    db: u64,
+    id: u64,
+    seqno: u64,
+    lag: Option<u32>,
+    payload: &[u8],
+) {
     let context = record::Context::new(DbId(db), FileId(id));
     let (offset, seqno) = (file.len() as u64, seqno & SeqNo::MAX.get());
-    record::encode_into(file, context, offset, record::Stamp { seqno, lag }, payload);
+    let stamp = lag.map(|lag| record::Stamp { seqno, lag });
+    record::encode_into(file, context, offset, stamp, payload);
 }
 
 /// A batch in its byte form: puts, and deletes where there is no value.

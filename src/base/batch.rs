@@ -3,7 +3,8 @@
 //! ```text
 //! batch  := op*                                  the first op takes the record's sequence number,
 //!                                                each further one the next
-//! op     := kind u8 | keyspace varint | key len varint | key | (value len varint | value)?
+//! op     := tag varint | key len varint | key | (value len varint | value)?
+//! tag    := keyspace << 4 | kind
 //! ```
 //!
 //! `kind` is a [`ValueKind`]; `Delete` has no value, all others have one: `DeleteRange` the end of the
@@ -25,6 +26,8 @@ use crate::base::value::ValueKind;
 /// Most bytes that one batch may hold; a WAL record's length fits 32 bits.
 pub(crate) const BATCH_BYTES_MAX: usize = (1 << 31) - (1 << 20);
 
+/// Bits of a kind in an operation's tag.
+const KIND_BITS: u32 = 4;
 /// What an operation takes at most besides its key and value.
 const OP_BYTES_MAX: usize = 32;
 
@@ -50,7 +53,7 @@ pub(crate) struct Batch {
 
 /// Bytes that a batch keeps free in front of its operations: it becomes a record of the log where
 /// it is.
-pub(crate) const ROOM_LEN: usize = 16;
+pub(crate) const ROOM_LEN: usize = 32;
 
 /// The bit of a kind that batches may have.
 fn bit_of(kind: ValueKind) -> u8 {
@@ -66,8 +69,7 @@ impl Batch {
             self.bytes.extend_from_slice(&[0; ROOM_LEN]);
         }
         self.kinds |= bit_of(op.kind);
-        self.bytes.push(op.kind as u8);
-        put_varint(&mut self.bytes, u64::from(op.keyspace.0));
+        put_varint(&mut self.bytes, u64::from(op.keyspace.0) << KIND_BITS | op.kind as u64);
         put_bytes(&mut self.bytes, op.key);
         if op.kind != ValueKind::Delete {
             put_bytes(&mut self.bytes, op.value);
@@ -92,13 +94,9 @@ impl Batch {
     }
 
     /// Lends the operations with [`ROOM_LEN`] bytes in front of them, which are the caller's to
-    /// fill, and zeros behind them up to a multiple of `align`. Requires: a batch that is not empty.
-    pub(crate) fn with_room<T>(&mut self, align: usize, run: impl FnOnce(&mut [u8]) -> T) -> T {
-        let len = self.bytes.len();
-        self.bytes.resize(len.next_multiple_of(align), 0);
-        let result = run(&mut self.bytes);
-        self.bytes.truncate(len);
-        result
+    /// fill. Requires: a batch that is not empty.
+    pub(crate) fn with_room(&mut self) -> &mut [u8] {
+        &mut self.bytes
     }
 
     /// May there be range tombstones among the operations?
@@ -140,11 +138,13 @@ impl<'a> Ops<'a> {
 
     fn decode(&mut self) -> Result<Op<'a>, Malformed> {
         let decoder = &mut self.decoder;
-        let kind = ValueKind::from_byte(decoder.u8()?);
+        let tag = decoder.varint()?;
+        let kind = ValueKind::from_byte((tag & ((1 << KIND_BITS) - 1)) as u8);
         let Some(kind) = kind.filter(|kind| kind.is_in_batches()) else {
             return Err(Malformed("an operation of a kind that this version does not read"));
         };
-        let keyspace = KeyspaceId(decoder.varint32()?);
+        let keyspace = u32::try_from(tag >> KIND_BITS);
+        let keyspace = keyspace.map_err(|_| Malformed("a keyspace's number exceeds 32 bits"))?;
         let key = decoder.bytes()?;
         if key.len() > KEY_LEN_MAX {
             return Err(Malformed("a key exceeds the limit"));
@@ -161,7 +161,7 @@ impl<'a> Ops<'a> {
         {
             return Err(Malformed("a range tombstone has an end that cannot be"));
         }
-        Ok(Op { kind, keyspace, key, value })
+        Ok(Op { kind, keyspace: KeyspaceId(keyspace), key, value })
     }
 }
 
@@ -205,17 +205,10 @@ mod tests {
             }
             prop_assert_eq!(batch.len(), ops.len() as u64);
             prop_assert_eq!(Ops::new(batch.bytes()).collect::<Vec<_>>(), expected);
-            let bytes = batch.bytes().to_vec();
             if !batch.is_empty() {
-                batch.with_room(8, |room| {
-                    prop_assert!(room.len().is_multiple_of(8));
-                    let (ops, padding) = room[ROOM_LEN..].split_at(bytes.len());
-                    prop_assert!(ops == bytes && padding.len() < 8);
-                    prop_assert!(padding.iter().all(|byte| *byte == 0));
-                    Ok(())
-                })?;
+                let bytes = batch.bytes().to_vec();
+                prop_assert_eq!(&batch.with_room()[ROOM_LEN..], &bytes);
             }
-            prop_assert_eq!(batch.bytes(), bytes);
         }
 
         #[test]

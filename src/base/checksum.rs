@@ -40,14 +40,28 @@ impl BlockChecksum {
     }
 }
 
+/// Bytes of a [`record_place`].
+pub(crate) const PLACE_LEN: usize = 16;
+
+/// What stands for the place of a record in its checksum, in front of all else.
+#[inline]
+pub(crate) fn record_place(context: u64, offset: u64) -> [u8; PLACE_LEN] {
+    (u128::from(offset) << 64 | u128::from(context)).to_le_bytes()
+}
+
 /// Checksum of a log record at `offset` of the file whose identity is `context`: CRC-32, in parts.
 pub(crate) struct RecordChecksum(crc32fast::Hasher);
 
 impl RecordChecksum {
     pub(crate) fn new(context: u64, offset: u64) -> RecordChecksum {
+        RecordChecksum::of(&record_place(context, offset))
+    }
+
+    /// Of bytes that begin with a [`record_place`].
+    #[inline]
+    pub(crate) fn of(bytes: &[u8]) -> RecordChecksum {
         let mut hasher = crc32fast::Hasher::new();
-        let place = u128::from(offset) << 64 | u128::from(context);
-        hasher.update(&place.to_le_bytes());
+        hasher.update(bytes);
         RecordChecksum(hasher)
     }
 

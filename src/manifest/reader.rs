@@ -17,6 +17,7 @@ use crate::manifest::edit::VersionEdit;
 use crate::record;
 use crate::record::Context;
 use crate::record::Decoded;
+use crate::record::Record;
 use crate::record::Scan;
 use crate::record::file;
 use crate::record::header::FILE_HEADER_LEN;
@@ -51,7 +52,7 @@ pub(crate) fn read_manifest(
     let mut offset = FILE_HEADER_LEN as u64;
     loop {
         let record = match record::decode_at(context, &content, offset) {
-            Decoded::Record(record) if record.stamp.seqno == edits.len() as u64 + 1 => record,
+            Decoded::Record(record) if is_next(&record, edits.len()) => record,
             Decoded::Record(_) => {
                 return Err(Error::corruption(&path, offset, "a record is not next in number"));
             }
@@ -70,12 +71,16 @@ pub(crate) fn read_manifest(
             BadEdit::Newer => newer(&path, MANIFEST_FORMAT.version + 1),
         })?;
         edits.push(edit);
-        offset = record.next_offset;
+        offset = record.end;
     }
     if edits.is_empty() {
         return Err(Error::corruption(&path, offset, "it holds no valid record"));
     }
     Ok(edits)
+}
+
+fn is_next(record: &Record, edits: usize) -> bool {
+    record.stamp.is_some_and(|stamp| stamp.seqno == edits as u64 + 1)
 }
 
 /// What is no record is the end, or a torn append, only if nothing valid follows.
@@ -86,7 +91,7 @@ fn check_tail(
     offset: u64,
     what: &str,
 ) -> Result<()> {
-    let rest = offset + 8..content.len() as u64;
+    let rest = offset + 1..content.len() as u64;
     match record::scan_for_valid(context, content, rest, &|_| true) {
         Scan::Nothing => Ok(()),
         Scan::Found(..) => Err(Error::corruption(path, offset, what)),

@@ -64,7 +64,7 @@ pub(crate) fn salvage_manifest(
         let record = match decode_at(context, &content, offset) {
             Decoded::Record(record) => record,
             Decoded::End | Decoded::Invalid(_) => {
-                let rest = offset + 8..end;
+                let rest = offset + 1..end;
                 let Scan::Found(at, record) = scan_for_valid(context, &content, rest, &|_| true)
                 else {
                     break;
@@ -73,15 +73,16 @@ pub(crate) fn salvage_manifest(
                 record
             }
         };
-        if record.stamp.seqno != ordinal && found.damage.is_empty() {
+        let seqno = record.stamp.map_or(ordinal, |stamp| stamp.seqno);
+        if seqno != ordinal && found.damage.is_empty() {
             found.damage.push((offset, "an edit is missing in front".to_owned()));
         }
-        ordinal = record.stamp.seqno.saturating_add(1);
+        ordinal = seqno.saturating_add(1);
         match codec::decode_edit(content.get(record.payload).unwrap_or_default()) {
             Ok(edit) => found.edits.push(edit),
             Err(what) => found.damage.push((offset, what.to_owned())),
         }
-        offset = record.next_offset;
+        offset = record.end;
     }
     Ok(found)
 }

@@ -74,7 +74,7 @@ impl ManifestWriter {
         }
         let mut bytes = Vec::with_capacity(payload.len() + 64);
         let stamp = Stamp { seqno: self.records + 1, lag: LAG_UNKNOWN };
-        record::encode_into(&mut bytes, self.context, self.bytes, stamp, &payload);
+        record::encode_into(&mut bytes, self.context, self.bytes, Some(stamp), &payload);
         let mut result = self.file.write_at(self.bytes, &bytes);
         if result.is_ok() && !Planted::ManifestNotSynced.is_on() {
             result = self.file.sync_data();

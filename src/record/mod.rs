@@ -1,18 +1,22 @@
 //! Framed, checksummed records: what the write-ahead log and the manifest are made of.
 //!
-//! *Format.* A log file is a 64-byte [header] and records from offset 64 on, each at a
-//! multiple of 8. Integers are little-endian.
+//! *Format.* A log file is a 64-byte [header] and records from offset 64 on. Integers are
+//! little-endian.
 //!
 //! ```text
-//! offset  size
-//!  0      4     crc       CRC-32 of the file's identity, the record's offset, and all that follows
-//!  4      4     len       of the payload; never 0
-//!  8      7     seqno     WAL: sequence number of the first operation; manifest: ordinal
-//! 15      1     lag       WAL: seqno - (highest sequence number known durable at append), rounded
-//!                         up, as a code; manifest: 255
-//! 16      len   payload
-//!               zeros up to a multiple of 8, not covered by the checksum
+//! record := len varint | crc u32 | payload                   len: of the payload, at least 2
+//!         | 1 u8 | len varint | crc u32 | stamp | payload     len: of the payload, at least 1
+//! crc    := CRC-32 of the file's identity, the record's offset, len << 1 | is there a stamp?, and
+//!           all behind the crc
+//! stamp  := seqno 7 bytes | lag u8
+//! seqno  := WAL: sequence number of the first operation; manifest: ordinal
+//! lag    := WAL: seqno - (highest sequence number known durable at append), rounded up, as a code;
+//!           manifest: 255
 //! ```
+//!
+//! A record without a stamp starts where the one before ends. One with a stamp starts at a multiple
+//! of 8, with zeros in front of it, so that it is found by whoever does not know where it is. The
+//! manifest's have one, and in the WAL [those that need it](Stamps).
 //!
 //! *Codes of a lag.* Below 16 a code means itself, and from there on up to 239, by its bits
 //! `eeeee mmm`, (8 + m) << (e - 1): at most an eighth more than the lag it stands for, so that the
@@ -29,8 +33,10 @@
 
 use std::ops::Range;
 
+use crate::base::checksum::PLACE_LEN;
 use crate::base::checksum::RangeChecksums;
 use crate::base::checksum::RecordChecksum;
+use crate::base::checksum::record_place;
 use crate::base::coding::Decoder;
 use crate::base::coding::Malformed;
 use crate::base::ids::DbId;
@@ -43,10 +49,23 @@ pub(crate) mod header;
 #[cfg(test)]
 mod tests;
 
-/// Bytes in front of each payload.
-pub(crate) const RECORD_HEADER_LEN: usize = 16;
-/// Records start at multiples of this.
-pub(crate) const ALIGN: u64 = 8;
+/// Bytes to keep free in front of a payload that becomes a record where it is.
+pub(crate) const ROOM_LEN: usize = PLACE_LEN + TAG_LEN + STAMP_LEN;
+/// What is in front of a payload takes at most so many of them: padding, tag, checksum, stamp.
+const FRAME_LEN_MAX: u64 = ALIGN - 1 + 1 + 5 + CRC_LEN as u64 + STAMP_LEN as u64;
+const _: () = assert!(FRAME_LEN_MAX <= ROOM_LEN as u64);
+/// Stands in front of a record with a stamp, where one without has its length.
+const HAS_STAMP: u8 = 1;
+/// Records with a stamp start at multiples of this.
+const ALIGN: u64 = 8;
+/// The first record in each so many bytes of the WAL has a stamp.
+const STAMP_EVERY: u64 = 4096;
+/// So many zeros are the end.
+const END_LEN: usize = 16;
+/// Bytes of a [tag](tag()).
+const TAG_LEN: usize = 8;
+const CRC_LEN: usize = 4;
+const STAMP_LEN: usize = 8;
 /// A `lag` that claims nothing.
 pub(crate) const LAG_UNKNOWN: u32 = u32::MAX;
 /// The largest code of a lag.
@@ -74,9 +93,9 @@ impl Context {
     }
 }
 
-/// Where a record ends that starts at 0: header, payload and padding.
-pub(crate) fn framed_len(payload_len: usize) -> u64 {
-    (RECORD_HEADER_LEN as u64 + payload_len as u64).next_multiple_of(ALIGN)
+/// No record with a payload of `payload_len` bytes takes more, with what is in front of it.
+pub(crate) fn framed_len_max(payload_len: usize) -> u64 {
+    FRAME_LEN_MAX + payload_len as u64
 }
 
 /// What a record says about its place in the log.
@@ -111,60 +130,17 @@ fn code_of(lag: u32) -> u8 {
     (8 * (shift + 1) + (lag >> shift) - 8 + cut) as u8
 }
 
-/// Appends a record to `out` that will be written at `offset` of the file `context`.
-///
-/// Requires and panics as [`seal`].
-pub(crate) fn encode_into(
-    out: &mut Vec<u8>,
-    context: Context,
-    offset: u64,
-    stamp: Stamp,
-    payload: &[u8],
-) {
-    let start = out.len();
-    let end = start + framed_len(payload.len()) as usize;
-    out.reserve(end - start);
-    out.extend_from_slice(&[0; RECORD_HEADER_LEN]);
-    out.extend_from_slice(payload);
-    out.resize(end, 0);
-    let (_, record) = out.split_at_mut(start);
-    seal(record, payload.len(), context, offset, stamp);
-}
-
-/// Makes `record` a record that will be written at `offset` of the file `context`: it has room for
-/// the header, the payload of `len` bytes, and zeros up to [`framed_len`].
-///
-/// Requires: `1 <= len <= PAYLOAD_LEN_MAX`; `offset` is a multiple of 8; the stamp's sequence number
-/// is below 2^56.
-///
-/// # Panics
-///
-/// If the requirement is broken: such a record would make all that follow it unreadable.
-pub(crate) fn seal(record: &mut [u8], len: usize, context: Context, offset: u64, stamp: Stamp) {
-    assert!((1..=PAYLOAD_LEN_MAX).contains(&len) && offset.is_multiple_of(ALIGN));
-    assert!(record.len() as u64 == framed_len(len) && stamp.seqno >> (8 * SEQNO_LEN) == 0);
-    let (place, rest) = record.split_at_mut(4);
-    let (covered, _) = rest.split_at_mut(RECORD_HEADER_LEN - 4 + len);
-    let (head, _) = covered.split_at_mut(RECORD_HEADER_LEN - 4);
-    let (len_place, stamp_place) = head.split_at_mut(4);
-    len_place.copy_from_slice(&(len as u32).to_le_bytes());
-    let lag = u64::from(code_of(stamp.lag)) << (8 * SEQNO_LEN);
-    stamp_place.copy_from_slice(&(stamp.seqno | lag).to_le_bytes());
-    let crc = RecordChecksum::new(context.0, offset).update(covered).finish();
-    place.copy_from_slice(&crc.to_le_bytes());
-}
-
-/// A valid record, by its place in the file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Record {
-    pub(crate) stamp: Stamp,
-    /// Where the payload lies in the bytes that were given.
-    pub(crate) payload: Range<usize>,
-    /// Where the next record starts; may lie beyond the file's end by the padding.
-    pub(crate) next_offset: u64,
-}
-
 impl Stamp {
+    fn encode(self) -> [u8; STAMP_LEN] {
+        let lag = u64::from(code_of(self.lag)) << (8 * SEQNO_LEN);
+        (self.seqno | lag).to_le_bytes()
+    }
+
+    fn decode(stored: u64) -> Stamp {
+        let lag = lag_of((stored >> (8 * SEQNO_LEN)) as u8);
+        Stamp { seqno: stored & ((1 << (8 * SEQNO_LEN)) - 1), lag }
+    }
+
     /// The highest sequence number that was known to be durable when the record was appended, if
     /// the record says so.
     ///
@@ -179,6 +155,147 @@ impl Stamp {
     }
 }
 
+/// Which records of a segment need a stamp: those that claim more than the ones before, and the
+/// first in each 4 KiB, so that damage of whole pages hides no record behind it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Stamps {
+    /// The block of the last one, counted from 1; 0 before the first.
+    block: u64,
+    claim: Option<u64>,
+}
+
+impl Stamps {
+    /// How long records of `bytes` bytes may get that are copied to other offsets, and claim
+    /// nothing there: of those in one block, one gets a stamp that it had not, and one padding.
+    pub(crate) fn bytes_at_most(bytes: u64) -> u64 {
+        bytes + (2 + bytes / STAMP_EVERY) * 2 * FRAME_LEN_MAX
+    }
+
+    /// The stamp of a record that is to follow what ends at `offset`: `stamp`, if it needs one.
+    #[inline]
+    pub(crate) fn next(&mut self, offset: u64, stamp: Stamp) -> Option<Stamp> {
+        let (block, claim) = (1 + offset / STAMP_EVERY, stamp.durable());
+        let needs_one = block != self.block || claim > self.claim;
+        self.block = block;
+        self.claim = self.claim.max(claim);
+        needs_one.then_some(stamp)
+    }
+}
+
+/// Appends a record to `out` that will be written at `offset` of the file `context`, behind what
+/// ends there.
+///
+/// Requires and panics as [`seal`].
+pub(crate) fn encode_into(
+    out: &mut Vec<u8>,
+    context: Context,
+    offset: u64,
+    stamp: Option<Stamp>,
+    payload: &[u8],
+) {
+    let mut record = vec![0; ROOM_LEN];
+    record.extend_from_slice(payload);
+    out.extend_from_slice(seal(&mut record, context, offset, stamp));
+}
+
+/// Makes `record`, a payload with [`ROOM_LEN`] bytes in front of it, a record of the file `context`,
+/// and returns what is to be written at `offset`, where the one before ends.
+///
+/// Requires: the payload has 1 to [`PAYLOAD_LEN_MAX`] bytes, and 2 without a stamp; the stamp's
+/// sequence number is below 2^56.
+///
+/// # Panics
+///
+/// If the requirement is broken: such a record would make all that follow it unreadable.
+pub(crate) fn seal(
+    record: &mut [u8],
+    context: Context,
+    offset: u64,
+    stamp: Option<Stamp>,
+) -> &[u8] {
+    let len = record.len().saturating_sub(ROOM_LEN);
+    let len_min = if stamp.is_some() { 1 } else { 1 + usize::from(HAS_STAMP) };
+    assert!((len_min..=PAYLOAD_LEN_MAX).contains(&len), "a record has an impossible length");
+    assert!(stamp.is_none_or(|stamp| stamp.seqno >> (8 * SEQNO_LEN) == 0));
+    let tag = tag(len as u64, stamp.is_some());
+    let padding = if stamp.is_some() { padding_at(offset) } else { 0 };
+    // What the checksum takes in lies in one piece for it. Then the head takes its place.
+    let mut at = Backwards { bytes: record, at: ROOM_LEN };
+    if let Some(stamp) = stamp {
+        at.put(&stamp.encode());
+    }
+    let behind_crc = at.at;
+    at.put(&tag.to_le_bytes());
+    at.put(&record_place(context.0, offset + padding));
+    let crc = RecordChecksum::of(at.rest()).finish();
+    at.at = behind_crc;
+    at.put(&crc.to_le_bytes());
+    at.put_varint(len as u64);
+    if stamp.is_some() {
+        at.put(&[HAS_STAMP]);
+    }
+    at.put([0; ALIGN as usize].split_at(padding as usize).0);
+    at.into_rest()
+}
+
+/// Bytes that are filled from their end to their beginning.
+struct Backwards<'a> {
+    bytes: &'a mut [u8],
+    /// What lies in front of it is free.
+    at: usize,
+}
+
+impl<'a> Backwards<'a> {
+    #[inline]
+    fn put(&mut self, bytes: &[u8]) {
+        let end = self.at;
+        self.at -= bytes.len();
+        let (free, _) = self.bytes.split_at_mut(end);
+        free.split_at_mut(self.at).1.copy_from_slice(bytes);
+    }
+
+    /// Requires: `n` is not 0.
+    #[inline]
+    fn put_varint(&mut self, mut n: u64) {
+        let len = (64 - n.leading_zeros()).div_ceil(7) as usize;
+        self.at -= len;
+        for (i, place) in self.bytes.iter_mut().skip(self.at).take(len).enumerate() {
+            let goes_on = if i + 1 < len { 0x80 } else { 0 };
+            *place = (n & 0x7f) as u8 | goes_on;
+            n >>= 7;
+        }
+    }
+
+    fn rest(&self) -> &[u8] {
+        self.bytes.split_at(self.at).1
+    }
+
+    fn into_rest(self) -> &'a [u8] {
+        self.bytes.split_at(self.at).1
+    }
+}
+
+/// What the checksum takes in for the bytes in front of it.
+fn tag(len: u64, has_stamp: bool) -> u64 {
+    len << 1 | u64::from(has_stamp)
+}
+
+/// Bytes from `offset` to the next place where a record with a stamp may start.
+fn padding_at(offset: u64) -> u64 {
+    offset.wrapping_neg() % ALIGN
+}
+
+/// A valid record, by its place in the file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Record {
+    /// If it has one. Else its sequence number is the one that comes next.
+    pub(crate) stamp: Option<Stamp>,
+    /// Where the payload lies in the bytes that were given.
+    pub(crate) payload: Range<usize>,
+    /// Where it ends; may lie beyond where the next one starts by the padding of that.
+    pub(crate) end: u64,
+}
+
 /// What is found at an offset of a log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Decoded {
@@ -190,20 +307,42 @@ pub(crate) enum Decoded {
     Invalid(&'static str),
 }
 
-/// The parsed header of a record that may not be one.
+/// What is in front of a payload, if it is one.
 struct Frame {
+    len: u64,
     crc: u32,
-    len: usize,
-    stamp: Stamp,
+    /// As it is stored.
+    stamp: Option<u64>,
+    /// Bytes in front of the payload.
+    head_len: usize,
 }
 
 impl Frame {
-    fn parse(header: &[u8; RECORD_HEADER_LEN]) -> Result<Frame, Malformed> {
-        let mut decoder = Decoder::new(header);
-        let (crc, len, stamp) = (decoder.u32()?, decoder.u32()? as usize, decoder.u64()?);
-        let lag = lag_of((stamp >> (8 * SEQNO_LEN)) as u8);
-        let seqno = stamp & ((1 << (8 * SEQNO_LEN)) - 1);
-        Ok(Frame { crc, len, stamp: Stamp { seqno, lag } })
+    #[inline]
+    fn parse(bytes: &[u8]) -> Result<Frame, Malformed> {
+        let mut decoder = Decoder::new(bytes);
+        let mut len = decoder.varint32()?;
+        let has_stamp = len == u32::from(HAS_STAMP);
+        if has_stamp {
+            len = decoder.varint32()?;
+        }
+        if len == 0 {
+            return Err(Malformed("a record has length 0"));
+        }
+        let crc = decoder.u32()?;
+        let stamp = if has_stamp { Some(decoder.u64()?) } else { None };
+        let head_len = bytes.len() - decoder.rest().len();
+        Ok(Frame { len: u64::from(len), crc, stamp, head_len })
+    }
+
+    /// Of all that is in front of the payload of a record at `offset`.
+    fn checksum(&self, context: Context, offset: u64) -> RecordChecksum {
+        let tag = tag(self.len, self.stamp.is_some());
+        let crc = RecordChecksum::new(context.0, offset).update(&tag.to_le_bytes());
+        match self.stamp {
+            Some(stamp) => crc.update(&stamp.to_le_bytes()),
+            None => crc,
+        }
     }
 }
 
@@ -218,44 +357,46 @@ pub(crate) fn decode_part(context: Context, bytes: &[u8], start: u64, offset: u6
     let Some(rest) = at.and_then(|at| bytes.get(at..)) else {
         return Decoded::End;
     };
-    let Some((header, body)) = rest.split_first_chunk::<RECORD_HEADER_LEN>() else {
-        return if rest.iter().all(|&byte| byte == 0) {
-            Decoded::End
-        } else {
-            Decoded::Invalid("the file ends within a record's header")
-        };
+    let padding = if rest.first() == Some(&0) { padding_at(offset) } else { 0 };
+    let Some((zeros, rest)) = rest.split_at_checked(padding as usize) else {
+        return Decoded::End;
     };
-    if header.iter().all(|&byte| byte == 0) {
+    if zeros.iter().any(|&byte| byte != 0) {
+        return Decoded::Invalid("what lies between two records is not zero");
+    }
+    let offset = offset + padding;
+    if rest.iter().take(END_LEN).all(|&byte| byte == 0) {
         return Decoded::End;
     }
-    let frame = match Frame::parse(header) {
+    let frame = match Frame::parse(rest) {
         Ok(frame) => frame,
         Err(Malformed(what)) => return Decoded::Invalid(what),
     };
-    if frame.len == 0 {
-        return Decoded::Invalid("a record has length 0");
+    let can_have_stamp = padding_at(offset) == 0;
+    if if frame.stamp.is_some() { !can_have_stamp } else { padding > 0 } {
+        return Decoded::Invalid("a record starts where none of its kind can be");
     }
-    let Some(payload) = body.get(..frame.len) else {
+    let (len, head_len) = (frame.len as usize, frame.head_len);
+    let Some(payload) = rest.get(head_len..).and_then(|body| body.get(..len)) else {
         return Decoded::Invalid("a record is longer than the rest of the file");
     };
-    let (_, covered) = header.split_at(4);
-    let crc = RecordChecksum::new(context.0, offset).update(covered).update(payload).finish();
-    if crc != frame.crc {
+    if frame.checksum(context, offset).update(payload).finish() != frame.crc {
         return Decoded::Invalid("a record's checksum does not match");
     }
-    let start = bytes.len() - body.len();
+    let start = bytes.len() - rest.len() + head_len;
     Decoded::Record(Record {
-        stamp: frame.stamp,
-        payload: start..start + frame.len,
-        next_offset: offset + framed_len(frame.len),
+        stamp: frame.stamp.map(Stamp::decode),
+        payload: start..start + len,
+        end: offset + (head_len + len) as u64,
     })
 }
 
-/// Where a record ends that starts at 0 with the header in front of `bytes`, if they have one. It
-/// may be any bytes: believe it within the file's length only.
-pub(crate) fn framed_len_of(bytes: &[u8]) -> Option<u64> {
-    let header = bytes.first_chunk::<RECORD_HEADER_LEN>()?;
-    Frame::parse(header).ok().map(|frame| framed_len(frame.len))
+/// How many bytes from `offset` to where a record ends of which `bytes` lie there, if they are its
+/// beginning. They may be any bytes: believe it within the file's length only.
+pub(crate) fn framed_len_of(bytes: &[u8], offset: u64) -> Option<u64> {
+    let padding = if bytes.first() == Some(&0) { padding_at(offset) } else { 0 };
+    let frame = Frame::parse(bytes.get(padding as usize..)?).ok()?;
+    Some(padding + frame.head_len as u64 + frame.len)
 }
 
 /// What [`scan_for_valid`] found.
@@ -267,7 +408,8 @@ pub(crate) enum Scan {
     Nothing,
 }
 
-/// Looks for the first valid record that starts within `offsets` and whose stamp is `plausible`.
+/// Looks for the first valid record with a stamp that starts within `offsets`, and whose stamp is
+/// `plausible`.
 ///
 /// Linear in the length of `bytes`, whatever they are: only what looks like a record is checksummed.
 pub(crate) fn scan_for_valid(
@@ -281,24 +423,24 @@ pub(crate) fn scan_for_valid(
     let mut offset = offsets.start.next_multiple_of(ALIGN);
     while offset < offsets.end {
         let rest = usize::try_from(offset).ok().and_then(|at| bytes.get(at..));
-        let Some((header, body)) = rest.and_then(<[u8]>::split_first_chunk) else {
+        let Some(rest) = rest.filter(|rest| !rest.is_empty()) else {
             break;
         };
-        let frame = Frame::parse(header).ok().filter(|frame| {
-            let fits = (1..=body.len()).contains(&frame.len);
-            fits && plausible(frame.stamp)
+        let frame = Frame::parse(rest).ok().filter(|frame| {
+            let fits = frame.len <= (rest.len() - frame.head_len) as u64;
+            fits && frame.stamp.is_some_and(|stamp| plausible(Stamp::decode(stamp)))
         });
         if let Some(frame) = frame {
-            let may_match = if let Some(left) = effort.checked_sub(framed_len(frame.len)) {
+            let (head_len, len) = (frame.head_len, frame.len as usize);
+            let may_match = if let Some(left) = effort.checked_sub((head_len + len) as u64) {
                 effort = left;
                 true
             } else {
                 let ranges = ranges.get_or_insert_with(|| RangeChecksums::new(bytes));
-                let start = bytes.len() - body.len();
-                let payload = ranges.of(start..start + frame.len);
-                let (_, covered) = header.split_at(4);
-                let crc = RecordChecksum::new(context.0, offset).update(covered);
-                crc.update_with(payload, frame.len as u64).finish() == frame.crc
+                let start = bytes.len() - rest.len() + head_len;
+                let payload = ranges.of(start..start + len);
+                let crc = frame.checksum(context, offset).update_with(payload, len as u64);
+                crc.finish() == frame.crc
             };
             if may_match && let Decoded::Record(record) = decode_at(context, bytes, offset) {
                 return Scan::Found(offset, record);

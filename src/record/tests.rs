@@ -5,6 +5,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::base::coding::put_varint;
 
 const DB: DbId = DbId(0x1234_5678_9abc_def0);
 
@@ -12,77 +13,114 @@ fn context() -> Context {
     Context::new(DB, FileId(3))
 }
 
-/// A file of 64 zeros and the given payloads as records, with the offsets of the records.
-fn file(payloads: &[Vec<u8>]) -> (Vec<u8>, Vec<u64>) {
+/// A payload, and has its record a stamp?
+type Entry = (Vec<u8>, bool);
+
+/// A file of 64 zeros and the given payloads as records, with the offsets where these end.
+fn file(entries: &[Entry]) -> (Vec<u8>, Vec<u64>) {
     let mut bytes = vec![0; 64];
-    let mut offsets = Vec::new();
-    for (n, payload) in payloads.iter().enumerate() {
+    let mut ends = Vec::new();
+    for (n, (payload, has_stamp)) in entries.iter().enumerate() {
         let offset = bytes.len() as u64;
         let stamp = Stamp { seqno: n as u64 + 10, lag: n as u32 };
+        let stamp = has_stamp.then_some(stamp);
         encode_into(&mut bytes, context(), offset, stamp, payload);
-        assert_eq!(bytes.len() as u64, offset + framed_len(payload.len()));
-        offsets.push(offset);
+        let end = bytes.len() as u64;
+        assert!(end - offset <= framed_len_max(payload.len()));
+        assert_eq!(framed_len_of(&bytes[offset as usize..], offset), Some(end - offset));
+        ends.push(end);
     }
-    (bytes, offsets)
+    (bytes, ends)
 }
 
-/// The payloads up to the first thing that is no record, and that thing.
-fn read_all(context: Context, bytes: &[u8]) -> (Vec<Vec<u8>>, Decoded) {
-    let mut payloads = Vec::new();
+/// The entries up to the first thing that is no record, and that thing.
+fn read_all(context: Context, bytes: &[u8]) -> (Vec<Entry>, Decoded) {
+    let mut entries: Vec<Entry> = Vec::new();
     let mut offset = 64;
     loop {
         match decode_at(context, bytes, offset) {
             Decoded::Record(record) => {
-                assert_eq!(record.stamp.seqno, payloads.len() as u64 + 10);
-                payloads.push(bytes[record.payload].to_vec());
-                offset = record.next_offset;
+                if let Some(stamp) = record.stamp {
+                    assert_eq!(stamp.seqno, entries.len() as u64 + 10);
+                }
+                entries.push((bytes[record.payload].to_vec(), record.stamp.is_some()));
+                offset = record.end;
             }
-            end => return (payloads, end),
+            end => return (entries, end),
         }
     }
 }
 
-fn payloads() -> impl Strategy<Value = Vec<Vec<u8>>> {
-    prop::collection::vec(prop::collection::vec(any::<u8>(), 1..60), 0..8)
+fn entries() -> impl Strategy<Value = Vec<Entry>> {
+    prop::collection::vec((prop::collection::vec(any::<u8>(), 2..200), any::<bool>()), 0..8)
 }
 
 proptest! {
     #[test]
-    fn records_round_trip(payloads in payloads(), zeros in 0usize..100) {
-        let (mut bytes, _) = file(&payloads);
+    fn records_round_trip(entries in entries(), zeros in 0usize..100) {
+        let (mut bytes, _) = file(&entries);
         bytes.resize(bytes.len() + zeros, 0);
-        prop_assert_eq!(read_all(context(), &bytes), (payloads, Decoded::End));
+        prop_assert_eq!(read_all(context(), &bytes), (entries, Decoded::End));
     }
 
     #[test]
-    fn a_truncated_file_reads_as_a_prefix(payloads in payloads(), cut: prop::sample::Index) {
-        let (bytes, offsets) = file(&payloads);
+    fn a_truncated_file_reads_as_a_prefix(entries in entries(), cut: prop::sample::Index) {
+        let (bytes, ends) = file(&entries);
         let cut = cut.index(bytes.len() + 1);
         let (read, _) = read_all(context(), &bytes[..cut]);
-        let whole = payloads.iter().zip(&offsets).take_while(|(payload, offset)| {
-            **offset as usize + RECORD_HEADER_LEN + payload.len() <= cut
-        });
+        let whole = ends.iter().take_while(|end| **end as usize <= cut);
         prop_assert_eq!(read.len(), whole.count());
-        prop_assert_eq!(&read[..], &payloads[..read.len()]);
+        prop_assert_eq!(&read[..], &entries[..read.len()]);
     }
 
     #[test]
     fn a_flipped_byte_ends_the_log_at_its_record(
-        payloads in payloads(),
+        entries in entries(),
         at: prop::sample::Index,
         flip in 1u8..,
     ) {
-        let (mut bytes, offsets) = file(&payloads);
+        let (mut bytes, ends) = file(&entries);
         let at = at.index(bytes.len());
         bytes[at] ^= flip;
         let (read, _) = read_all(context(), &bytes);
-        let hit = offsets.iter().rposition(|offset| *offset as usize <= at);
-        let expected = match hit {
-            // Padding carries nothing.
-            Some(n) if at < offsets[n] as usize + RECORD_HEADER_LEN + payloads[n].len() => n,
-            _ => payloads.len(),
+        let hit = ends.iter().position(|end| at < *end as usize).filter(|_| at >= 64);
+        prop_assert_eq!(&read[..], &entries[..hit.unwrap_or(entries.len())]);
+    }
+
+    #[test]
+    fn only_what_needs_a_stamp_has_one(
+        records in prop::collection::vec((1u64..3000, 0u32..4), 1..40),
+    ) {
+        let (mut stamps, mut offset, mut seqno) = (Stamps::default(), 64, 10);
+        let (mut blocks, mut claimed) = (Vec::new(), None);
+        for (len, lag) in records {
+            let stamp = Stamp { seqno, lag: if lag == 0 { LAG_UNKNOWN } else { lag } };
+            let is_first = !blocks.contains(&(offset / STAMP_EVERY));
+            let claims_more = stamp.durable() > claimed;
+            let found = stamps.next(offset, stamp);
+            prop_assert_eq!(found, (is_first || claims_more).then_some(stamp));
+            blocks.push(offset / STAMP_EVERY);
+            claimed = claimed.max(stamp.durable());
+            (offset, seqno) = (offset + len, seqno + 1);
+        }
+    }
+
+    #[test]
+    fn what_is_copied_to_other_offsets_gets_little_longer(
+        lens in prop::collection::vec(2usize..2000, 1..60),
+        from in 64u64..5000,
+        to in 64u64..5000,
+    ) {
+        let copy = |start: u64| {
+            let (mut bytes, mut stamps) = (Vec::new(), Stamps::default());
+            for (n, len) in lens.iter().enumerate() {
+                let offset = start + bytes.len() as u64;
+                let stamp = stamps.next(offset, Stamp { seqno: n as u64, lag: LAG_UNKNOWN });
+                encode_into(&mut bytes, context(), offset, stamp, &vec![1; *len]);
+            }
+            bytes.len() as u64
         };
-        prop_assert_eq!(&read[..], &payloads[..expected]);
+        prop_assert!(copy(to) <= Stamps::bytes_at_most(copy(from)));
     }
 
     #[test]
@@ -98,7 +136,7 @@ proptest! {
         shift in 1u64..1000,
         payload in prop::collection::vec(any::<u8>(), 1..60),
     ) {
-        let (bytes, _) = file(&[payload]);
+        let (bytes, _) = file(&[(payload, true)]);
         for other in [Context::new(DbId(db), FileId(3)), Context::new(DB, FileId(id))] {
             let decoded = decode_at(other, &bytes, 64);
             prop_assert_eq!(other == context(), matches!(decoded, Decoded::Record(_)));
@@ -110,17 +148,19 @@ proptest! {
 
     #[test]
     fn scanning_finds_the_first_plausible_record(
-        payloads in payloads(),
+        entries in entries(),
         from in 0u64..300,
-        to in 100u64..1000,
+        to in 100u64..1500,
     ) {
-        let (bytes, offsets) = file(&payloads);
+        let (bytes, ends) = file(&entries);
         let found = scan_for_valid(context(), &bytes, from..to, &|stamp| stamp.seqno >= 12);
-        let expected = offsets.iter().skip(2).find(|offset| (from..to).contains(*offset));
+        let starts = ends.iter().zip(&entries).enumerate().skip(2).filter(|(_, (_, entry))| entry.1);
+        let mut starts = starts.map(|(n, _)| ends[n - 1] + padding_at(ends[n - 1]));
+        let expected = starts.find(|offset| (from..to).contains(offset));
         match (found, expected) {
             (Scan::Found(offset, record), Some(expected)) => {
-                prop_assert_eq!(offset, *expected);
-                prop_assert!(record.stamp.seqno >= 12);
+                prop_assert_eq!(offset, expected);
+                prop_assert!(record.stamp.unwrap().seqno >= 12);
             }
             (Scan::Nothing, None) => {}
             other => prop_assert!(false, "{other:?}"),
@@ -133,19 +173,22 @@ fn bytes_that_only_look_like_records_do_not_make_a_scan_quadratic() {
     let mut bytes = Vec::new();
     let len = 1 << 20;
     while bytes.len() < len {
-        let stamp = Stamp { seqno: 1, lag: 1 };
         let rest = len - bytes.len();
+        bytes.push(HAS_STAMP);
+        put_varint(&mut bytes, rest as u64 / 2);
         bytes.extend_from_slice(&1u32.to_le_bytes());
-        bytes.extend_from_slice(&((rest / 2) as u32).to_le_bytes());
-        bytes.extend_from_slice(&(stamp.seqno | u64::from(stamp.lag) << 56).to_le_bytes());
+        bytes.extend_from_slice(&Stamp { seqno: 1, lag: 1 }.encode());
+        bytes.resize(bytes.len().next_multiple_of(8), 0);
     }
     assert_eq!(scan_for_valid(context(), &bytes, 0..u64::MAX, &|_| true), Scan::Nothing);
     // And the answer is right.
     let offset = bytes.len() as u64;
-    encode_into(&mut bytes, context(), offset, Stamp { seqno: 2, lag: 1 }, &[7; 5000]);
+    encode_into(&mut bytes, context(), offset, Some(Stamp { seqno: 2, lag: 1 }), &[7; 5000]);
     bytes.resize(bytes.len() + len, 1);
     let scan = scan_for_valid(context(), &bytes, 0..u64::MAX, &|_| true);
-    assert!(matches!(&scan, Scan::Found(at, record) if *at == offset && record.stamp.seqno == 2));
+    assert!(
+        matches!(&scan, Scan::Found(at, record) if *at == offset && record.stamp.unwrap().seqno == 2)
+    );
     bytes[offset as usize + 2000] ^= 1;
     assert_eq!(scan_for_valid(context(), &bytes, 0..offset + 1, &|_| true), Scan::Nothing);
 }

@@ -27,6 +27,7 @@ use crate::manifest;
 use crate::record;
 use crate::record::Context;
 use crate::record::Decoded;
+use crate::record::Stamp;
 use crate::record::header::FILE_HEADER_LEN;
 use crate::record::header::FileHeader;
 use crate::record::header::Format;
@@ -101,11 +102,12 @@ impl Dump<'_> {
         self.line(&format!("CURRENT of database {}: MANIFEST-{}", header.db, header.file))
     }
 
-    /// A file of records; `print` prints the payload of one.
+    /// A file of records; `print` prints the payload of one, and returns how many sequence numbers
+    /// it takes.
     fn log(
         &mut self,
         format: Format,
-        print: fn(&mut Self, seqno: u64, payload: &[u8]) -> Result<()>,
+        print: fn(&mut Self, seqno: u64, payload: &[u8]) -> Result<u64>,
     ) -> Result<()> {
         let content = record::file::read(&OsFs, &self.path, u64::MAX)?.bytes;
         let header = self.header(format, &content)?;
@@ -119,20 +121,20 @@ impl Dump<'_> {
             ))?;
         }
         let context = Context::new(header.db, header.file);
-        let mut offset = FILE_HEADER_LEN as u64;
+        let [_, _, first, _] = header.extra;
+        let (mut offset, mut next) = (FILE_HEADER_LEN as u64, first);
         loop {
             match record::decode_at(context, &content, offset) {
                 Decoded::Record(record) => {
-                    let durable = record.stamp.durable();
-                    let durable = durable.map_or_else(|| "?".to_owned(), |n| n.to_string());
+                    let seqno = record.stamp.map_or(next, |stamp| stamp.seqno);
+                    let durable = record.stamp.and_then(Stamp::durable);
+                    let durable = durable
+                        .map_or_else(String::new, |durable| format!(", durable up to {durable}"));
                     let len = record.payload.len();
-                    self.line(&format!(
-                        "offset {offset}: record {}, {len} bytes, durable up to {durable}",
-                        record.stamp.seqno
-                    ))?;
+                    self.line(&format!("offset {offset}: record {seqno}, {len} bytes{durable}"))?;
                     let payload = content.get(record.payload.clone()).unwrap_or_default();
-                    print(self, record.stamp.seqno, payload)?;
-                    offset = record.next_offset;
+                    next = seqno.saturating_add(print(self, seqno, payload)?);
+                    offset = record.end;
                 }
                 Decoded::End => return self.line(&format!("offset {offset}: end")),
                 Decoded::Invalid(what) => {
@@ -142,14 +144,17 @@ impl Dump<'_> {
         }
     }
 
-    fn edit(&mut self, _: u64, payload: &[u8]) -> Result<()> {
+    fn edit(&mut self, _: u64, payload: &[u8]) -> Result<u64> {
         let edit = manifest::decode_edit(payload);
         let edit = edit.map_err(|what| Error::corruption(&self.path, 0, what))?;
-        self.line(&format!("    {edit:?}"))
+        self.line(&format!("    {edit:?}"))?;
+        Ok(1)
     }
 
-    fn batch(&mut self, seqno: u64, payload: &[u8]) -> Result<()> {
+    fn batch(&mut self, seqno: u64, payload: &[u8]) -> Result<u64> {
+        let mut ops = 0;
         for (seqno, op) in (seqno..).zip(Ops::new(payload)) {
+            ops += 1;
             let op = op.map_err(|bad| Error::corruption(&self.path, 0, bad.0))?;
             let (key, value) = (shown(op.key), shown_value(Some(op.kind), op.value));
             let text = match op.kind {
@@ -161,7 +166,7 @@ impl Dump<'_> {
             };
             self.line(&format!("    {seqno} keyspace {}: {text}", op.keyspace.0))?;
         }
-        Ok(())
+        Ok(ops)
     }
 
     fn blobs(&mut self) -> Result<()> {

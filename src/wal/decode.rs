@@ -73,7 +73,7 @@ impl Decode {
             let added = match decode_at(context, bytes, decode.offset) {
                 Decoded::Record(record) => decode
                     .add(&record, bytes)
-                    .map(|()| record.stamp.durable().unwrap_or_default())
+                    .map(|()| record.stamp.and_then(Stamp::durable).unwrap_or_default())
                     .map_err(Stop::Impossible),
                 Decoded::End => Err(Stop::NoRecord("the records end here")),
                 Decoded::Invalid(what) => Err(Stop::NoRecord(what)),
@@ -94,19 +94,23 @@ impl Decode {
         let next = next_after(self.next_seqno, record.stamp, &payload)?;
         self.records.push(LogRecord { seqno: self.next_seqno, payload });
         self.next_seqno = next;
-        self.offset = record.next_offset;
+        self.offset = record.end;
         Ok(())
     }
 }
 
 /// The sequence number behind a record with this stamp and `payload`, if it can be the one that has
 /// `expected`; else what is wrong with it.
-pub(super) fn next_after(expected: SeqNo, stamp: Stamp, payload: &[u8]) -> Result<SeqNo, String> {
-    if stamp.seqno != expected.get() {
-        return Err(format!(
-            "a record has sequence number {} where {expected} comes next",
-            stamp.seqno
-        ));
+pub(super) fn next_after(
+    expected: SeqNo,
+    stamp: Option<Stamp>,
+    payload: &[u8],
+) -> Result<SeqNo, String> {
+    if let Some(stamp) = stamp
+        && stamp.seqno != expected.get()
+    {
+        let seqno = stamp.seqno;
+        return Err(format!("a record has sequence number {seqno} where {expected} comes next"));
     }
     let mut ops = 0u64;
     for op in Ops::new(payload) {

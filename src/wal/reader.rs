@@ -22,7 +22,6 @@ use crate::fs::Fs;
 use crate::fs::ReadMode;
 use crate::fs::ReadableFile;
 use crate::fs::names::wal_path;
-use crate::record::ALIGN;
 use crate::record::Context;
 use crate::record::Decoded;
 use crate::record::decode_part;
@@ -116,14 +115,14 @@ impl SegmentReader {
     /// `Corruption` if it is not the one that comes next.
     pub(crate) fn next_buffered(&mut self) -> Result<Option<LogRecord>> {
         match decode_part(self.context, &self.buffer, self.start, self.offset) {
-            Decoded::Record(record) if record.next_offset <= self.end.next_multiple_of(ALIGN) => {
+            Decoded::Record(record) if record.end <= self.end => {
                 let payload = self.buffer.get(record.payload).unwrap_or_default();
                 let next = next_after(self.next_seqno, record.stamp, payload)
                     .map_err(|what| Error::corruption(&self.path, self.offset, what))?;
                 let payload = Bytes::copy_from_slice(payload);
                 let found = LogRecord { seqno: self.next_seqno, payload };
                 self.next_seqno = next;
-                self.offset = record.next_offset;
+                self.offset = record.end;
                 Ok(Some(found))
             }
             Decoded::Record(_) | Decoded::End | Decoded::Invalid(_) => Ok(None),
@@ -136,7 +135,7 @@ impl SegmentReader {
     /// What the file system says; `Corruption` if there is no record.
     pub(crate) fn read_next(&mut self) -> Result<LogRecord> {
         self.fill(self.chunk)?;
-        if let Some(needed) = framed_len_of(self.unread())
+        if let Some(needed) = framed_len_of(self.unread(), self.offset)
             && needed > self.unread().len() as u64
             && needed <= self.end.saturating_sub(self.offset)
         {
@@ -161,7 +160,7 @@ impl SegmentReader {
     /// Reads `len` bytes from the next record on, or up to the end.
     fn fill(&mut self, len: u64) -> Result<()> {
         // A buffer that was read to its end, but for the beginning of a record, was too short.
-        let is_used_up = framed_len_of(self.unread())
+        let is_used_up = framed_len_of(self.unread(), self.offset)
             .is_none_or(|len| len > self.unread().len() as u64 && len <= self.end);
         self.chunk = if is_used_up { (2 * self.chunk).min(CHUNK_MAX) } else { CHUNK_MIN };
         let len = len.min(self.end.saturating_sub(self.offset));

@@ -18,6 +18,7 @@ use crate::fs::Fs;
 use crate::fs::names::wal_path;
 use crate::record::Context;
 use crate::record::Scan;
+use crate::record::Stamp;
 use crate::record::file;
 use crate::record::scan_for_valid;
 use crate::wal::catalog::Catalog;
@@ -384,7 +385,8 @@ impl Replay<'_> {
         match scan {
             Scan::Nothing => None,
             Scan::Found(offset, record) => {
-                let claim = durable(SeqNo::new(record.stamp.durable().unwrap_or_default()));
+                let claim = record.stamp.and_then(Stamp::durable).unwrap_or_default();
+                let claim = durable(SeqNo::new(claim));
                 Some(format!("the record at offset {offset} of {} {claim}", name(id)))
             }
         }

@@ -18,8 +18,10 @@ use crate::record::Context;
 use crate::record::Decoded;
 use crate::record::LAG_UNKNOWN;
 use crate::record::Stamp;
+use crate::record::Stamps;
 use crate::record::decode_at;
 use crate::record::file;
+use crate::wal::decode::next_after;
 use crate::wal::proof::Mark;
 use crate::wal::recovery::LiveSegment;
 use crate::wal::recovery::LogSource;
@@ -51,8 +53,8 @@ struct Takeover {
     prev: Option<(FileId, u64)>,
     /// Sequence number of the first record taken over.
     first_seqno: SeqNo,
-    /// What to copy: segments with offsets from where to where.
-    ranges: Vec<(FileId, u64, u64)>,
+    /// What to copy, each from a record's start to where the segment's records end.
+    ranges: Vec<(Mark, u64)>,
     /// How many of the live segments stay.
     keep: usize,
 }
@@ -61,8 +63,9 @@ impl RecoveredLog {
     /// The length of the segment that is needed to reopen the log, if segments are `default` bytes
     /// long.
     pub(crate) fn segment_bytes_for_reopen(&self, default: u64) -> u64 {
-        let copied: u64 = self.takeover().ranges.iter().map(|(_, from, to)| to - from).sum();
-        segment_bytes(RECORDS_START + copied, default)
+        let takeover = self.takeover();
+        let copied: u64 = takeover.ranges.iter().map(|(from, to)| to - from.offset).sum();
+        segment_bytes(RECORDS_START + Stamps::bytes_at_most(copied), default)
     }
 
     fn takeover(&self) -> Takeover {
@@ -85,8 +88,9 @@ impl RecoveredLog {
             let start = if inside { from.offset } else { RECORDS_START };
             if start < live.end {
                 // Segments without records may lie in front of it, and a gap behind each.
-                first_seqno.get_or_insert(if inside { from.next } else { live.first_seqno });
-                ranges.push((live.id, start, live.end));
+                let next = if inside { from.next } else { live.first_seqno };
+                first_seqno.get_or_insert(next);
+                ranges.push((Mark { id: live.id, offset: start, next }, live.end));
             }
         }
         Takeover { prev, first_seqno: first_seqno.unwrap_or(from.next), ranges, keep }
@@ -209,21 +213,23 @@ fn copy_records(
     let to = Context::new(source.db, prepared.id);
     let mut copy = Vec::new();
     let mut written = RECORDS_START;
-    for (id, start, end) in &takeover.ranges {
-        let path = wal_path(source.dir, *id);
-        let bytes = file::read(source.fs, &path, *end)?.bytes;
-        let from = Context::new(source.db, *id);
-        let mut offset = *start;
-        while offset < *end {
+    let mut stamps = Stamps::default();
+    for (Mark { id, mut offset, mut next }, end) in takeover.ranges.iter().copied() {
+        let path = wal_path(source.dir, id);
+        let bytes = file::read(source.fs, &path, end)?.bytes;
+        let from = Context::new(source.db, id);
+        while offset < end {
             let Decoded::Record(record) = decode_at(from, &bytes, offset) else {
                 let what = "a record cannot be read that could be read before";
                 return Err(Error::corruption(&path, offset, what));
             };
-            let stamp = Stamp { seqno: record.stamp.seqno, lag: LAG_UNKNOWN };
             let payload = bytes.get(record.payload).unwrap_or_default();
             let place = written + copy.len() as u64;
+            let stamp = stamps.next(place, Stamp { seqno: next.get(), lag: LAG_UNKNOWN });
             record::encode_into(&mut copy, to, place, stamp, payload);
-            offset = record.next_offset;
+            next = next_after(next, record.stamp, payload)
+                .map_err(|what| Error::corruption(&path, offset, what))?;
+            offset = record.end;
             if copy.len() >= COPY_LEN {
                 prepared.file.write_at(written, &copy)?;
                 written += copy.len() as u64;

@@ -54,34 +54,40 @@ impl Salvaged {
 pub(crate) fn salvage(context: Context, bytes: &Bytes, offsets: Range<u64>) -> Salvaged {
     let mut found = Salvaged { end: offsets.start, ..Salvaged::default() };
     let mut offset = offsets.start;
+    // What a record without a stamp has, if that is known.
+    let mut next = None;
     while offset < offsets.end {
         let (at, record) = match decode_at(context, bytes, offset) {
             Decoded::Record(record) => (offset, record),
             Decoded::End | Decoded::Invalid(_) => {
-                match scan_for_valid(context, bytes, offset + 8..offsets.end, &|_| true) {
+                match scan_for_valid(context, bytes, offset + 1..offsets.end, &|_| true) {
                     Scan::Found(at, record) => (at, record),
                     Scan::Nothing => break,
                 }
             }
         };
-        offset = record.next_offset;
-        let Some(batch) = batch_of(&record, bytes) else {
+        offset = record.end;
+        let seqno = record.stamp.map_or(next, |stamp| Some(stamp.seqno));
+        next = None;
+        let Some((batch, behind)) = seqno.and_then(|seqno| batch_of(seqno, &record, bytes)) else {
             continue;
         };
+        next = Some(behind);
         if found.end < at {
             found.gaps.push(found.end..at);
         }
         found.records.push(batch);
-        found.end = record.next_offset;
+        found.end = record.end;
     }
     found
 }
 
-fn batch_of(record: &Record, bytes: &Bytes) -> Option<LogRecord> {
+/// The batch of `record`, which has `seqno`, and the sequence number behind it.
+fn batch_of(seqno: u64, record: &Record, bytes: &Bytes) -> Option<(LogRecord, u64)> {
     let payload = bytes.slice(record.payload.clone());
     let ops = Ops::new(&payload).try_fold(0u64, |count, op| op.map(|_| count + 1)).ok()?;
-    let fits = record.stamp.seqno.checked_add(ops)? <= SeqNo::STORED_MAX.get();
-    fits.then(|| LogRecord { seqno: SeqNo::new(record.stamp.seqno), payload })
+    let behind = seqno.checked_add(ops).filter(|behind| *behind <= SeqNo::STORED_MAX.get())?;
+    Some((LogRecord { seqno: SeqNo::new(seqno), payload }, behind))
 }
 
 /// A segment that may hold records of the log.

@@ -13,7 +13,7 @@ use crate::fs::Fs;
 use crate::fs::ReadMode;
 use crate::fs::WritableFile;
 use crate::fs::names::wal_path;
-use crate::record::framed_len;
+use crate::record::framed_len_max;
 use crate::record::header::FILE_HEADER_LEN;
 use crate::record::header::FileHeader;
 use crate::record::header::Format;
@@ -141,7 +141,7 @@ impl Segment {
 /// The length for a segment that is `default` bytes long, or longer if a batch of `payload_len`
 /// bytes needs it.
 pub(crate) fn segment_bytes_for(payload_len: usize, default: u64) -> u64 {
-    segment_bytes(RECORDS_START + framed_len(payload_len), default)
+    segment_bytes(RECORDS_START + framed_len_max(payload_len), default)
 }
 
 /// The length for a segment that has to hold `needed` bytes.

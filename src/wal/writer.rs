@@ -13,9 +13,9 @@ use crate::base::seqno::SeqNo;
 use crate::record;
 use crate::record::Context;
 use crate::record::LAG_UNKNOWN;
-use crate::record::RECORD_HEADER_LEN;
 use crate::record::Stamp;
-use crate::record::framed_len;
+use crate::record::Stamps;
+use crate::record::framed_len_max;
 use crate::wal::segment::PreparedSegment;
 use crate::wal::segment::RECORDS_START;
 use crate::wal::segment::Segment;
@@ -23,8 +23,8 @@ use crate::wal::segment::SegmentHeader;
 use crate::wal::sync::SyncQueue;
 use crate::wal::sync::SyncTask;
 
-/// A batch has room for the header of its record.
-const _: () = assert!(ROOM_LEN == RECORD_HEADER_LEN);
+/// A batch becomes a record where it is.
+const _: () = assert!(ROOM_LEN == record::ROOM_LEN);
 
 /// A place in the log: bytes of all segments since the database was opened. Grows, never falls.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -42,9 +42,16 @@ pub(crate) struct LogMark {
 struct Active {
     segment: Arc<Segment>,
     context: Context,
-    /// Where the next record goes.
+    /// Where the last record ends.
     offset: u64,
     capacity: u64,
+    stamps: Stamps,
+}
+
+impl Active {
+    fn has_room_for(&self, payload_len: usize) -> bool {
+        self.offset + framed_len_max(payload_len) <= self.capacity
+    }
 }
 
 /// The end of the log. The engine's append lock guards it.
@@ -82,6 +89,7 @@ impl LogWriter {
             writer.active = Some(Active {
                 context: Context::new(db, segment.id),
                 offset,
+                stamps: Stamps::default(),
                 capacity: segment.bytes,
                 segment: Segment::new(segment),
             });
@@ -126,7 +134,8 @@ impl LogWriter {
         self.end.seqno = SeqNo::new(next_seqno.get() - 1);
         self.end.position.0 += RECORDS_START;
         self.queue.wrote(&segment, self.end);
-        self.active = Some(Active { segment, context, offset: RECORDS_START, capacity });
+        let stamps = Stamps::default();
+        self.active = Some(Active { segment, context, offset: RECORDS_START, capacity, stamps });
         Ok(())
     }
 
@@ -152,24 +161,20 @@ impl LogWriter {
         sync_follows: bool,
     ) -> Result<()> {
         let len = batch.bytes().len();
-        let framed = framed_len(len);
-        let active = self.active.as_mut();
-        let Some(active) = active.filter(|active| active.offset + framed <= active.capacity) else {
+        let active = self.active.as_mut().filter(|active| active.has_room_for(len));
+        let Some(active) = active else {
             return Err(Error::internal("a log segment has no room for a record"));
         };
         assert!(!batch.is_empty() && seqno == self.next_seqno && durable < seqno);
         let lag = u32::try_from(seqno.get() - durable.get()).unwrap_or(LAG_UNKNOWN);
-        let stamp = Stamp { seqno: seqno.get(), lag };
-        batch.with_room(record::ALIGN as usize, |bytes| {
-            record::seal(bytes, len, active.context, active.offset, stamp);
-            if sync_follows {
-                active.segment.write_at(active.offset, bytes)
-            } else if Planted::AckedBeforeWritten.is_on() {
-                Ok(())
-            } else {
-                active.segment.overwrite_at(active.offset, bytes)
-            }
-        })?;
+        let stamp = active.stamps.next(active.offset, Stamp { seqno: seqno.get(), lag });
+        let bytes = record::seal(batch.with_room(), active.context, active.offset, stamp);
+        if sync_follows {
+            active.segment.write_at(active.offset, bytes)?;
+        } else if !Planted::AckedBeforeWritten.is_on() {
+            active.segment.overwrite_at(active.offset, bytes)?;
+        }
+        let framed = bytes.len() as u64;
         active.offset += framed;
         self.next_seqno = seqno.plus(batch.len());
         self.end.seqno = SeqNo::new(self.next_seqno.get() - 1);
@@ -181,9 +186,7 @@ impl LogWriter {
     /// Does a batch of `payload_len` bytes fit into the active segment? If not, start one of at
     /// least [`segment_bytes_for`](crate::wal::segment_bytes_for) bytes.
     pub(crate) fn room_for(&self, payload_len: usize) -> bool {
-        self.active
-            .as_ref()
-            .is_some_and(|active| active.offset + framed_len(payload_len) <= active.capacity)
+        self.active.as_ref().is_some_and(|active| active.has_room_for(payload_len))
     }
 
     /// Is there no active segment?

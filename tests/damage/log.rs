@@ -1,8 +1,6 @@
 //! The log: what may be lost to damage is modelled exactly. The contents are those before the first
 //! damaged record, unless something behind it, or the manifest, proves that it was durable: then
 //! it is an error.
-//!
-//! The records are found by a reader of its own, written from the description of the format.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -12,6 +10,7 @@ use esker::Recovery;
 use esker::fs::Fs as _;
 use esker::fs::MemFs;
 
+use crate::frames::frame_at;
 use crate::image::DIR;
 use crate::image::Image;
 use crate::image::State;
@@ -46,10 +45,6 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap())
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap())
-}
-
 fn parse(image: &Image) -> Log {
     let next_after: BTreeMap<u64, u64> =
         image.steps.windows(2).map(|pair| (pair[0].0 + 1, pair[1].0 + 1)).collect();
@@ -63,14 +58,16 @@ fn parse(image: &Image) -> Log {
         let (first, durable) = (u64_at(&bytes, 48), u64_at(&bytes, 56));
         let mut pieces = vec![Piece { bytes: 0..64, first, durable, is_header: true }];
         let (mut at, mut next) = (64, first);
-        while at + 16 <= bytes.len() && u64_at(&bytes, at + 8) << 8 == next << 8 {
-            let (len, lag) = (u32_at(&bytes, at + 4) as usize, u64::from(bytes[at + 15]));
-            // From 16 on a lag is stored with four bits.
-            let lag = if lag < 16 { lag } else { (8 + (lag & 7)) << ((lag >> 3) - 1) };
-            let durable = next.saturating_sub(lag);
-            let bytes = at..at + 16 + len;
-            at = bytes.end.next_multiple_of(8);
-            pieces.push(Piece { bytes, first: next, durable, is_header: false });
+        while let Some(frame) = frame_at(&bytes, at) {
+            let durable = frame.stamp.map_or(0, |(seqno, lag)| {
+                assert_eq!(seqno, next);
+                let lag = u64::from(lag);
+                // From 16 on a lag is stored with four bits.
+                let lag = if lag < 16 { lag } else { (8 + (lag & 7)) << ((lag >> 3) - 1) };
+                next.saturating_sub(lag)
+            });
+            at = frame.bytes.end;
+            pieces.push(Piece { bytes: frame.bytes, first: next, durable, is_header: false });
             next = next_after[&next];
         }
         log.push((name, pieces));
@@ -102,7 +99,7 @@ fn said_by_manifest(image: &Image) -> u64 {
     let (_, bytes, records) = manifest(image);
     let mut said = 0;
     for record in records {
-        for (tag, mut value) in fields(&bytes[record.start + 16..record.end]) {
+        for (tag, mut value) in fields(&bytes[record.payload]) {
             match tag {
                 4 => said = said.max(varint(&mut value)),
                 7 => {

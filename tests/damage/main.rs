@@ -13,6 +13,8 @@
 
 mod blob;
 mod files;
+#[path = "../harness/frames.rs"]
+mod frames;
 mod image;
 mod log;
 mod manifest;

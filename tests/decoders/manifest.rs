@@ -61,7 +61,7 @@ pub(crate) fn manifest_decode(data: &[u8]) {
 fn manifest(db: u64, id: u64, payloads: &[Vec<u8>]) -> Vec<u8> {
     let mut bytes = manifest_header(db, id);
     for (n, payload) in payloads.iter().enumerate().filter(|(_, payload)| !payload.is_empty()) {
-        append_record(&mut bytes, db, id, n as u64 + 1, LAG_UNKNOWN, payload);
+        append_record(&mut bytes, db, id, n as u64 + 1, Some(LAG_UNKNOWN), payload);
     }
     bytes
 }

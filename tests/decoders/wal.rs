@@ -156,16 +156,17 @@ fn forge_record(
     let wrong = input.byte();
     let seqno = if wrong & 1 == 0 { next } else { input.number() };
     let lag = match wrong >> 1 & 3 {
-        0 => LAG_UNKNOWN,
-        1 => input.number() as u32,
-        _ => 1 + u32::from(input.byte() % 4),
+        0 => None,
+        1 => Some(input.number() as u32),
+        2 => Some(LAG_UNKNOWN),
+        _ => Some(1 + u32::from(input.byte() % 4)),
     };
     let (payload, ops) = if wrong & 8 == 0 {
         batch_of(input, u32::from(wrong >> 6))
     } else {
         let len = usize::from(input.byte()) + 1;
         let mut payload = input.bytes(len).to_vec();
-        payload.push(0);
+        payload.extend([0; 2]);
         (payload, 1)
     };
     append_record(bytes, db, id, seqno, lag, &payload);
@@ -243,11 +244,11 @@ fn damaged(input: &mut Input<'_>) {
         for _ in 0..input.below(8) {
             let (payload, ops) = batch_of(input, 0);
             let lag = match input.byte() % 3 {
-                0 => LAG_UNKNOWN,
-                1 => (next - durable) as u32,
+                0 => None,
+                1 => Some((next - durable) as u32),
                 _ => {
                     durable = next - 1;
-                    1
+                    Some(1)
                 }
             };
             append_record(&mut bytes, DB, id, next, lag, &payload);

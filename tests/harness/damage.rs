@@ -21,6 +21,7 @@ use esker::fs::ReadMode;
 
 use crate::harness::choices::Choices;
 use crate::harness::choices::mix;
+use crate::harness::frames::frame_at;
 use crate::harness::state::NAMES;
 use crate::harness::state::Place;
 use crate::harness::state::State;
@@ -183,13 +184,9 @@ fn damage(fs: &MemFs, damage: &Damage) {
 fn records(manifest: &[u8]) -> Vec<Range<usize>> {
     let mut records = Vec::new();
     let mut at = 64;
-    while let Some(len) = manifest.get(at + 4..at + 8) {
-        let len = u32::from_le_bytes(len.try_into().unwrap()) as usize;
-        if len == 0 {
-            break;
-        }
-        records.push(at..at + 16 + len);
-        at = (at + 16 + len).next_multiple_of(8);
+    while let Some(frame) = frame_at(manifest, at) {
+        at = frame.bytes.end;
+        records.push(frame.bytes);
     }
     records
 }

@@ -9,6 +9,7 @@ pub(crate) mod choices;
 pub(crate) mod crashes;
 pub(crate) mod damage;
 pub(crate) mod failures;
+pub(crate) mod frames;
 pub(crate) mod held;
 pub(crate) mod ops;
 pub(crate) mod state;

@@ -379,7 +379,7 @@ fn an_error_of_the_disk_is_told_and_the_next_call_tries_again() {
     let fault = Arc::new(FaultFs::new(Arc::new(mem)));
     let options = keeping(ALL).fs(fault.clone());
     let db = options.open(DIR).unwrap();
-    fill(&db, 0, 500);
+    fill(&db, 0, 3000);
     db.flush().unwrap();
     let mut changes = db.changes_since(SeqNo::ZERO).unwrap();
     let mut seen = 0;
@@ -398,12 +398,12 @@ fn an_error_of_the_disk_is_told_and_the_next_call_tries_again() {
             }
         }
         fault.clear();
-        for batch in changes.by_ref().take(10) {
+        for batch in changes.by_ref().take(3) {
             assert_eq!(first_key(&batch.unwrap()), key(seen));
             seen += 1;
         }
     }
-    assert!(seen == 500 && errors >= 3, "{seen} {errors}");
+    assert!(seen == 3000 && errors >= 3, "{seen} {errors}");
 }
 
 /// All that comes, until an error ends it; each goes to `sent`.

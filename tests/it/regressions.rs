@@ -118,7 +118,7 @@ fn open_forged(edits: &[Edit], segment: Option<&[u8]>) -> Result<esker::Db, eske
     let mut manifest = fuzz_api::manifest_header(1, 9);
     for (n, edit) in edits.iter().enumerate() {
         let payload = fuzz_api::encode_edit(edit);
-        fuzz_api::append_record(&mut manifest, 1, 9, n as u64 + 1, u32::MAX, &payload);
+        fuzz_api::append_record(&mut manifest, 1, 9, n as u64 + 1, Some(u32::MAX), &payload);
     }
     let current = fuzz_api::current(1, 9);
     let files = [
@@ -166,7 +166,7 @@ fn a_log_near_the_last_sequence_number_is_corruption() {
         let header =
             Segment { db: 1, file: 1, prev: 0, prev_end: 0, first_seqno: first, durable: 0 };
         let mut segment = header.encode();
-        fuzz_api::append_record(&mut segment, 1, 1, first, u32::MAX, &payload);
+        fuzz_api::append_record(&mut segment, 1, 1, first, Some(u32::MAX), &payload);
         let keyspaces = vec![keyspace(0, "default")];
         let edit = Edit { next_keyspace: Some(1), keyspaces, ..Edit::default() };
         let opened = open_forged(std::slice::from_ref(&edit), Some(&segment));
