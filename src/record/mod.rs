@@ -62,7 +62,7 @@ const ALIGN: u64 = 8;
 const STAMP_EVERY: u64 = 4096;
 /// So many zeros are the end.
 const END_LEN: usize = 16;
-/// Bytes of a [tag](tag()).
+/// Bytes of what [`tag`] makes.
 const TAG_LEN: usize = 8;
 const CRC_LEN: usize = 4;
 const STAMP_LEN: usize = 8;

@@ -5,15 +5,17 @@
 //! 4      count of entries, at least 1
 //! 2      shared_len: bytes that all user keys of the block have in common
 //! 1      flags: bit 0 = offsets are u32, else u16; bits 1 and 2, a number: 0 = trailers take no
-//!        bytes in the entries, 1 = four, 2 = eight
+//!        bytes in the entries, 1 = four, 2 = eight; bit 3, without bit 0 = suffixes are equally
+//!        long, and so are values
 //! 1      layout: 2. 0 and 1, which had whole keys or whole trailers in the entries, are retired
 //! 8      the least trailer
 //! shared_len            the prefix: those bytes
 //! count  fingerprints: one byte of the hash of each user key
-//! 2|4 each, count + 1   offsets of the entries and of their end, from the first entry
+//! 2|4 each, count + 1   offsets of the entries and of their end, from the first entry; if all are
+//!        equally long instead: 4, the length of an entry; 2, the length of a suffix
 //! 4 each, count         heads: the first four bytes of each suffix, as an integer; 0 where it ends
-//! …      entries: varint suffix length, the suffix without its first four bytes,
-//!        trailer less the least one (0, 4 or 8), value
+//! …      entries: varint suffix length unless all are equally long, the suffix without its first
+//!        four bytes, trailer less the least one (0, 4 or 8), value
 //! ```
 //!
 //! A user key is the prefix and a suffix. A point read compares the prefix and fingerprints (they
@@ -36,6 +38,9 @@ use crate::base::seqno::SeqNo;
 
 pub(super) const HEADER_LEN: usize = 16;
 const FLAG_WIDE_OFFSETS: u8 = 1;
+const FLAG_UNIFORM: u8 = 8;
+/// Bytes of the two lengths that all entries have.
+pub(super) const UNIFORM_LEN: usize = 6;
 const LAYOUT: u8 = 2;
 /// So much of a suffix is its head.
 pub(super) const HEAD_LEN: usize = 4;
@@ -45,6 +50,7 @@ pub(super) const WHOLE_MAX: usize = 4;
 
 const TOO_SHORT: Malformed = Malformed("a data block is shorter than it claims");
 const BAD_ENTRY: Malformed = Malformed("an entry exceeds its data block");
+const UNKNOWN_FLAGS: Malformed = Malformed("a data block has unknown flags");
 const UNKNOWN_KIND: Malformed =
     Malformed("an entry is of a kind that this version of esker does not read");
 
@@ -84,6 +90,113 @@ impl EntrySpan {
     }
 }
 
+/// How a block tells where its entries lie.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Places {
+    /// Offsets of two bytes.
+    #[default]
+    Short,
+    /// And of four.
+    Wide,
+    /// All suffixes are equally long, and all values.
+    Uniform(Uniform),
+}
+
+/// The lengths of each entry and of each suffix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Uniform {
+    entry_len: u32,
+    suffix_len: u16,
+}
+
+impl Uniform {
+    pub(super) fn encode(self) -> [u8; UNIFORM_LEN] {
+        let both = u64::from(self.entry_len) | u64::from(self.suffix_len) << 32;
+        both.to_le_bytes().first_chunk().copied().unwrap_or_default()
+    }
+
+    #[inline]
+    fn decode(bytes: [u8; UNIFORM_LEN]) -> Uniform {
+        let mut both = [0; 8];
+        both.split_at_mut(UNIFORM_LEN).0.copy_from_slice(&bytes);
+        let both = u64::from_le_bytes(both);
+        Uniform { entry_len: both as u32, suffix_len: (both >> 32) as u16 }
+    }
+}
+
+impl Places {
+    /// For entries whose suffixes and values are so long, and whose trailers take so many bytes.
+    /// Tells how long the entries are together, too. Requires: there is one; suffixes and entries
+    /// have less than 2^16 and 2^32 bytes.
+    pub(super) fn of(
+        trailer_len: usize,
+        mut lens: impl Iterator<Item = (usize, usize)>,
+    ) -> (Places, usize) {
+        let first = lens.next().unwrap_or_default();
+        let bare = |(suffix_len, value_len)| bare_len(suffix_len, trailer_len, value_len);
+        let (mut is_uniform, mut count) = (true, 1);
+        let (mut bare_sum, mut varints) = (bare(first), varint_len(first.0));
+        for each in lens {
+            is_uniform &= each == first;
+            count += 1;
+            bare_sum += bare(each);
+            varints += varint_len(each.0);
+        }
+        if is_uniform {
+            let uniform = Uniform { entry_len: bare(first) as u32, suffix_len: first.0 as u16 };
+            return (Places::Uniform(uniform), count * bare(first));
+        }
+        let len = bare_sum + varints;
+        (if is_wide(len) { Places::Wide } else { Places::Short }, len)
+    }
+
+    /// Bytes of an offset; 0 if there are none.
+    #[inline]
+    pub(super) fn width(self) -> usize {
+        match self {
+            Places::Short => 2,
+            Places::Wide => 4,
+            Places::Uniform(_) => 0,
+        }
+    }
+
+    /// Bytes in front of the heads of `count` entries.
+    #[inline]
+    pub(super) fn len(self, count: usize) -> usize {
+        match self {
+            Places::Uniform(_) => UNIFORM_LEN,
+            _ => (count + 1).saturating_mul(self.width()),
+        }
+    }
+
+    /// Does each entry tell the length of its suffix?
+    pub(super) fn has_varints(self) -> bool {
+        !matches!(self, Places::Uniform(_))
+    }
+
+    fn flags(self) -> u8 {
+        match self {
+            Places::Short => 0,
+            Places::Wide => FLAG_WIDE_OFFSETS,
+            Places::Uniform(_) => FLAG_UNIFORM,
+        }
+    }
+
+    /// By the flags of a block, and what it has behind the fingerprints.
+    #[inline]
+    fn decode(flags: u8, bytes: &[u8]) -> Result<Places, Malformed> {
+        match flags & (FLAG_WIDE_OFFSETS | FLAG_UNIFORM) {
+            0 => Ok(Places::Short),
+            FLAG_WIDE_OFFSETS => Ok(Places::Wide),
+            FLAG_UNIFORM => {
+                let bytes = bytes.first_chunk().ok_or(TOO_SHORT)?;
+                Ok(Places::Uniform(Uniform::decode(*bytes)))
+            }
+            _ => Err(UNKNOWN_FLAGS),
+        }
+    }
+}
+
 /// What is needed to find the entries of a block by number. Borrows nothing, so that an iterator
 /// can keep it beside the bytes.
 #[derive(Clone, Copy, Debug, Default)]
@@ -93,7 +206,7 @@ pub(super) struct EntryTable {
     offsets_at: usize,
     heads_at: usize,
     entries_at: usize,
-    wide: bool,
+    places: Places,
     least: Trailer,
     /// Bytes that a trailer takes in its entry.
     trailer_len: usize,
@@ -123,16 +236,22 @@ impl EntryTable {
     /// Where entry `i` of the block with this payload lies.
     #[inline]
     fn bounds(&self, payload: &[u8], i: usize) -> Result<Range<usize>, Malformed> {
-        let (from, to) = if self.wide {
-            let at = self.offsets_at + 4 * i;
-            let pair = payload.get(at..).and_then(<[u8]>::first_chunk::<8>);
-            let n = u64::from_le_bytes(*pair.ok_or(TOO_SHORT)?);
-            (n as u32 as usize, (n >> 32) as usize)
-        } else {
-            let at = self.offsets_at + 2 * i;
-            let pair = payload.get(at..).and_then(<[u8]>::first_chunk::<4>);
-            let n = u32::from_le_bytes(*pair.ok_or(TOO_SHORT)?);
-            (n as u16 as usize, (n >> 16) as usize)
+        let (from, to) = match self.places {
+            Places::Uniform(Uniform { entry_len, .. }) => {
+                (entry_len as usize * i, entry_len as usize * (i + 1))
+            }
+            Places::Short => {
+                let at = self.offsets_at + 2 * i;
+                let pair = payload.get(at..).and_then(<[u8]>::first_chunk::<4>);
+                let n = u32::from_le_bytes(*pair.ok_or(TOO_SHORT)?);
+                (n as u16 as usize, (n >> 16) as usize)
+            }
+            Places::Wide => {
+                let at = self.offsets_at + 4 * i;
+                let pair = payload.get(at..).and_then(<[u8]>::first_chunk::<8>);
+                let n = u64::from_le_bytes(*pair.ok_or(TOO_SHORT)?);
+                (n as u32 as usize, (n >> 32) as usize)
+            }
         };
         Ok(self.entries_at + from..self.entries_at + to)
     }
@@ -142,8 +261,9 @@ impl EntryTable {
     pub(super) fn span(&self, payload: &[u8], i: usize) -> Result<EntrySpan, Malformed> {
         let Range { start: from, end } = self.bounds(payload, i)?;
         let entry = payload.get(from..end).ok_or(BAD_ENTRY)?;
-        let (suffix_len, rest_at) = match entry.first() {
-            Some(len) if *len < 0x80 => (usize::from(*len), from + 1),
+        let (suffix_len, rest_at) = match (self.places, entry.first()) {
+            (Places::Uniform(uniform), _) => (usize::from(uniform.suffix_len), from),
+            (_, Some(len)) if *len < 0x80 => (usize::from(*len), from + 1),
             _ => long_suffix(entry, end)?,
         };
         let rest_end = rest_at + suffix_len.saturating_sub(HEAD_LEN);
@@ -211,11 +331,10 @@ impl<'a> DataBlock<'a> {
         if (header >> 56) as u8 != LAYOUT {
             return Err(Malformed("a data block has a layout that is unknown or retired"));
         }
-        let trailer_len = 4 * usize::from(flags >> 1);
+        let trailer_len = 4 * usize::from((flags & !FLAG_UNIFORM) >> 1);
         if trailer_len > 8 {
-            return Err(Malformed("a data block has unknown flags"));
+            return Err(UNKNOWN_FLAGS);
         }
-        let wide = flags & FLAG_WIDE_OFFSETS != 0;
         let shared_len = usize::from((header >> 32) as u16);
         if count > 1 && count.saturating_mul(shared_len) > WHOLE_MAX * BLOCK_BYTES_MAX {
             return Err(Malformed("the keys of a data block are longer than a block may hold"));
@@ -223,9 +342,14 @@ impl<'a> DataBlock<'a> {
         let (prefix, fingerprints) = rest.split_at_checked(shared_len).ok_or(TOO_SHORT)?;
         let rest = fingerprints.get(count..).ok_or(TOO_SHORT)?;
         let offsets_at = payload.len() - rest.len();
-        let offsets_len = (count + 1).saturating_mul(if wide { 4 } else { 2 });
-        let rest = rest.get(offsets_len..).ok_or(TOO_SHORT)?;
+        let places = Places::decode(flags, rest)?;
+        let rest = rest.get(places.len(count)..).ok_or(TOO_SHORT)?;
         let (heads, entries) = rest.split_at_checked(count.saturating_mul(4)).ok_or(TOO_SHORT)?;
+        if let Places::Uniform(Uniform { entry_len, .. }) = places
+            && count.saturating_mul(entry_len as usize) != entries.len()
+        {
+            return Err(Malformed("a data block is not as long as its entries"));
+        }
         Ok(DataBlock {
             payload,
             table: EntryTable {
@@ -234,7 +358,7 @@ impl<'a> DataBlock<'a> {
                 offsets_at,
                 heads_at: payload.len() - rest.len(),
                 entries_at: payload.len() - entries.len(),
-                wide,
+                places,
                 least,
                 trailer_len,
             },
@@ -297,7 +421,7 @@ impl<'a> DataBlock<'a> {
         let wanted = hash.fingerprint();
         let pattern = u64::from(wanted) * 0x0101_0101_0101_0101;
         let (count, mut end, mut hits) = (self.table.count, 0, 0_u64);
-        // Offsets and heads of one entry fill up the last word.
+        // Offsets, or what is in their place, and the head of one entry fill up the last word.
         let mut words = self.fingerprints.as_chunks::<8>().0.iter();
         std::iter::from_fn(move || {
             while hits == 0 {
@@ -367,11 +491,11 @@ pub(super) fn rest_of(suffix: &[u8]) -> &[u8] {
     suffix.get(HEAD_LEN..).unwrap_or_default()
 }
 
-/// Length of an entry whose suffix and value have these lengths, and whose trailer takes so many
-/// bytes.
+/// Length of an entry, but for the varint, whose suffix and value have these lengths, and whose
+/// trailer takes so many bytes.
 #[inline]
-pub(super) fn entry_len(suffix_len: usize, trailer_len: usize, value_len: usize) -> usize {
-    varint_len(suffix_len) + suffix_len.saturating_sub(HEAD_LEN) + trailer_len + value_len
+fn bare_len(suffix_len: usize, trailer_len: usize, value_len: usize) -> usize {
+    suffix_len.saturating_sub(HEAD_LEN) + trailer_len + value_len
 }
 
 /// Bytes of a varint that is less than 2^21.
@@ -402,11 +526,11 @@ pub(super) fn trailer_len(least: Trailer, greatest: Trailer) -> usize {
 pub(super) fn header_of(
     count: usize,
     shared_len: usize,
-    wide: bool,
+    places: Places,
     least: Trailer,
     trailer_len: usize,
 ) -> [u8; HEADER_LEN] {
-    let flags = if wide { FLAG_WIDE_OFFSETS } else { 0 } | (trailer_len as u8 / 4) << 1;
+    let flags = places.flags() | (trailer_len as u8 / 4) << 1;
     let header =
         count as u64 | (shared_len as u64) << 32 | u64::from(flags) << 48 | u64::from(LAYOUT) << 56;
     (u128::from(header) | u128::from(least.0) << 64).to_le_bytes()
@@ -418,158 +542,4 @@ pub(super) fn shared_prefix_len(a: &[u8], b: &[u8]) -> usize {
 }
 
 #[cfg(test)]
-#[expect(clippy::indexing_slicing, reason = "a test may panic")]
-pub(super) mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::base::value::ValueKind;
-    use crate::sst::data_block_builder::DataBlockBuilder;
-
-    pub(in crate::sst) type Entry = (Vec<u8>, Trailer, Vec<u8>);
-
-    pub(in crate::sst) fn build(entries: &[Entry]) -> Vec<u8> {
-        let mut builder = DataBlockBuilder::default();
-        // Twice, to see that nothing is left over from the block before.
-        let mut payloads = [(); 2].map(|()| {
-            let mut out = Vec::new();
-            for (user, trailer, value) in entries {
-                builder.add(KeyRef::new(user, *trailer), KeyHash::of(user), value);
-            }
-            let bound = builder.size();
-            builder.finish(&mut out);
-            // Where one entry more decides between short and long offsets, two for each.
-            let at_most = out.len() + 8 + (2 + HEAD_LEN + 2) * (entries.len() + 1);
-            assert!(out.len() <= bound && bound <= at_most);
-            assert!(builder.is_empty());
-            out
-        });
-        assert_eq!(payloads[0], payloads[1]);
-        std::mem::take(&mut payloads[0])
-    }
-
-    pub(in crate::sst) fn entries_in_order() -> impl Strategy<Value = Vec<Entry>> {
-        let key = prop_oneof![
-            proptest::collection::vec(0u8..3, 0..6),
-            proptest::collection::vec(any::<u8>(), 0..4).prop_map(|tail| {
-                let mut key = b"shared prefix ".to_vec();
-                key.extend_from_slice(&tail);
-                key
-            }),
-            proptest::collection::vec(any::<u8>(), 0..300),
-        ];
-        let seqno = prop_oneof![Just(0u64), 0u64..20, any::<u64>()];
-        let value = prop_oneof![
-            9 => proptest::collection::vec(any::<u8>(), 0..40),
-            1 => Just(vec![7; 40_000]),
-        ];
-        proptest::collection::vec((key, seqno, any::<bool>(), value), 1..40).prop_map(|raw| {
-            let mut entries: Vec<Entry> = raw
-                .into_iter()
-                .map(|(key, seqno, put, value)| {
-                    let kind = if put { ValueKind::Put } else { ValueKind::Delete };
-                    (key, Trailer::new(SeqNo::new(seqno), kind), value)
-                })
-                .collect();
-            entries.sort_by(|a, b| KeyRef::new(&a.0, a.1).cmp(&KeyRef::new(&b.0, b.1)));
-            entries.dedup_by(|a, b| a.0 == b.0 && a.1 == b.1);
-            entries
-        })
-    }
-
-    proptest! {
-        #[test]
-        fn entries_are_found_where_the_model_has_them(entries in entries_in_order(), probe: Vec<u8>) {
-            let payload = build(&entries);
-            let block = DataBlock::parse(&payload).unwrap();
-            prop_assert_eq!(block.table().count, entries.len());
-            for (i, (user, trailer, value)) in entries.iter().enumerate() {
-                let span = block.span(i).unwrap();
-                let mut whole = Vec::new();
-                prop_assert_eq!(block.key(&span, &mut whole), KeyRef::new(user, *trailer));
-                prop_assert_eq!(&payload[span.value_range()], &value[..]);
-                prop_assert!(block.entry_is_consistent(i, &span, KeyHash::of(user)));
-            }
-            let mut probes: Vec<Vec<u8>> = entries.iter().map(|entry| entry.0.clone()).collect();
-            probes.push(probe);
-            probes.push(b"shared".to_vec());
-            probes.push(b"shared prefix".to_vec());
-            probes.push(b"shared prefix \xff\xff\xff\xff\xff".to_vec());
-            for user in &probes {
-                for seqno in [0, 1, 10, 19, u64::MAX] {
-                    let seqno = SeqNo::new(seqno);
-                    let found = block.find(user, KeyHash::of(user), seqno).unwrap();
-                    let wanted = entries
-                        .iter()
-                        .find(|entry| entry.0 == *user && entry.1.seqno() <= seqno);
-                    prop_assert_eq!(
-                        found.map(|span| (span.trailer, payload[span.value_range()].to_vec())),
-                        wanted.map(|entry| (entry.1, entry.2.clone()))
-                    );
-                    let target = KeyRef::seek(user, seqno);
-                    let before = entries.iter().filter(|e| KeyRef::new(&e.0, e.1) < target).count();
-                    prop_assert_eq!(block.rank(target, false).unwrap(), before);
-                }
-                let own = entries.iter().filter(|entry| entry.0 == *user);
-                for trailer in own.map(|entry| entry.1) {
-                    let target = KeyRef::new(user, trailer);
-                    let upto = entries.iter().filter(|e| KeyRef::new(&e.0, e.1) <= target).count();
-                    prop_assert_eq!(block.rank(target, true).unwrap(), upto);
-                    prop_assert_eq!(block.rank(target, false).unwrap(), upto - 1);
-                }
-            }
-        }
-
-        #[test]
-        fn any_bytes_parse_or_fail(mut bytes: Vec<u8>, count in 1u8..20, flags in 0u8..6) {
-            if let Some(header) = bytes.first_chunk_mut::<8>() {
-                *header = [count, 0, 0, 0, header[4] % 4, 0, flags, LAYOUT];
-            }
-            if let Ok(block) = DataBlock::parse(&bytes) {
-                for i in 0..=block.table().count {
-                    let _ = block.span(i).map(|span| block.key(&span, &mut Vec::new()).user.len());
-                }
-                let key = bytes.get(9..12).unwrap_or_default();
-                let _ = block.find(key, KeyHash::of(key), SeqNo::MAX);
-                let _ = block.rank(KeyRef::before_all(key), true);
-            }
-        }
-    }
-
-    #[test]
-    fn what_all_keys_share_is_stored_once() {
-        let put = |user: &[u8]| (user.to_vec(), Trailer::new(SeqNo::ZERO, ValueKind::Put), vec![]);
-        let payload = build(&[put(b"user:0017"), put(b"user:00175"), put(b"user:00234")]);
-        let prefix = b"user:00";
-        assert_eq!(payload.windows(4).filter(|window| *window == b"user").count(), 1);
-        let block = DataBlock::parse(&payload).unwrap();
-        assert_eq!(block.prefix, prefix);
-        assert_eq!(block.table().prefix(&payload), prefix);
-        // Lengths of suffixes that are in the heads.
-        assert_eq!(payload.get(payload.len() - 3..), Some(&[2, 3, 3][..]));
-    }
-
-    #[test]
-    fn retired_layouts_are_refused() {
-        let put = Trailer::new(SeqNo::ZERO, ValueKind::Put);
-        let mut payload = build(&[(b"a".to_vec(), put, b"1".to_vec())]);
-        assert!(DataBlock::parse(&payload).is_ok());
-        for layout in [0, 1] {
-            payload[7] = layout;
-            assert!(DataBlock::parse(&payload).unwrap_err().0.contains("retired"));
-        }
-    }
-
-    #[test]
-    fn a_block_whose_whole_keys_no_block_may_hold_is_refused() {
-        let parse = |count: u32, shared_len: u16| {
-            let header = u64::from(count) | u64::from(shared_len) << 32 | u64::from(LAYOUT) << 56;
-            let mut payload = header.to_le_bytes().to_vec();
-            payload.resize(16 << 20, 0);
-            DataBlock::parse(&payload).map(|block| block.table().count)
-        };
-        assert_eq!(parse(1024, u16::MAX), Ok(1024));
-        assert!(parse(1026, u16::MAX).is_err());
-        assert_eq!(parse(1, u16::MAX), Ok(1));
-    }
-}
+pub(super) mod tests;

@@ -11,8 +11,9 @@ use crate::base::key::Trailer;
 use crate::base::key::head4;
 use crate::sst::data_block::HEAD_LEN;
 use crate::sst::data_block::HEADER_LEN;
+use crate::sst::data_block::Places;
+use crate::sst::data_block::UNIFORM_LEN;
 use crate::sst::data_block::WHOLE_MAX;
-use crate::sst::data_block::entry_len;
 use crate::sst::data_block::header_of;
 use crate::sst::data_block::is_wide;
 use crate::sst::data_block::rest_of;
@@ -41,6 +42,8 @@ struct Extent {
     shared_len: usize,
     key_len_min: usize,
     key_len_max: usize,
+    value_len_min: usize,
+    value_len_max: usize,
     least: Trailer,
     greatest: Trailer,
 }
@@ -53,6 +56,8 @@ impl Default for Extent {
             shared_len: usize::MAX,
             key_len_min: usize::MAX,
             key_len_max: 0,
+            value_len_min: usize::MAX,
+            value_len_max: 0,
             least: Trailer(u64::MAX),
             greatest: Trailer(0),
         }
@@ -67,12 +72,16 @@ impl Extent {
             return 0;
         }
         let in_head = (self.key_len_min - self.shared_len).min(HEAD_LEN);
-        let len_of_len = varint_len(self.key_len_max - self.shared_len);
         let trailer_len = trailer_len(self.least, self.greatest);
-        let entries = self.whole_len - self.count * (self.shared_len + in_head)
-            + self.count * (len_of_len + trailer_len);
+        let bare =
+            self.whole_len - self.count * (self.shared_len + in_head) + self.count * trailer_len;
+        let front = HEADER_LEN + self.shared_len + self.count * (1 + HEAD_LEN);
+        if self.key_len_min == self.key_len_max && self.value_len_min == self.value_len_max {
+            return front + UNIFORM_LEN + bare;
+        }
+        let entries = bare + self.count * varint_len(self.key_len_max - self.shared_len);
         let offset = if is_wide(entries) { 4 } else { 2 };
-        HEADER_LEN + self.shared_len + self.count * (1 + offset + HEAD_LEN) + offset + entries
+        front + offset * (self.count + 1) + entries
     }
 }
 
@@ -103,21 +112,22 @@ impl DataBlockBuilder {
 
     #[inline]
     fn extent_with(&self, key: KeyRef<'_>, value: &[u8]) -> Extent {
-        let Extent { count, whole_len, shared_len, key_len_min, key_len_max, least, greatest } =
-            self.extent;
-        let shared = self.entries.get(..shared_len).unwrap_or(key.user);
+        let before = &self.extent;
+        let shared = self.entries.get(..before.shared_len).unwrap_or(key.user);
         Extent {
-            count: count + 1,
-            whole_len: whole_len + key.user.len() + value.len(),
+            count: before.count + 1,
+            whole_len: before.whole_len + key.user.len() + value.len(),
             shared_len: if key.user.starts_with(shared) {
                 shared.len()
             } else {
                 shared_prefix_len(shared, key.user)
             },
-            key_len_min: key_len_min.min(key.user.len()),
-            key_len_max: key_len_max.max(key.user.len()),
-            least: Trailer(least.0.min(key.trailer.0)),
-            greatest: Trailer(greatest.0.max(key.trailer.0)),
+            key_len_min: before.key_len_min.min(key.user.len()),
+            key_len_max: before.key_len_max.max(key.user.len()),
+            value_len_min: before.value_len_min.min(value.len()),
+            value_len_max: before.value_len_max.max(value.len()),
+            least: Trailer(before.least.0.min(key.trailer.0)),
+            greatest: Trailer(before.greatest.0.max(key.trailer.0)),
         }
     }
 
@@ -145,26 +155,33 @@ impl DataBlockBuilder {
     pub(super) fn finish(&mut self, out: &mut Vec<u8>) {
         let Extent { count, shared_len, least, greatest, .. } = self.extent;
         let trailer_len = trailer_len(least, greatest);
-        let len_of = |i| {
-            let (suffix, value) = self.entry(i);
-            entry_len(suffix.len(), trailer_len, value.len())
-        };
-        let wide = is_wide((0..count).map(len_of).sum());
+        let lens =
+            (0..count).map(|i| self.entry(i)).map(|(suffix, value)| (suffix.len(), value.len()));
+        let (places, _) = Places::of(trailer_len, lens);
         out.reserve(self.size());
-        out.extend_from_slice(&header_of(count, shared_len, wide, least, trailer_len));
+        out.extend_from_slice(&header_of(count, shared_len, places, least, trailer_len));
         out.extend_from_slice(&self.entries[..shared_len]);
         out.extend_from_slice(&self.fingerprints);
-        let (mut at, width) = (0, if wide { 4 } else { 2 });
-        for i in 0..=count {
-            out.extend_from_slice(&(at as u32).to_le_bytes()[..width]);
-            at += if i < count { len_of(i) } else { 0 };
+        let places_at = out.len();
+        out.resize(places_at + places.len(count), 0);
+        if let Places::Uniform(uniform) = places {
+            out[places_at..].copy_from_slice(&uniform.encode());
         }
         for i in 0..count {
             out.extend_from_slice(&head4(self.entry(i).0).to_le_bytes());
         }
-        for i in 0..count {
+        let entries_at = out.len();
+        for i in 0..=count {
+            let width = places.width();
+            let offset = ((out.len() - entries_at) as u32).to_le_bytes();
+            out[places_at + width * i..][..width].copy_from_slice(&offset[..width]);
+            if i == count {
+                break;
+            }
             let (suffix, value) = self.entry(i);
-            put_varint(out, suffix.len() as u64);
+            if places.has_varints() {
+                put_varint(out, suffix.len() as u64);
+            }
             out.extend_from_slice(rest_of(suffix));
             let beyond = self.trailers[i].0 - least.0;
             out.extend_from_slice(&beyond.to_le_bytes()[..trailer_len]);

@@ -36,11 +36,10 @@ use crate::base::seqno::SeqNo;
 use crate::cache::Block;
 use crate::sst::data_block::HEAD_LEN;
 use crate::sst::data_block::HEADER_LEN;
+use crate::sst::data_block::Places;
 use crate::sst::data_block::WHOLE_MAX;
 use crate::sst::data_block::check_special;
-use crate::sst::data_block::entry_len;
 use crate::sst::data_block::header_of;
-use crate::sst::data_block::is_wide;
 use crate::sst::data_block::rest_of;
 use crate::sst::data_block::shared_prefix_len;
 use crate::sst::data_block::trailer_len;
@@ -51,8 +50,8 @@ use crate::sst::data_block::varint_len;
 const SHARED_MAX: usize = BLOCK_BYTES_MAX + KEY_LEN_MAX;
 /// The same with what all share, for each of them: whole keys are hashed.
 const SHARED_WHOLE_MAX: usize = WHOLE_MAX * BLOCK_BYTES_MAX + KEY_LEN_MAX;
-/// Entries of such a block: each takes eight bytes at least.
-const COUNT_MAX: usize = BLOCK_BYTES_MAX / 8;
+/// Entries of such a block: each takes five bytes at least.
+const COUNT_MAX: usize = BLOCK_BYTES_MAX / 5;
 const WIDTH_MAX: u8 = 56;
 /// Memory of an [`Unpacker`] beyond this is not kept for the next block.
 const KEPT_BYTES_MAX: usize = 256 << 10;
@@ -297,30 +296,35 @@ fn unfold(folded: &[u8], lens: &mut Vec<Lens>, key: &mut Vec<u8>) -> Result<Bloc
     let folded = Folded::parse(folded, lens)?;
     let (count, prefix_len) = (folded.lens.len(), folded.prefix_len);
     let trailers @ (_, trailer_len) = folded.trailers();
-    let entry_len = |lens: &Lens| entry_len(lens.key() - prefix_len, trailer_len, lens.value());
-    let entries_len: usize = folded.lens.iter().map(entry_len).sum();
-    let width = if is_wide(entries_len) { 4 } else { 2 };
-    let front_len = HEADER_LEN + prefix_len + count + width * (count + 1) + HEAD_LEN * count;
+    let lens = folded.lens.iter().map(|lens| (lens.key() - prefix_len, lens.value()));
+    let (places, entries_len) = Places::of(trailer_len, lens);
+    let front_len = HEADER_LEN + prefix_len + count + places.len(count) + HEAD_LEN * count;
     if front_len + entries_len > u32::MAX as usize {
         return Err(TOO_MUCH);
     }
-    Block::filled(front_len + entries_len, |payload| fill(payload, &folded, (width, trailers), key))
+    Block::filled(front_len + entries_len, |payload| {
+        fill(payload, &folded, (places, trailers), key)
+    })
 }
 
-/// Builds the block: given the bytes of an offset, and what [`Folded::trailers`] says. `key` is where
-/// whole keys are put together.
+/// Builds the block, given how it tells the places of entries, and what [`Folded::trailers`] says.
+/// `key` is where whole keys are put together.
 #[expect(clippy::indexing_slicing, reason = "parse checked every length, and they were added up")]
 fn fill(
     payload: &mut [u8],
     folded: &Folded<'_>,
-    (width, (least, trailer_len)): (usize, (Trailer, usize)),
+    (places, (least, trailer_len)): (Places, (Trailer, usize)),
     key: &mut Vec<u8>,
 ) -> Result<(), Malformed> {
     let (count, prefix_len) = (folded.lens.len(), folded.prefix_len);
     let (header, rest) = payload.split_at_mut(HEADER_LEN);
     let (prefix, rest) = rest.split_at_mut(prefix_len);
     let (fingerprints, rest) = rest.split_at_mut(count);
-    let (offsets, rest) = rest.split_at_mut(width * (count + 1));
+    let (offsets, rest) = rest.split_at_mut(places.len(count));
+    let width = places.width();
+    if let Places::Uniform(uniform) = places {
+        offsets.copy_from_slice(&uniform.encode());
+    }
     let (heads, entries) = rest.split_at_mut(HEAD_LEN * count);
     let heads = heads.as_chunks_mut::<HEAD_LEN>().0;
     let (mut keys, mut values, mut at) = (folded.keys, folded.values, 0);
@@ -340,7 +344,9 @@ fn fill(
         fingerprints[i] = KeyHash::of(key).fingerprint();
         heads[i] = head4(suffix).to_le_bytes();
         offsets[width * i..][..width].copy_from_slice(&(at as u32).to_le_bytes()[..width]);
-        at += put_varint_at(&mut entries[at..], suffix.len());
+        if places.has_varints() {
+            at += put_varint_at(&mut entries[at..], suffix.len());
+        }
         entries[at..][..rest.len()].copy_from_slice(rest);
         at += rest.len();
         let beyond = folded.trailer(i).0 - least.0;
@@ -351,9 +357,8 @@ fn fill(
         values = more;
         at += lens.value();
     }
-    offsets[width * count..].copy_from_slice(&(at as u32).to_le_bytes()[..width]);
-    let wide = width == 4;
-    header.copy_from_slice(&header_of(count, prefix_len, wide, least, trailer_len));
+    offsets[width * count..][..width].copy_from_slice(&(at as u32).to_le_bytes()[..width]);
+    header.copy_from_slice(&header_of(count, prefix_len, places, least, trailer_len));
     Ok(())
 }
 
