@@ -69,7 +69,7 @@ impl Segment {
 }
 
 /// Appends a record to `file`, the content of log file `id`; with a stamp if there is a lag.
-/// Requires: a payload of two bytes or more. Of the sequence number, seven bytes are stored.
+/// Requires: a payload of three bytes or more. Of the sequence number, seven bytes are stored.
 pub fn append_record(
     file: &mut Vec<u8>,
     db: u64,

@@ -62,8 +62,8 @@ pub(crate) fn salvage_manifest(
     let mut ordinal = 1;
     while offset < end {
         let record = match decode_at(context, &content, offset) {
-            Decoded::Record(record) => record,
-            Decoded::End | Decoded::Invalid(_) => {
+            Decoded::Record(record) if record.stamp.is_some() => record,
+            Decoded::Record(_) | Decoded::End | Decoded::Invalid(_) => {
                 let rest = offset + 1..end;
                 let Scan::Found(at, record) = scan_for_valid(context, &content, rest, &|_| true)
                 else {

@@ -4,7 +4,7 @@
 //! little-endian.
 //!
 //! ```text
-//! record := len varint | crc u32 | payload                   len: of the payload, at least 2
+//! record := len varint | crc u32 | payload                   len: of the payload, at least 3
 //!         | 1 u8 | len varint | crc u32 | stamp | payload     len: of the payload, at least 1
 //! crc    := CRC-32 of the file's identity, the record's offset, len << 1 | is there a stamp?, and
 //!           all behind the crc
@@ -16,7 +16,8 @@
 //!
 //! A record without a stamp starts where the one before ends. One with a stamp starts at a multiple
 //! of 8, with zeros in front of it, so that it is found by whoever does not know where it is. The
-//! manifest's have one, and in the WAL [those that need it](Stamps).
+//! manifest's have one, and in the WAL [those that need it](Stamps). No record is as short as the
+//! longest padding: zeros in the place of one that is lost are never taken for padding.
 //!
 //! *Codes of a lag.* Below 16 a code means itself, and from there on up to 239, by its bits
 //! `eeeee mmm`, (8 + m) << (e - 1): at most an eighth more than the lag it stands for, so that the
@@ -51,13 +52,18 @@ mod tests;
 
 /// Bytes to keep free in front of a payload that becomes a record where it is.
 pub(crate) const ROOM_LEN: usize = PLACE_LEN + TAG_LEN + STAMP_LEN;
-/// What is in front of a payload takes at most so many of them: padding, tag, checksum, stamp.
+/// What is in front of a payload takes at most so many of them: padding, mark, length, checksum,
+/// stamp.
 const FRAME_LEN_MAX: u64 = ALIGN - 1 + 1 + 5 + CRC_LEN as u64 + STAMP_LEN as u64;
 const _: () = assert!(FRAME_LEN_MAX <= ROOM_LEN as u64);
 /// Stands in front of a record with a stamp, where one without has its length.
 const HAS_STAMP: u8 = 1;
 /// Records with a stamp start at multiples of this.
 const ALIGN: u64 = 8;
+/// The least payload of a record without a stamp.
+const PLAIN_LEN_MIN: usize = 3;
+const _: () = assert!(1 + CRC_LEN + PLAIN_LEN_MIN >= ALIGN as usize);
+const _: () = assert!(PLAIN_LEN_MIN > HAS_STAMP as usize);
 /// The first record in each so many bytes of the WAL has a stamp.
 const STAMP_EVERY: u64 = 4096;
 /// So many zeros are the end.
@@ -141,6 +147,11 @@ impl Stamp {
         Stamp { seqno: stored & ((1 << (8 * SEQNO_LEN)) - 1), lag }
     }
 
+    /// As it is read back.
+    fn stored(self) -> Stamp {
+        Stamp { seqno: self.seqno, lag: lag_of(code_of(self.lag)) }
+    }
+
     /// The highest sequence number that was known to be durable when the record was appended, if
     /// the record says so.
     ///
@@ -155,13 +166,15 @@ impl Stamp {
     }
 }
 
-/// Which records of a segment need a stamp: those that claim more than the ones before, and the
-/// first in each 4 KiB, so that damage of whole pages hides no record behind it.
+/// Which records of a segment need a stamp: those that claim more than the ones before, the first in
+/// each 4 KiB, so that damage of whole pages hides no record behind it, and the very short ones.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Stamps {
-    /// The block of the last one, counted from 1; 0 before the first.
+    /// The block of the last record, counted from 1; 0 before the first.
     block: u64,
     claim: Option<u64>,
+    /// What of it the codes of lags could say so far.
+    stored: Option<u64>,
 }
 
 impl Stamps {
@@ -171,13 +184,18 @@ impl Stamps {
         bytes + (2 + bytes / STAMP_EVERY) * 2 * FRAME_LEN_MAX
     }
 
-    /// The stamp of a record that is to follow what ends at `offset`: `stamp`, if it needs one.
+    /// The stamp of a record of `len` bytes that is to follow what ends at `offset`: `stamp`, if it
+    /// needs one.
     #[inline]
-    pub(crate) fn next(&mut self, offset: u64, stamp: Stamp) -> Option<Stamp> {
+    pub(crate) fn next(&mut self, offset: u64, len: usize, stamp: Stamp) -> Option<Stamp> {
         let (block, claim) = (1 + offset / STAMP_EVERY, stamp.durable());
-        let needs_one = block != self.block || claim > self.claim;
+        let is_new = claim > self.claim || claim > self.stored && stamp.stored().durable() == claim;
+        let needs_one = is_new || block != self.block || len < PLAIN_LEN_MIN;
         self.block = block;
-        self.claim = self.claim.max(claim);
+        if needs_one {
+            self.claim = self.claim.max(claim);
+            self.stored = self.stored.max(stamp.stored().durable());
+        }
         needs_one.then_some(stamp)
     }
 }
@@ -201,7 +219,7 @@ pub(crate) fn encode_into(
 /// Makes `record`, a payload with [`ROOM_LEN`] bytes in front of it, a record of the file `context`,
 /// and returns what is to be written at `offset`, where the one before ends.
 ///
-/// Requires: the payload has 1 to [`PAYLOAD_LEN_MAX`] bytes, and 2 without a stamp; the stamp's
+/// Requires: the payload has 1 to [`PAYLOAD_LEN_MAX`] bytes, without a stamp 3 or more; the stamp's
 /// sequence number is below 2^56.
 ///
 /// # Panics
@@ -214,7 +232,7 @@ pub(crate) fn seal(
     stamp: Option<Stamp>,
 ) -> &[u8] {
     let len = record.len().saturating_sub(ROOM_LEN);
-    let len_min = if stamp.is_some() { 1 } else { 1 + usize::from(HAS_STAMP) };
+    let len_min = if stamp.is_some() { 1 } else { PLAIN_LEN_MIN };
     assert!((len_min..=PAYLOAD_LEN_MAX).contains(&len), "a record has an impossible length");
     assert!(stamp.is_none_or(|stamp| stamp.seqno >> (8 * SEQNO_LEN) == 0));
     let tag = tag(len as u64, stamp.is_some());
@@ -292,7 +310,7 @@ pub(crate) struct Record {
     pub(crate) stamp: Option<Stamp>,
     /// Where the payload lies in the bytes that were given.
     pub(crate) payload: Range<usize>,
-    /// Where it ends; may lie beyond where the next one starts by the padding of that.
+    /// Where it ends. The next one starts there, or behind padding.
     pub(crate) end: u64,
 }
 
@@ -328,6 +346,9 @@ impl Frame {
         }
         if len == 0 {
             return Err(Malformed("a record has length 0"));
+        }
+        if !has_stamp && len < PLAIN_LEN_MIN as u32 || len as usize > PAYLOAD_LEN_MAX {
+            return Err(Malformed("a record has an impossible length"));
         }
         let crc = decoder.u32()?;
         let stamp = if has_stamp { Some(decoder.u64()?) } else { None };
@@ -392,11 +413,18 @@ pub(crate) fn decode_part(context: Context, bytes: &[u8], start: u64, offset: u6
 }
 
 /// How many bytes from `offset` to where a record ends of which `bytes` lie there, if they are its
-/// beginning. They may be any bytes: believe it within the file's length only.
+/// beginning: one behind padding if there is no record. They may be any bytes: believe it within the
+/// file's length only.
 pub(crate) fn framed_len_of(bytes: &[u8], offset: u64) -> Option<u64> {
     let padding = if bytes.first() == Some(&0) { padding_at(offset) } else { 0 };
-    let frame = Frame::parse(bytes.get(padding as usize..)?).ok()?;
-    Some(padding + frame.head_len as u64 + frame.len)
+    let rest = bytes.get(padding as usize..)?;
+    match Frame::parse(rest) {
+        Ok(frame) => Some(padding + frame.head_len as u64 + frame.len),
+        Err(_) if rest.first() == Some(&0) || rest.len() as u64 >= FRAME_LEN_MAX => {
+            Some(padding + 1)
+        }
+        Err(_) => None,
+    }
 }
 
 /// What [`scan_for_valid`] found.

@@ -219,11 +219,15 @@ impl Repair<'_> {
         Ok(salvaged.last_seqno().unwrap_or_default())
     }
 
-    fn stage(&mut self, records: &[LogRecord], staged: &mut Staged) -> Result<()> {
+    fn stage<P: AsRef<[u8]>>(
+        &mut self,
+        records: &[LogRecord<P>],
+        staged: &mut Staged,
+    ) -> Result<()> {
         let mut batch = WriteBatch::new();
         for record in records {
             self.report.batches += 1;
-            for (seqno, op) in (record.seqno.get()..).zip(Ops::new(&record.payload)) {
+            for (seqno, op) in (record.seqno.get()..).zip(Ops::new(record.payload.as_ref())) {
                 let op = op.map_err(|bad| Error::internal(bad.0))?;
                 let seqno = SeqNo::new(seqno);
                 if !self.inventory.wants(op.keyspace, seqno) {

@@ -19,7 +19,7 @@
 //! ```
 //!
 //! A user key is the prefix and a suffix. A point read compares the prefix and fingerprints (they
-//! share a cache line or two with the header), then a head, and loads one offset and one entry. A
+//! share a cache line or two with the header), then a head, and loads one offset, if there are any, and one entry. A
 //! seek narrows by heads, then compares the few keys that tie. A cursor has the prefix in its buffer
 //! and puts one suffix after the other behind it.
 #![deny(clippy::indexing_slicing)]

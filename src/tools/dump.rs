@@ -14,6 +14,7 @@ use crate::base::error::Result;
 use crate::base::ids::FileId;
 use crate::base::internal_iter::InternalIter as _;
 use crate::base::range_tombstone::end_of;
+use crate::base::seqno::SeqNo;
 use crate::base::value::EXPIRY_LEN;
 use crate::base::value::ValueKind;
 use crate::base::value::expiry_of;
@@ -127,6 +128,7 @@ impl Dump<'_> {
             match record::decode_at(context, &content, offset) {
                 Decoded::Record(record) => {
                     let seqno = record.stamp.map_or(next, |stamp| stamp.seqno);
+                    let seqno = seqno.min(SeqNo::MAX.get());
                     let durable = record.stamp.and_then(Stamp::durable);
                     let durable = durable
                         .map_or_else(String::new, |durable| format!(", durable up to {durable}"));

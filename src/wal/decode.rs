@@ -16,18 +16,18 @@ use crate::wal::segment::RECORDS_START;
 use crate::wal::segment::SegmentHeader;
 
 /// A batch of the log.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct LogRecord {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LogRecord<P = Bytes> {
     /// Sequence number of the first operation.
     pub(crate) seqno: SeqNo,
     /// The batch: checked to decode as operations.
-    pub(crate) payload: Bytes,
+    pub(crate) payload: P,
 }
 
-impl LogRecord {
+impl<P: AsRef<[u8]>> LogRecord<P> {
     /// Sequence number of the last operation.
     pub(crate) fn last_seqno(&self) -> SeqNo {
-        let ops = Ops::new(&self.payload).count() as u64;
+        let ops = Ops::new(self.payload.as_ref()).count() as u64;
         SeqNo::new(self.seqno.get().saturating_add(ops.saturating_sub(1)))
     }
 }
@@ -45,21 +45,22 @@ pub(super) enum Stop {
 
 /// The records of a segment, and where and why they end.
 #[derive(Debug)]
-pub(super) struct Decode {
-    pub(super) records: Vec<LogRecord>,
+pub(super) struct Decode<'a> {
+    /// A small one takes little more memory than its bytes.
+    pub(super) records: Vec<LogRecord<&'a [u8]>>,
     pub(super) next_seqno: SeqNo,
     pub(super) offset: u64,
     pub(super) stop: Stop,
 }
 
-impl Decode {
+impl<'a> Decode<'a> {
     /// Reads the records of the segment with this `header` up to `end`, or up to where they end.
     pub(super) fn segment(
         header: &SegmentHeader,
-        bytes: &Bytes,
+        bytes: &'a [u8],
         end: Option<u64>,
         proof: &mut Proof,
-    ) -> Decode {
+    ) -> Decode<'a> {
         let mut decode = Decode {
             records: Vec::new(),
             next_seqno: header.first_seqno,
@@ -89,9 +90,9 @@ impl Decode {
         decode
     }
 
-    fn add(&mut self, record: &Record, bytes: &Bytes) -> Result<(), String> {
-        let payload = bytes.slice(record.payload.clone());
-        let next = next_after(self.next_seqno, record.stamp, &payload)?;
+    fn add(&mut self, record: &Record, bytes: &'a [u8]) -> Result<(), String> {
+        let payload = bytes.get(record.payload.clone()).unwrap_or_default();
+        let next = next_after(self.next_seqno, record.stamp, payload)?;
         self.records.push(LogRecord { seqno: self.next_seqno, payload });
         self.next_seqno = next;
         self.offset = record.end;

@@ -33,7 +33,7 @@ use crate::wal::salvage::salvage;
 use crate::wal::segment::RECORDS_START;
 use crate::wal::segment::SegmentHeader;
 
-/// No crash loses so many operations: a log of so many would have hundreds of gigabytes.
+/// No crash loses so many operations: a log of so many would have tens of gigabytes at least.
 const LOST_OPS_MAX: u64 = 1 << 34;
 
 /// Which log to read, and how.
@@ -81,6 +81,9 @@ pub(crate) struct RecoveredLog {
     pub(crate) given_up: Option<GivenUp>,
 }
 
+/// What is done with the batches of a segment.
+pub(crate) type Visit<'a> = dyn FnMut(&[LogRecord<&[u8]>]) -> Result<()> + 'a;
+
 /// Reads the log and hands its batches to `visit`: one call per segment, in order, so that memory
 /// holds one segment, and at the log's end one more. Reads each segment once, after its header, and
 /// changes nothing on disk.
@@ -93,7 +96,7 @@ pub(crate) struct RecoveredLog {
 pub(crate) fn recover(
     source: &LogSource<'_>,
     listing: &[DirEntry],
-    visit: &mut dyn FnMut(&[LogRecord]) -> Result<()>,
+    visit: &mut Visit<'_>,
 ) -> Result<RecoveredLog> {
     let catalog = Catalog::read(source.fs, source.dir, source.db, source.floor, listing)?;
     let chain = catalog.chain(source.floor);
@@ -152,11 +155,7 @@ struct Replay<'a> {
 }
 
 impl Replay<'_> {
-    fn run(
-        &mut self,
-        chain: &[SegmentHeader],
-        visit: &mut dyn FnMut(&[LogRecord]) -> Result<()>,
-    ) -> Result<()> {
+    fn run(&mut self, chain: &[SegmentHeader], visit: &mut Visit<'_>) -> Result<()> {
         if chain.is_empty() {
             let damage = self.evidence_without_log()?;
             return self.settle(damage);
@@ -170,7 +169,7 @@ impl Replay<'_> {
             }
             let path = self.path(header.id);
             let read = file::read(self.source.fs, &path, end.unwrap_or(u64::MAX))?;
-            let bytes = Bytes::from(read.bytes);
+            let bytes = read.bytes;
             let decode = Decode::segment(header, &bytes, end, &mut self.proof);
             self.keep(header, &decode);
             if !matches!(decode.stop, Stop::AtEnd) {
@@ -231,12 +230,13 @@ impl Replay<'_> {
                 continue;
             }
             let context = Context::new(self.source.db, id);
-            let salvaged = salvage(context, &Bytes::from(read.bytes), behind.clone());
-            let started_at = match found.start {
-                Start::Started(header) if id != tail.0 => header.first_seqno.get().checked_sub(1),
+            let first = match found.start {
+                Start::Started(header) if id != tail.0 => Some(header.first_seqno.get()),
                 _ => None,
             };
-            let last = salvaged.last_seqno().max(started_at.map(SeqNo::new));
+            let salvaged = salvage(context, &Bytes::from(read.bytes), behind.clone(), first);
+            let before = first.and_then(|first| first.checked_sub(1));
+            let last = salvaged.last_seqno().max(before.map(SeqNo::new));
             given_up.last_seqno =
                 given_up.last_seqno.max(last.filter(|last| *last >= given_up.first_seqno));
             given_up.batches += salvaged.records.len() as u64;

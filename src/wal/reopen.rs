@@ -225,7 +225,8 @@ fn copy_records(
             };
             let payload = bytes.get(record.payload).unwrap_or_default();
             let place = written + copy.len() as u64;
-            let stamp = stamps.next(place, Stamp { seqno: next.get(), lag: LAG_UNKNOWN });
+            let stamp = Stamp { seqno: next.get(), lag: LAG_UNKNOWN };
+            let stamp = stamps.next(place, payload.len(), stamp);
             record::encode_into(&mut copy, to, place, stamp, payload);
             next = next_after(next, record.stamp, payload)
                 .map_err(|what| Error::corruption(&path, offset, what))?;

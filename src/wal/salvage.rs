@@ -49,13 +49,17 @@ impl Salvaged {
     }
 }
 
-/// The records that start within `offsets` of the segment whose content is `bytes`. Which segment
-/// it is, is part of each checksum: what another file left behind is never among them.
-pub(crate) fn salvage(context: Context, bytes: &Bytes, offsets: Range<u64>) -> Salvaged {
+/// The records that start within `offsets` of the segment whose content is `bytes`, where that of
+/// the first one has the sequence number `next`, if that is known. Which segment it is, is part of
+/// each checksum: what another file left behind is never among them.
+pub(crate) fn salvage(
+    context: Context,
+    bytes: &Bytes,
+    offsets: Range<u64>,
+    mut next: Option<u64>,
+) -> Salvaged {
     let mut found = Salvaged { end: offsets.start, ..Salvaged::default() };
     let mut offset = offsets.start;
-    // What a record without a stamp has, if that is known.
-    let mut next = None;
     while offset < offsets.end {
         let (at, record) = match decode_at(context, bytes, offset) {
             Decoded::Record(record) => (offset, record),
@@ -184,7 +188,8 @@ pub(crate) fn salvage_segment(
     let read = file::read(fs, &path, segment.end.unwrap_or(u64::MAX))?;
     let offsets = RECORDS_START..read.zero_from as u64;
     let context = Context::new(db, segment.id);
-    let mut salvaged = salvage(context, &Bytes::from(read.bytes), offsets);
+    let first = segment.header.map(|header| header.first_seqno.get());
+    let mut salvaged = salvage(context, &Bytes::from(read.bytes), offsets, first);
     if let Some(end) = segment.end.filter(|end| salvaged.end < *end) {
         salvaged.gaps.push(salvaged.end..end);
     }

@@ -167,7 +167,7 @@ impl LogWriter {
         };
         assert!(!batch.is_empty() && seqno == self.next_seqno && durable < seqno);
         let lag = u32::try_from(seqno.get() - durable.get()).unwrap_or(LAG_UNKNOWN);
-        let stamp = active.stamps.next(active.offset, Stamp { seqno: seqno.get(), lag });
+        let stamp = active.stamps.next(active.offset, len, Stamp { seqno: seqno.get(), lag });
         let bytes = record::seal(batch.with_room(), active.context, active.offset, stamp);
         if sync_follows {
             active.segment.write_at(active.offset, bytes)?;

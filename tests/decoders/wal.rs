@@ -166,11 +166,16 @@ fn forge_record(
     } else {
         let len = usize::from(input.byte()) + 1;
         let mut payload = input.bytes(len).to_vec();
-        payload.extend([0; 2]);
+        payload.extend([0; 3]);
         (payload, 1)
     };
-    append_record(bytes, db, id, seqno, lag, &payload);
+    append_record(bytes, db, id, seqno, lag.or(lag_of_short(&payload)), &payload);
     seqno.saturating_add(ops)
+}
+
+/// A record with a very short payload has a stamp.
+fn lag_of_short(payload: &[u8]) -> Option<u32> {
+    (payload.len() < 3).then_some(LAG_UNKNOWN)
 }
 
 /// A batch of one to four operations.
@@ -251,9 +256,18 @@ fn damaged(input: &mut Input<'_>) {
                     Some(1)
                 }
             };
-            append_record(&mut bytes, DB, id, next, lag, &payload);
+            append_record(&mut bytes, DB, id, next, lag.or(lag_of_short(&payload)), &payload);
             written.push((next, payload));
             next += ops;
+        }
+        if input.byte() == 255 {
+            // As many records as fit, for the memory that each takes beside its bytes.
+            let payload = batch(0, &[(b"", None), (b"", None)]);
+            for _ in 0..5000 {
+                append_record(&mut bytes, DB, id, next, None, &payload);
+                written.push((next, payload.clone()));
+                next += 2;
+            }
         }
         prev = (id, bytes.len() as u64);
         bytes.resize(bytes.len() + 8 * input.below(80), 0);

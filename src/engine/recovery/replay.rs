@@ -50,7 +50,7 @@ pub(super) enum Replay<'a> {
 enum Part<'a> {
     Flush(&'a Core),
     /// Which of how many parts, and its records.
-    Records(usize, usize, &'a [LogRecord]),
+    Records(usize, usize, &'a [LogRecord<&'a [u8]>]),
 }
 
 /// What goes to a keyspace, if that still exists.
@@ -106,8 +106,8 @@ pub(super) fn replay(
     Ok(log)
 }
 
-fn check_records(site: &Site<'_>, catalog: &Catalog, records: &[LogRecord]) -> Result<()> {
-    for op in records.iter().flat_map(|record| Ops::new(&record.payload)) {
+fn check_records(site: &Site<'_>, catalog: &Catalog, records: &[LogRecord<&[u8]>]) -> Result<()> {
+    for op in records.iter().flat_map(|record| Ops::new(record.payload)) {
         check_keyspace(site, catalog, op.map_err(|bad| Error::internal(bad.0))?.keyspace)?;
     }
     Ok(())
@@ -127,7 +127,7 @@ fn check_keyspace(site: &Site<'_>, catalog: &Catalog, id: KeyspaceId) -> Result<
 fn apply_records(
     site: &Site<'_>,
     catalog: &Catalog,
-    records: &[LogRecord],
+    records: &[LogRecord<&[u8]>],
     keyspaces: &Keyspaces,
     (n, parts): (usize, usize),
 ) -> Result<()> {
@@ -136,9 +136,9 @@ fn apply_records(
     for record in records {
         let mut ops = usize::MAX;
         if Planted::HalfBatch.is_on() {
-            ops = Ops::new(&record.payload).count().div_ceil(2);
+            ops = Ops::new(record.payload).count().div_ceil(2);
         }
-        for (seqno, op) in (record.seqno.get()..).zip(Ops::new(&record.payload)).take(ops) {
+        for (seqno, op) in (record.seqno.get()..).zip(Ops::new(record.payload)).take(ops) {
             let op = op.map_err(|bad| Error::internal(bad.0))?;
             let target = targets.get_or_insert_with(op.keyspace, || {
                 keyspaces.get(&op.keyspace).map(|state| Target::of(state))
@@ -224,7 +224,7 @@ impl Core {
 
     /// Is there memory for what waits for its flush, and for `records`? The block cache is empty
     /// yet, so that they may have its share.
-    fn fit_beside_each_other(&self, keyspaces: &Keyspaces, records: &[LogRecord]) -> bool {
+    fn fit_beside_each_other(&self, keyspaces: &Keyspaces, records: &[LogRecord<&[u8]>]) -> bool {
         let waiting: usize = keyspaces.values().map(|state| state.memtable_bytes().1).sum();
         let coming: usize = records.iter().map(|record| 2 * record.payload.len()).sum();
         waiting.saturating_add(coming) <= self.config.memory_budget
