@@ -46,7 +46,7 @@ pub(super) enum Stop {
 /// The records of a segment, and where and why they end.
 #[derive(Debug)]
 pub(super) struct Decode<'a> {
-    /// A small one takes little more memory than its bytes.
+    /// Borrowed: there may be one for every eight bytes.
     pub(super) records: Vec<LogRecord<&'a [u8]>>,
     pub(super) next_seqno: SeqNo,
     pub(super) offset: u64,
