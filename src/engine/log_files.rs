@@ -28,7 +28,7 @@ const SEGMENT_BYTES_MAX: u64 = 64 << 20;
 /// long, so that most are used again.
 const WRITTEN_PER_LOG: u64 = 8;
 /// Those that are reserved cost next to nothing, and are short, so that little space is unused.
-const RESERVED_PER_LOG: u64 = 32;
+const RESERVED_PER_LOG: u64 = 64;
 
 /// For how long nobody must have written before a log that is not needed is made small: so long
 /// that who flushes and goes on writing keeps the segments.

@@ -21,7 +21,7 @@ const WAL_BYTES: u64 = 8 << 20;
 
 /// So long is the first segment, and each further one that is not made for a large batch.
 fn segment_bytes(durability: Durability) -> u64 {
-    WAL_BYTES / if durability == Durability::Sync { 8 } else { 32 }
+    WAL_BYTES / if durability == Durability::Sync { 8 } else { 64 }
 }
 
 fn options(durability: Durability) -> Options {
