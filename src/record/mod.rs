@@ -211,9 +211,15 @@ pub(crate) fn encode_into(
     stamp: Option<Stamp>,
     payload: &[u8],
 ) {
-    let mut record = vec![0; ROOM_LEN];
-    record.extend_from_slice(payload);
-    out.extend_from_slice(seal(&mut record, context, offset, stamp));
+    let start = out.len();
+    out.resize(start + ROOM_LEN, 0);
+    out.extend_from_slice(payload);
+    let (_, record) = out.split_at_mut(start);
+    let len = seal(record, context, offset, stamp).len();
+    // What was left of the room goes.
+    let end = out.len();
+    out.copy_within(end - len.., start);
+    out.truncate(start + len);
 }
 
 /// Makes `record`, a payload with [`ROOM_LEN`] bytes in front of it, a record of the file `context`,

@@ -134,17 +134,16 @@ impl Places {
     ) -> (Places, usize) {
         let first = lens.next().unwrap_or_default();
         let bare = |(suffix_len, value_len)| bare_len(suffix_len, trailer_len, value_len);
-        let (mut is_uniform, mut count) = (true, 1);
+        let mut is_uniform = true;
         let (mut bare_sum, mut varints) = (bare(first), varint_len(first.0));
         for each in lens {
             is_uniform &= each == first;
-            count += 1;
             bare_sum += bare(each);
             varints += varint_len(each.0);
         }
         if is_uniform {
             let uniform = Uniform { entry_len: bare(first) as u32, suffix_len: first.0 as u16 };
-            return (Places::Uniform(uniform), count * bare(first));
+            return (Places::Uniform(uniform), bare_sum);
         }
         let len = bare_sum + varints;
         (if is_wide(len) { Places::Wide } else { Places::Short }, len)

@@ -7,7 +7,6 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 
-use crate::base::batch::Ops;
 use crate::base::error::Error;
 use crate::base::error::Result;
 use crate::base::ids::DbId;
@@ -28,6 +27,7 @@ use crate::record::file;
 use crate::record::scan_for_valid;
 use crate::wal::catalog::read_header;
 use crate::wal::decode::LogRecord;
+use crate::wal::decode::next_after;
 use crate::wal::segment::RECORDS_START;
 use crate::wal::segment::SegmentHeader;
 
@@ -88,10 +88,9 @@ pub(crate) fn salvage(
 
 /// The batch of `record`, which has `seqno`, and the sequence number behind it.
 fn batch_of(seqno: u64, record: &Record, bytes: &Bytes) -> Option<(LogRecord, u64)> {
-    let payload = bytes.slice(record.payload.clone());
-    let ops = Ops::new(&payload).try_fold(0u64, |count, op| op.map(|_| count + 1)).ok()?;
-    let behind = seqno.checked_add(ops).filter(|behind| *behind <= SeqNo::STORED_MAX.get())?;
-    Some((LogRecord { seqno: SeqNo::new(seqno), payload }, behind))
+    let (seqno, payload) = (SeqNo::new(seqno), bytes.slice(record.payload.clone()));
+    let behind = next_after(seqno, record.stamp, &payload).ok()?;
+    Some((LogRecord { seqno, payload }, behind.get()))
 }
 
 /// A segment that may hold records of the log.

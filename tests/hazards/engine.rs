@@ -383,7 +383,7 @@ fn a_flip_anywhere_in_the_log_of_a_closed_database_is_corruption() {
         let fs = MemFs::new();
         let db = options(&fs).durability(durability).open(DIR).unwrap();
         for i in 0..5_u8 {
-            db.put([i], [i; 20]).unwrap();
+            db.put([i], [i; 40]).unwrap();
         }
         db.close().unwrap();
         let mut flips = 0;
@@ -409,6 +409,6 @@ fn a_flip_anywhere_in_the_log_of_a_closed_database_is_corruption() {
                 }
             }
         }
-        assert!(flips > 5 * 30, "only {flips} were noticed");
+        assert!(flips > 5 * 44, "only {flips} were noticed");
     }
 }
