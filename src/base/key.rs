@@ -135,33 +135,56 @@ impl From<KeyRef<'_>> for InternalKey {
 
 /// The first 16 bytes of `key` as a big-endian integer, padded with zeros: compares like the bytes,
 /// except that a tie says nothing.
+///
+/// A shorter key is put together from its first and last bytes, which overlap: a copy into zeros,
+/// of a length that the compiler does not know, is a call, and waits for what it has stored.
+#[inline]
 pub(crate) fn head16(key: &[u8]) -> u128 {
-    if let Some(head) = key.first_chunk::<16>() {
+    if let Some(head) = key.first_chunk() {
         return u128::from_be_bytes(*head);
     }
-    let mut head = [0; 16];
-    head[..key.len()].copy_from_slice(key);
-    u128::from_be_bytes(head)
+    match (key.first_chunk(), key.last_chunk()) {
+        (Some(first), Some(last)) => {
+            let behind = u128::from(u64::from_be_bytes(*last)) << (8 * (16 - key.len()));
+            u128::from(u64::from_be_bytes(*first)) << 64 | u128::from(behind as u64)
+        }
+        _ => u128::from(head8(key)) << 64,
+    }
+}
+
+/// Is `head` less than `other`? For binary searches, whose steps would be branches with the
+/// operator, of which the processor guesses every second one wrong: in a hundred heads 31 ns with
+/// it, 10 with this.
+#[expect(clippy::needless_bitwise_bool, reason = "a lazy operator is a branch")]
+#[inline]
+pub(crate) fn is_less(head: u128, other: u128) -> bool {
+    let (upper, other_upper) = ((head >> 64) as u64, (other >> 64) as u64);
+    (upper < other_upper) | ((upper == other_upper) & ((head as u64) < other as u64))
 }
 
 /// The first 8 bytes of `key` as a big-endian integer, padded with zeros.
+#[inline]
 pub(crate) fn head8(key: &[u8]) -> u64 {
-    if let Some(head) = key.first_chunk::<8>() {
+    if let Some(head) = key.first_chunk() {
         return u64::from_be_bytes(*head);
     }
-    let mut head = [0; 8];
-    head[..key.len()].copy_from_slice(key);
-    u64::from_be_bytes(head)
+    match (key.first_chunk(), key.last_chunk()) {
+        (Some(first), Some(last)) => {
+            let behind = u64::from(u32::from_be_bytes(*last)) << (8 * (8 - key.len()));
+            u64::from(u32::from_be_bytes(*first)) << 32 | u64::from(behind as u32)
+        }
+        _ => u64::from(head4(key)) << 32,
+    }
 }
 
 /// The first 4 bytes of `key` as a big-endian integer, padded with zeros.
+#[inline]
 pub(crate) fn head4(key: &[u8]) -> u32 {
-    if let Some(head) = key.first_chunk::<4>() {
+    if let Some(head) = key.first_chunk() {
         return u32::from_be_bytes(*head);
     }
-    let mut head = [0; 4];
-    head[..key.len()].copy_from_slice(key);
-    u32::from_be_bytes(head)
+    let byte = |i| key.get(i).copied().unwrap_or(0);
+    u32::from_be_bytes([byte(0), byte(1), byte(2), 0])
 }
 
 /// The hash of a user key, computed once per operation and used by every filter and block on the
@@ -194,6 +217,31 @@ mod tests {
         let seek = KeyRef::seek(b"a", SeqNo::new(5));
         assert!(new < seek && seek < old);
         assert!(KeyRef::before_all(b"a") < new && KeyRef::after_all(b"a") > old);
+    }
+
+    #[test]
+    fn heads_are_the_first_bytes_and_then_zeros() {
+        let key: Vec<u8> = (0x81..0x99).collect();
+        for len in 0..=key.len() {
+            let key = &key[..len];
+            let mut padded = [0; 24];
+            padded[..len].copy_from_slice(key);
+            assert_eq!(head16(key).to_be_bytes(), padded[..16], "{len}");
+            assert_eq!(head8(key).to_be_bytes(), padded[..8], "{len}");
+            assert_eq!(head4(key).to_be_bytes(), padded[..4], "{len}");
+        }
+    }
+
+    #[test]
+    fn is_less_is_the_operator() {
+        let halves = [0, 1, 2, u64::MAX - 1, u64::MAX];
+        let heads =
+            halves.map(|upper| halves.map(|lower| u128::from(upper) << 64 | u128::from(lower)));
+        for x in heads.as_flattened() {
+            for y in heads.as_flattened() {
+                assert_eq!(is_less(*x, *y), x < y, "{x:x} {y:x}");
+            }
+        }
     }
 
     #[test]

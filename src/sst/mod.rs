@@ -85,6 +85,7 @@ mod writer;
 mod tests;
 
 pub(crate) use iter::SstIter;
+pub(crate) use reader::Aim;
 pub(crate) use reader::SstExpectation;
 pub(crate) use reader::SstReader;
 pub(crate) use salvage::SalvageIter;

@@ -217,7 +217,8 @@ impl SstReader {
 
     /// Where versions of `user` would begin; none if the file has none. Asks for the part of the
     /// filter that [`SstReader::get_from`] will look at.
-    #[inline]
+    #[expect(clippy::inline_always, reason = "what a call returns through memory a get waits for")]
+    #[inline(always)]
     pub(crate) fn aim(&self, user: &[u8], hash: KeyHash) -> Option<Aim<'_>> {
         let p = self.top.find(user)?;
         let partition = self.top.partition(p)?;

@@ -15,6 +15,7 @@ use crate::base::coding::Malformed;
 use crate::base::coding::put_bytes;
 use crate::base::coding::put_varint;
 use crate::base::key::head16;
+use crate::base::key::is_less;
 use crate::sst::block::BlockHandle;
 use crate::sst::block::TRAILER_LEN;
 use crate::sst::data_block::shared_prefix_len;
@@ -185,7 +186,7 @@ impl TopIndex {
             return if *user < *self.shared { 0 } else { self.len() };
         };
         let head = head16(suffix);
-        let low = self.heads.partition_point(|other| *other < head);
+        let low = self.heads.partition_point(|other| is_less(*other, head));
         if self.heads.get(low) != Some(&head) {
             return low;
         }

@@ -22,6 +22,7 @@ use crate::base::error::Result;
 use crate::base::key::KeyHash;
 use crate::base::key::Trailer;
 use crate::base::key::head16;
+use crate::base::key::is_less;
 use crate::base::lookup::Lookup;
 pub(crate) use crate::base::options::LEVELS;
 use crate::base::range::is_by;
@@ -30,6 +31,8 @@ use crate::base::seqno::SeqNo;
 use crate::base::slice::Slice;
 use crate::base::value::head_of;
 use crate::manifest::SstMeta;
+use crate::sst::Aim;
+use crate::sst::SstReader;
 use crate::version::blobs::Blobs;
 use crate::version::sst_file::SstFile;
 
@@ -106,7 +109,7 @@ impl Level {
 
     #[inline]
     fn first_from_head(&self, key: &[u8], head: u128) -> usize {
-        let mut at = self.largest_heads.partition_point(|largest| *largest < head);
+        let mut at = self.largest_heads.partition_point(|largest| is_less(*largest, head));
         // Equal heads say nothing: compare whole keys. There are as many heads as files.
         while self.largest_heads.get(at) == Some(&head)
             && self.files[at].meta.largest.user.as_slice() < key
@@ -139,6 +142,17 @@ pub(crate) fn overlapping<'a, F>(
     let start = files.partition_point(|file| meta(file).is_before(from));
     let rest = &files[start..];
     &rest[..rest.partition_point(|file| is_by(meta(file).first(), to))]
+}
+
+/// Opens `file`, and aims at `key` in it.
+#[cold]
+fn aim_at_first<'a>(
+    file: &'a SstFile,
+    key: &[u8],
+    hash: KeyHash,
+) -> Result<Option<(&'a SstReader, Aim<'a>)>> {
+    let reader = file.reader()?;
+    Ok(reader.aim(key, hash).map(|aim| (&**reader, aim)))
 }
 
 /// Opens no file in which nothing is looked for.
@@ -223,8 +237,8 @@ impl Version {
             for (file, aim) in aimed.iter().take(count).flatten() {
                 let (reader, aim) = match aim {
                     Some(aim) => *aim,
-                    None => match file.reader()?.aim(key, hash) {
-                        Some(aim) => (&**file.reader()?, aim),
+                    None => match aim_at_first(file, key, hash)? {
+                        Some(aim) => aim,
                         None => continue,
                     },
                 };
