@@ -50,6 +50,8 @@ pub(crate) enum Planted {
     ExpiredEarly,
     /// What is written into a dead span stays unseen.
     DeadSpanKept,
+    /// A memtable's hash index stays at the first version of a key.
+    OldVersionKept,
 }
 
 impl Planted {

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  filter    words of 64 bits, one per key: is it here at all?
+//!  index     hash table: the newest version of the keys that came first
 //!  list      unrolled skiplist: sorted nodes of up to 15 entries, head of the key | pointer
 //!  records   trailer, lengths, key bytes, value bytes | trailer, lengths, key bytes, …
 //!  ranges    range tombstones, in fragments
@@ -14,7 +15,7 @@
 //!
 //! *Invariants.* No two inserts have the same key and trailer (the second would be ignored). A
 //! reader that learns a sequence number from the commit that published it sees every entry up to
-//! that number: an insert has written all three parts when it returns, and is published after that.
+//! that number: an insert has written all parts when it returns, and is published after that.
 
 use std::fmt;
 use std::sync::Arc;
@@ -36,6 +37,7 @@ use crate::base::value::ValueKind;
 
 mod arena;
 mod filter;
+mod hash_index;
 mod iter;
 mod key;
 mod list;
@@ -48,6 +50,7 @@ mod tests;
 
 use arena::FreeChunks;
 use filter::Filter;
+use hash_index::HashIndex;
 use key::Probe;
 use list::List;
 use range_del::RangeDels;
@@ -76,6 +79,7 @@ pub(crate) struct Memtable {
     list: List,
     records: Records,
     filter: Filter,
+    index: HashIndex,
     len: AtomicUsize,
     ranges: RangeDels,
     /// No entry is newer.
@@ -117,6 +121,7 @@ impl Memtables {
             list: List::new(self.free.clone()),
             records: Records::new(self.free.clone()),
             filter: Filter::new(self.bytes),
+            index: HashIndex::new(self.bytes),
             len: AtomicUsize::new(0),
             ranges: RangeDels::default(),
             newest: AtomicU64::new(u64::MAX),
@@ -172,10 +177,12 @@ impl Memtable {
         }
         let hash = KeyHash::of(key);
         self.filter.prefetch(hash);
+        self.index.prefetch(hash);
         let key = KeyRef::new(key, trailer);
         let record = self.records.store(key, value);
         if self.list.insert(&Probe::new(key), record) {
             self.len.fetch_add(1, Ordering::Relaxed);
+            self.index.insert(hash, record);
         }
         self.filter.insert(hash);
     }
@@ -208,6 +215,13 @@ impl Memtable {
         if !self.filter.may_contain(hash) {
             return None;
         }
+        let is_newest = |newest: &Record| {
+            let newest = newest.key();
+            newest.user == key && newest.trailer.seqno() <= seqno
+        };
+        if let Some(newest) = self.index.newest(hash).filter(is_newest) {
+            return Some(newest);
+        }
         let found = self.list.lower_bound(&Probe::new(KeyRef::seek(key, seqno)))?.record();
         (found.key().user == key).then_some(found)
     }
@@ -238,7 +252,8 @@ impl Memtable {
 
     /// Memory in use.
     pub(crate) fn bytes(&self) -> usize {
-        self.records.bytes() + self.list.bytes() + self.filter.bytes() + self.ranges.bytes()
+        let to_find = self.filter.bytes() + self.index.bytes();
+        self.records.bytes() + self.list.bytes() + to_find + self.ranges.bytes()
     }
 
     /// Number of entries, range tombstones aside.

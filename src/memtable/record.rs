@@ -70,6 +70,12 @@ impl Record {
         Trailer(self.header().trailer)
     }
 
+    /// Does it have a lesser sequence number than `other`?
+    #[inline]
+    pub(super) fn is_older_than(self, other: Record) -> bool {
+        self.trailer() < other.trailer()
+    }
+
     /// The key. The caller keeps the arena alive.
     #[expect(unsafe_code, reason = "reads arena memory")]
     #[inline]

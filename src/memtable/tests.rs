@@ -388,6 +388,52 @@ fn insert_beside_readers(number: fn(u64, u64) -> u64) {
     assert_eq!(memtable.len() as u64, 4 * per_thread);
 }
 
+#[test]
+fn the_newest_version_is_found_while_others_are_written() {
+    const THREADS: u64 = 3;
+    let per_thread: u64 = if cfg!(miri) { 20 } else { 20_000 };
+    // More keys than slots of the hash index.
+    let memtable = Arc::new(Memtables::new(1 << 14).make(1));
+    let key = |i: u64| (i % 40).to_be_bytes();
+    let done = [const { AtomicU64::new(0) }; THREADS as usize];
+    thread::scope(|scope| {
+        for t in 0..THREADS {
+            let (memtable, done, key) = (&memtable, &done, &key);
+            scope.spawn(move || {
+                for i in 0..per_thread {
+                    // All threads write the same keys, in about the same order.
+                    let seqno = i * THREADS + t;
+                    memtable.insert(&key(i), put(seqno), &seqno.to_be_bytes());
+                    done[t as usize].store(i + 1, Ordering::Release);
+                }
+            });
+        }
+        for from in [0, per_thread / 2] {
+            let (memtable, done, key) = (&memtable, &done, &key);
+            scope.spawn(move || {
+                while done.iter().any(|done| done.load(Ordering::Acquire) <= from) {
+                    for t in 0..THREADS {
+                        let Some(i) = done[t as usize].load(Ordering::Acquire).checked_sub(1)
+                        else {
+                            continue;
+                        };
+                        let (user, least) = (key(i), put(i * THREADS + t));
+                        let hash = KeyHash::of(&user);
+                        let newest = memtable.get(&user, hash, SeqNo::MAX).unwrap().0;
+                        assert!(newest >= least, "{newest:?} instead of {least:?}");
+                        let then = memtable.get(&user, hash, least.seqno()).unwrap();
+                        assert_eq!(then, (least, &least.seqno().get().to_be_bytes()[..]));
+                    }
+                }
+            });
+        }
+    });
+    for i in per_thread - 40..per_thread {
+        let newest = memtable.get(&key(i), KeyHash::of(&key(i)), SeqNo::MAX).unwrap().0;
+        assert_eq!(newest, put(i * THREADS + THREADS - 1));
+    }
+}
+
 /// Counts the entries and checks their order.
 fn walk_all(memtable: &Arc<Memtable>, backward: bool) -> u64 {
     let mut iter = memtable.iter();

@@ -178,6 +178,14 @@ fn readers_see_what_was_there_while_nodes_are_split() {
 }
 
 #[test]
+fn the_newest_version_is_found_while_others_are_written() {
+    explore(
+        "the_newest_version_is_found_while_others_are_written",
+        memtables::versions_beside_readers,
+    );
+}
+
+#[test]
 fn transactions_beside_plain_writes_are_serializable() {
     explore("transactions_beside_plain_writes_are_serializable", transactions::beside_plain_writes);
 }

@@ -1,4 +1,4 @@
-//! One memtable: inserts that split its nodes, and readers beside them.
+//! One memtable: inserts that split its nodes, versions of a key, and readers beside them.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -72,6 +72,48 @@ pub(crate) fn inserts_beside_readers() {
     let all = sure(&done);
     for backward in [false, true] {
         assert_eq!(walk(&memtable, backward), all);
+    }
+}
+
+/// Two threads write versions of two keys, which want the same slot of the hash index. A reader
+/// always finds the newest that it knows of, or a newer one.
+pub(crate) fn versions_beside_readers() {
+    let mut rng = shuttle::rand::thread_rng();
+    let memtable = Arc::new(Memtable::new(1 << 10));
+    let keys: [[u64; INSERTS as usize]; 2] =
+        [[(); INSERTS as usize]; 2].map(|thread| thread.map(|()| rng.gen_range(0..2)));
+    // The value is as long as the sequence number is large.
+    let seqno = |thread: usize, i: usize| (2 * i + thread + 1) as u64;
+    let value = [0; 2 * INSERTS as usize];
+    let done = Arc::new([AtomicU64::new(0), AtomicU64::new(0)]);
+    let mut threads = Vec::new();
+    for thread in 0..2 {
+        let (memtable, done) = (memtable.clone(), done.clone());
+        threads.push(spawn(move || {
+            for (i, number) in keys[thread].iter().enumerate() {
+                let seqno = seqno(thread, i);
+                memtable.put(&key(*number, false), seqno, &value[..seqno as usize]);
+                done[thread].store(i as u64 + 1, SeqCst);
+            }
+        }));
+    }
+    let newest = move |number: u64, done: &[AtomicU64; 2]| {
+        let of_thread = |thread: usize| {
+            let done = done[thread].load(SeqCst) as usize;
+            let inserted = (0..done).filter(move |i| keys[thread][*i] == number);
+            inserted.map(move |i| seqno(thread, i)).max()
+        };
+        of_thread(0).max(of_thread(1)).map(|seqno| seqno as usize)
+    };
+    for _ in 0..4 {
+        let number = rng.gen_range(0..2);
+        let known = newest(number, &done);
+        let found = memtable.get(&key(number, false));
+        assert!(found >= known, "{found:?} instead of {known:?}");
+    }
+    join(threads);
+    for number in 0..2 {
+        assert_eq!(memtable.get(&key(number, false)), newest(number, &done));
     }
 }
 
