@@ -4,12 +4,12 @@
 //! miss. At ten bits per key about one absent key in fifty is let through; a filter that got more
 //! keys than it was made for lets more through, and never withholds one.
 
-use std::sync::OnceLock;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 
 use crate::base::key::KeyHash;
 use crate::base::prefetch::prefetch;
+use crate::memtable::table::Table;
 
 const BITS_PER_KEY: usize = 10;
 /// Bytes that an entry is expected to take.
@@ -18,56 +18,46 @@ const KEYS_MIN: usize = 64;
 /// The filter takes this part of the memtable at most.
 const SHARE: usize = 16;
 
-pub(super) struct Filter {
-    len: usize,
-    /// Made by the first insert: an empty memtable is cheap.
-    words: OnceLock<Box<[AtomicU64]>>,
-}
+pub(super) struct Filter(Table<AtomicU64>);
 
 impl Filter {
     /// A filter for a memtable that will take `bytes`.
     pub(super) fn new(bytes: usize) -> Filter {
         let keys = (bytes / ENTRY_LEN).max(KEYS_MIN);
-        let len = (keys * BITS_PER_KEY / 64).min(bytes / SHARE / 8).max(1);
-        Filter { len: len.min(u32::MAX as usize), words: OnceLock::new() }
+        Filter(Table::new((keys * BITS_PER_KEY / 64).min(bytes / SHARE / 8)))
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.words.get().map_or(0, |words| words.len() * 8)
+        self.0.bytes()
     }
 
     /// Asks for the word of `hash` before it is needed.
     #[inline]
     pub(super) fn prefetch(&self, hash: KeyHash) {
-        if let Some(word) = self.words.get().and_then(|words| words.get(self.position(hash))) {
+        if let Some(word) = self.0.get(upper(hash)) {
             prefetch(word);
         }
     }
 
     pub(super) fn insert(&self, hash: KeyHash) {
-        let words = self.words.get_or_init(|| (0..self.len).map(|_| AtomicU64::new(0)).collect());
-        if let Some(word) = words.get(self.position(hash)) {
-            let bits = bits(hash);
-            // Relaxed: who may see the entry synchronized with its insert later on. The load spares
-            // hot keys the bouncing of a cache line.
-            if word.load(Ordering::Relaxed) & bits != bits {
-                word.fetch_or(bits, Ordering::Relaxed);
-            }
+        let (word, bits) = (self.0.get_or_make(upper(hash)), bits(hash));
+        // Relaxed: who may see the entry synchronized with its insert later on. The load spares
+        // hot keys the bouncing of a cache line.
+        if word.load(Ordering::Relaxed) & bits != bits {
+            word.fetch_or(bits, Ordering::Relaxed);
         }
     }
 
     /// `false` if no key with this hash was inserted.
     pub(super) fn may_contain(&self, hash: KeyHash) -> bool {
         let bits = bits(hash);
-        self.words
-            .get()
-            .and_then(|words| words.get(self.position(hash)))
-            .is_some_and(|word| word.load(Ordering::Relaxed) & bits == bits)
+        self.0.get(upper(hash)).is_some_and(|word| word.load(Ordering::Relaxed) & bits == bits)
     }
+}
 
-    fn position(&self, hash: KeyHash) -> usize {
-        ((u128::from(hash.0 >> 32) * self.len as u128) >> 32) as usize
-    }
+/// What tells the word of a key.
+fn upper(hash: KeyHash) -> u32 {
+    (hash.0 >> 32) as u32
 }
 
 /// Four bits of a word.

@@ -1,24 +1,23 @@
 //! Where the newest version of a key lies, for the keys that came first: what is written again and
-//! again, and read, is mostly among them, and is found without a search of the list.
+//! again, and read, is mostly among them, and is found without a search of the list. (Recovery adds
+//! entries by key, so until a memtable that was recovered is flushed, chance tells which came first.)
 //!
 //! ```text
 //! slot     owner: hash of a key, 0 if free | newest: the record
 //! ```
 //!
 //! A slot belongs to the first hash that wants it, for as long as the memtable lives; a key whose
-//! slot belongs to another is searched for. So nothing is ever displaced, and from the first insert
-//! of its owner on a slot names the newest version that was inserted: an insert replaces only what
-//! is older, before it returns. A reader that finds its key there, in a version that it may see,
-//! needs no search, as whatever else it may see was inserted before it learned its sequence number,
-//! and is older. Two keys of one hash share a slot: it names the newer of both, which is the newest
-//! of its own key all the same.
+//! slot belongs to another is searched for. Nothing is ever displaced, and a record is replaced only
+//! by a newer one. So once an insert of the owner has returned, the slot names its version or a newer
+//! one. A reader that finds its key there, in a version that it may see, needs no search: whatever
+//! else it may see was inserted before it learned its sequence number, and is older. Two keys of one
+//! hash share a slot: it names the newer of both, which is the newest of its own key all the same.
 
 use std::num::NonZeroU64;
 use std::ptr::NonNull;
-use std::sync::OnceLock;
-use std::sync::atomic::Ordering::AcqRel;
 use std::sync::atomic::Ordering::Acquire;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::Release;
 
 use crate::base::key::KeyHash;
 use crate::base::planted::Planted;
@@ -26,15 +25,12 @@ use crate::base::prefetch::prefetch;
 use crate::base::sync::atomic::AtomicPtr;
 use crate::base::sync::atomic::AtomicU64;
 use crate::memtable::record::Record;
+use crate::memtable::table::Table;
 
 /// The slots take this part of the memtable.
 const SHARE: usize = 64;
 
-pub(super) struct HashIndex {
-    len: usize,
-    /// Made by the first insert: an empty memtable is cheap.
-    slots: OnceLock<Box<[Slot]>>,
-}
+pub(super) struct HashIndex(Table<Slot>);
 
 #[derive(Default)]
 #[cfg_attr(not(esker_shuttle), repr(align(16)))]
@@ -46,36 +42,27 @@ struct Slot {
 impl HashIndex {
     /// For a memtable that will take `bytes`.
     pub(super) fn new(bytes: usize) -> HashIndex {
-        let len = (bytes / SHARE / size_of::<Slot>()).clamp(1, u32::MAX as usize);
-        HashIndex { len, slots: OnceLock::new() }
+        HashIndex(Table::new(bytes / SHARE / size_of::<Slot>()))
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.slots.get().map_or(0, |slots| size_of_val::<[_]>(slots))
-    }
-
-    #[inline]
-    fn slot(&self, hash: KeyHash) -> Option<&Slot> {
-        // The filter takes the upper half for its words.
-        let lower = u128::from(hash.0 & u64::from(u32::MAX));
-        self.slots.get()?.get(((lower * self.len as u128) >> 32) as usize)
+        self.0.bytes()
     }
 
     /// Asks for the slot of `hash` before it is needed.
     #[inline]
     pub(super) fn prefetch(&self, hash: KeyHash) {
-        if let Some(slot) = self.slot(hash) {
+        if let Some(slot) = self.0.get(lower(hash)) {
             prefetch(slot);
         }
     }
 
     /// Notes a record that is in the list, whose key has this hash.
     pub(super) fn insert(&self, hash: KeyHash, record: Record) {
-        self.slots.get_or_init(|| (0..self.len).map(|_| Slot::default()).collect());
-        let Some((slot, hash)) = self.slot(hash).zip(NonZeroU64::new(hash.0)) else {
-            return;
-        };
-        // Relaxed: who finds the record acquires it by its own word.
+        let slot = self.0.get_or_make(lower(hash));
+        let Some(hash) = NonZeroU64::new(hash.0) else { return };
+        // Relaxed: an owner never changes, who sees none tries to be it, and the record has a word
+        // of its own, by which it is acquired.
         let owner = match slot.owner.load(Relaxed) {
             0 => match slot.owner.compare_exchange(0, hash.get(), Relaxed, Relaxed) {
                 Ok(_) => hash.get(),
@@ -91,7 +78,7 @@ impl HashIndex {
             return;
         }
         while NonNull::new(known).is_none_or(|known| Record::at(known).is_older_than(record)) {
-            match slot.newest.compare_exchange(known, record.as_ptr(), AcqRel, Acquire) {
+            match slot.newest.compare_exchange(known, record.as_ptr(), Release, Acquire) {
                 Ok(_) => break,
                 Err(now) => known = now,
             }
@@ -101,12 +88,17 @@ impl HashIndex {
     /// The newest record of the keys that have this hash, if there is one and it is known.
     #[inline]
     pub(super) fn newest(&self, hash: KeyHash) -> Option<Record> {
-        let slot = self.slot(hash)?;
+        let slot = self.0.get(lower(hash))?;
         if slot.owner.load(Relaxed) != hash.0 {
             return None;
         }
         NonNull::new(slot.newest.load(Acquire)).map(Record::at)
     }
+}
+
+/// What tells the slot of a key: the filter takes the other half for its words.
+fn lower(hash: KeyHash) -> u32 {
+    hash.0 as u32
 }
 
 #[cfg(test)]

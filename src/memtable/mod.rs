@@ -45,6 +45,7 @@ mod node;
 mod order;
 mod range_del;
 mod record;
+mod table;
 #[cfg(test)]
 mod tests;
 
@@ -243,7 +244,10 @@ impl Memtable {
             return;
         }
         for group in lookups.chunks_mut(GROUP) {
-            group.iter().for_each(|lookup| self.filter.prefetch(lookup.hash));
+            for lookup in group.iter() {
+                self.filter.prefetch(lookup.hash);
+                self.index.prefetch(lookup.hash);
+            }
             for lookup in group.iter_mut().filter(|lookup| lookup.found.is_none()) {
                 lookup.found = self.get_slice(lookup.key, lookup.hash, seqno);
             }

@@ -70,7 +70,7 @@ impl Record {
         Trailer(self.header().trailer)
     }
 
-    /// Does it have a lesser sequence number than `other`?
+    /// Was it written before `other`?
     #[inline]
     pub(super) fn is_older_than(self, other: Record) -> bool {
         self.trailer() < other.trailer()

@@ -314,6 +314,16 @@ fn empty_memtables_are_cheap() {
 }
 
 #[test]
+fn memtables_with_little_in_them_are_cheap() {
+    let memtable = Memtables::new(64 << 20).make(7);
+    memtable.insert(b"a", put(1), b"");
+    // A page of each table, and lists of their pages; a chunk of nodes and one of records.
+    assert!(memtable.bytes() < 24 << 10, "{}", memtable.bytes());
+    let tables = memtable.filter.bytes() + memtable.index.bytes();
+    assert!((8 << 10..memtable.bytes()).contains(&tables), "{tables}");
+}
+
+#[test]
 fn bytes_cover_what_was_inserted() {
     let memtable = Memtables::new(1 << 20).make(1);
     let mut payload = 0;
@@ -391,10 +401,10 @@ fn insert_beside_readers(number: fn(u64, u64) -> u64) {
 #[test]
 fn the_newest_version_is_found_while_others_are_written() {
     const THREADS: u64 = 3;
-    let per_thread: u64 = if cfg!(miri) { 20 } else { 20_000 };
-    // More keys than slots of the hash index.
-    let memtable = Arc::new(Memtables::new(1 << 14).make(1));
-    let key = |i: u64| (i % 40).to_be_bytes();
+    // More keys than slots of the hash index, each written several times.
+    let (per_thread, keys) = if cfg!(miri) { (24, 6) } else { (20_000, 40) };
+    let memtable = Arc::new(Memtables::new(if cfg!(miri) { 1 << 12 } else { 1 << 15 }).make(1));
+    let key = |i: u64| (i % keys).to_be_bytes();
     let done = [const { AtomicU64::new(0) }; THREADS as usize];
     thread::scope(|scope| {
         for t in 0..THREADS {
@@ -408,15 +418,13 @@ fn the_newest_version_is_found_while_others_are_written() {
                 }
             });
         }
-        for from in [0, per_thread / 2] {
+        for _ in 0..2 {
             let (memtable, done, key) = (&memtable, &done, &key);
             scope.spawn(move || {
-                while done.iter().any(|done| done.load(Ordering::Acquire) <= from) {
+                while done.iter().any(|done| done.load(Ordering::Acquire) < per_thread) {
                     for t in 0..THREADS {
-                        let Some(i) = done[t as usize].load(Ordering::Acquire).checked_sub(1)
-                        else {
-                            continue;
-                        };
+                        let written = done[t as usize].load(Ordering::Acquire);
+                        let Some(i) = written.checked_sub(1) else { continue };
                         let (user, least) = (key(i), put(i * THREADS + t));
                         let hash = KeyHash::of(&user);
                         let newest = memtable.get(&user, hash, SeqNo::MAX).unwrap().0;
@@ -428,10 +436,21 @@ fn the_newest_version_is_found_while_others_are_written() {
             });
         }
     });
-    for i in per_thread - 40..per_thread {
+    for i in per_thread - keys..per_thread {
         let newest = memtable.get(&key(i), KeyHash::of(&key(i)), SeqNo::MAX).unwrap().0;
         assert_eq!(newest, put(i * THREADS + THREADS - 1));
     }
+}
+
+#[test]
+fn keys_of_one_hash_are_told_apart() {
+    let memtable = Memtables::new(1 << 20).make(1);
+    let hash = KeyHash::of(b"a");
+    memtable.insert(b"a", put(1), b"of a");
+    assert_eq!(memtable.get(b"b", hash, SeqNo::MAX), None);
+    memtable.insert(b"b", put(2), b"of b");
+    assert_eq!(memtable.get(b"b", hash, SeqNo::MAX), Some((put(2), &b"of b"[..])));
+    assert_eq!(memtable.get(b"a", hash, SeqNo::MAX), Some((put(1), &b"of a"[..])));
 }
 
 /// Counts the entries and checks their order.
