@@ -76,15 +76,15 @@ mod tests {
 
     #[test]
     fn each_word_has_its_hashes() {
+        let count = if cfg!(miri) { 100 } else { 10_000 };
         for len in [1, 3, 511, 512, 513, 3000] {
             let table: Table<AtomicU64> = Table::new(len);
-            let step = u32::MAX / 10_000;
-            let hashes = || (0..=u32::MAX).step_by(step as usize);
+            let hashes = || (0..=u32::MAX).step_by((u32::MAX / count) as usize);
             for hash in hashes() {
                 table.get_or_make(hash).fetch_add(1, Relaxed);
             }
             let most = hashes().map(|hash| table.get(hash).unwrap().load(Relaxed)).max().unwrap();
-            let even = 10_001 / len as u64;
+            let even = hashes().count() as u64 / len as u64;
             assert!((even..=even + 2).contains(&most), "{most} of {len}");
         }
     }
