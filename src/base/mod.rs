@@ -8,6 +8,7 @@
 //! [`Error`](error::Error) is the one error type.
 
 pub(crate) mod batch;
+pub(crate) mod bits;
 pub(crate) mod blob;
 pub(crate) mod checksum;
 pub(crate) mod clock;

@@ -20,6 +20,7 @@ use std::sync::OnceLock;
 
 use arc_swap::ArcSwapAny;
 
+use crate::base::bits::AtomicBits;
 use crate::base::ids::FileId;
 use crate::base::prefetch::prefetch;
 use crate::cache::BlockCache;
@@ -74,12 +75,15 @@ pub(crate) struct FileBlocks {
     count: usize,
     /// Made when a block is read a second time.
     slots: OnceLock<Arc<Slots>>,
+    /// Which blocks the cache was given through this handle: it need not be asked for others. Made
+    /// with the first.
+    given: OnceLock<AtomicBits>,
 }
 
 impl FileBlocks {
     /// Those of `file`, which has `count`.
     pub(crate) fn new(cache: Arc<BlockCache>, file: FileId, count: usize) -> FileBlocks {
-        FileBlocks { cache, file, count, slots: OnceLock::new() }
+        FileBlocks { cache, file, count, slots: OnceLock::new(), given: OnceLock::new() }
     }
 
     /// Block `n`, if its slot points at it.
@@ -105,12 +109,25 @@ impl FileBlocks {
     /// Is block `n` in the cache? Does not count as a hit.
     pub(crate) fn has(&self, n: usize) -> bool {
         let slot = self.slots.get().and_then(|slots| slots.0.get(n));
-        slot.is_some_and(|slot| slot.load().is_some()) || self.cache.has(self.id(n))
+        slot.is_some_and(|slot| slot.load().is_some())
+            || self.was_given(n) && self.cache.has(self.id(n))
+    }
+
+    /// Was block `n` put into the cache, and not found missing there since?
+    fn was_given(&self, n: usize) -> bool {
+        self.given.get().is_some_and(|given| given.has(n))
     }
 
     /// Block `n`, if the cache has it. From now on its slot points at it.
     pub(crate) fn find(&self, n: usize) -> Option<Block> {
-        let block = self.cache.get(self.id(n))?;
+        if !self.was_given(n) {
+            return None;
+        }
+        let Some(block) = self.cache.get(self.id(n)) else {
+            // If somebody is at putting it there, it will be loaded and put there once more.
+            self.given.get()?.remove(n);
+            return None;
+        };
         if n < self.count {
             let slots = self.slots.get_or_init(|| Arc::new(Slots::new(self.count)));
             self.cache.link(self.id(n), slots, n);
@@ -131,6 +148,7 @@ impl FileBlocks {
     /// Puts block `n`, which was verified, into the cache. One that exceeds the capacity is not
     /// kept.
     pub(crate) fn insert(&self, n: usize, block: Block) {
+        self.given.get_or_init(|| AtomicBits::new(self.count)).add(n);
         self.cache.insert(self.id(n), block);
     }
 
@@ -152,9 +170,10 @@ impl FileBlocks {
         self.cache.forget(self.file.0, self.count);
     }
 
-    /// Bytes of memory that the slots take.
+    /// Bytes of memory that it takes to know where blocks are.
     pub(crate) fn pinned_bytes(&self) -> usize {
-        self.slots.get().map_or(0, |slots| size_of_val::<[_]>(&slots.0))
+        let slots = self.slots.get().map_or(0, |slots| size_of_val::<[_]>(&slots.0));
+        slots + self.given.get().map_or(0, AtomicBits::memory)
     }
 
     fn id(&self, n: usize) -> BlockId {

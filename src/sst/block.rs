@@ -2,8 +2,6 @@
 #![deny(clippy::indexing_slicing)]
 
 use std::ops::Range;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::Relaxed;
 
 use bytes::Bytes;
 
@@ -150,30 +148,6 @@ pub(super) fn unpack_checked(payload: &[u8], compression: Compression) -> Result
     match compression {
         Compression::None => Ok(Block::from(payload)),
         Compression::Lz4 => folded::unpack(payload),
-    }
-}
-
-/// Which blocks of a mapped file are stored raw and were verified, and can be read in place without
-/// asking further. Bits are only ever set, and guard nothing but themselves, so relaxed loads and
-/// stores are enough.
-#[derive(Debug)]
-pub(super) struct Verified(pub(super) Box<[AtomicU64]>);
-
-impl Verified {
-    pub(super) fn new(blocks: usize) -> Verified {
-        Verified((0..blocks.div_ceil(64)).map(|_| AtomicU64::new(0)).collect())
-    }
-
-    #[inline]
-    pub(super) fn has(&self, block: usize) -> bool {
-        let word = self.0.get(block / 64);
-        word.is_some_and(|word| word.load(Relaxed) >> (block % 64) & 1 == 1)
-    }
-
-    pub(super) fn add(&self, block: usize) {
-        if let Some(word) = self.0.get(block / 64) {
-            word.fetch_or(1 << (block % 64), Relaxed);
-        }
     }
 }
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::base::bits::AtomicBits;
 use crate::base::coding::Malformed;
 use crate::base::error::Error;
 use crate::base::error::Result;
@@ -26,7 +27,6 @@ use crate::fs::ReadableFile;
 use crate::sst::block::BlockBytes;
 use crate::sst::block::BlockHandle;
 use crate::sst::block::BlockKind;
-use crate::sst::block::Verified;
 use crate::sst::filter;
 use crate::sst::footer;
 use crate::sst::footer::FOOTER_LEN;
@@ -114,7 +114,9 @@ pub(crate) struct SstReader {
     samples: Samples,
     properties: Properties,
     pub(super) ranges: Fragments,
-    pub(super) verified: Verified,
+    /// Which blocks of a mapped file are stored raw and were verified, and can be read in place
+    /// without asking further. Bits are only ever set.
+    pub(super) verified: AtomicBits,
 }
 
 impl SstReader {
@@ -167,7 +169,7 @@ impl SstReader {
         file.random(0..top.data_end());
         let blocks = top.blocks() + 2 * top.len();
         Ok(SstReader {
-            verified: Verified::new(if mapped { blocks } else { 0 }),
+            verified: AtomicBits::new(if mapped { blocks } else { 0 }),
             blocks: FileBlocks::new(cache, id, blocks),
             path,
             uid: footer.uid,
@@ -199,7 +201,7 @@ impl SstReader {
 
     /// Bytes of memory that the reader holds as long as it lives.
     pub(crate) fn pinned_bytes(&self) -> u64 {
-        let verified = size_of_val::<[_]>(&self.verified.0);
+        let verified = self.verified.memory();
         let slots = self.blocks.pinned_bytes();
         let ranges = self.ranges.bytes();
         let top = self.top.memory() + self.samples.memory();
