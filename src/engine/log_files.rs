@@ -190,7 +190,13 @@ impl Core {
             return Ok(false);
         }
         let now_ms = self.clock.wall_ms();
-        append.start(small, self.synced(), now_ms).map_err(|error| self.fail(error))?;
+        let outrun = append.start(small, self.synced(), now_ms);
+        let outrun = outrun.map_err(|error| self.fail(error))?;
+        drop(append);
+        // A flush has recycled it while the small one was made.
+        if let Some(outrun) = outrun {
+            self.remove_segment(outrun.id());
+        }
         Ok(true)
     }
 
@@ -214,5 +220,56 @@ impl Core {
         if let Err(error) = self.output.fs.remove(&wal_path(&self.output.dir, id)) {
             tracing::warn!(%error, "an obsolete log segment stays until the next open");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::base::clock::SystemClock;
+    use crate::base::sync::Mutex;
+    use crate::base::value::ValueKind;
+    use crate::engine::Engine;
+    use crate::fs::Fs;
+    use crate::fs::MemFs;
+    use crate::fs::names::FileKind;
+
+    fn is_wal(kind: FileKind) -> bool {
+        matches!(kind, FileKind::Wal(_))
+    }
+
+    /// What a flush recycles while the log is made small has a smaller number than the small segment.
+    #[test]
+    fn a_spare_that_the_log_has_outrun_is_not_used() {
+        let fs = MemFs::new();
+        let dyn_fs: Arc<dyn Fs> = Arc::new(fs.clone());
+        let config =
+            Config { background_threads: 0, durability: Durability::Os, ..Config::default() };
+        let clock = Arc::new(SystemClock);
+        let engine = Engine::open(Path::new("/db"), &config, &dyn_fs, clock).unwrap();
+        let state = engine.default_keyspace();
+        let fill = || {
+            for n in 0..40_u8 {
+                engine.commit_one(&state, ValueKind::Put, &[n], &vec![n; 100 << 10]).unwrap();
+            }
+        };
+        fill();
+        engine.seal_all();
+        assert!(engine.flush_next().unwrap());
+        let early = Mutex::new(Some(engine.prepare_segment(4 << 20).unwrap()));
+        let offer = engine.clone();
+        fs.on_event(Some(Arc::new(move |_, _| {
+            let early = early.lock().take();
+            early.into_iter().for_each(|early| offer.offer_spare(early));
+        })));
+        engine.shrink_log().unwrap();
+        fs.on_event(None);
+        fill();
+        let names = fs.list(Path::new("/db")).unwrap();
+        let logs = names.iter().filter(|entry| FileKind::parse(&entry.name).is_some_and(is_wal));
+        assert_eq!(logs.count(), engine.commit.append_lock().segments().len(), "none is left over");
     }
 }

@@ -75,14 +75,15 @@ impl Append {
         }
     }
 
-    /// Begins `prepared` as the active segment, at `now_ms`. Requires: everything up to `durable` is
-    /// durable. After an error the log must not be written to any more.
+    /// Begins `prepared` as the active segment, at `now_ms`. Returns the spare, for removal, if its
+    /// number is smaller: numbers ascend along the log. Requires: everything up to `durable` is durable.
+    /// After an error the log must not be written to any more.
     pub(crate) fn start(
         &mut self,
         prepared: PreparedSegment,
         durable: SeqNo,
         now_ms: u64,
-    ) -> Result<()> {
+    ) -> Result<Option<PreparedSegment>> {
         let (id, bytes) = (prepared.id(), prepared.bytes());
         let first = SeqNo::new(self.last + 1);
         let offset = self.log.active_bytes();
@@ -92,7 +93,7 @@ impl Append {
         }
         self.segments.push_back(LogSegment::new(id, first, bytes));
         self.spare_asked = false;
-        Ok(())
+        Ok(self.spare.take_if(|spare| spare.id() < id))
     }
 
     pub(crate) fn written(&self) -> Written {
@@ -287,17 +288,15 @@ impl Core {
     fn start_segment(&self, append: &mut Append, payload: usize) -> Result<()> {
         let wanted = append.spare_wanted(self.segment_bytes_max());
         let bytes = segment_bytes_for(payload, wanted.unwrap_or(0));
-        let prepared = if let Some(spare) = append.spare.take_if(|spare| spare.bytes() >= bytes) {
-            spare
-        } else {
-            let prepared = self.prepare_segment(bytes)?;
-            if let Some(too_small) = append.spare.take() {
-                self.remove_segment(too_small.id());
-            }
-            prepared
+        let prepared = match append.spare.take_if(|spare| spare.bytes() >= bytes) {
+            Some(spare) => spare,
+            None => self.prepare_segment(bytes)?,
         };
         let now_ms = self.clock.wall_ms();
-        append.start(prepared, self.synced(), now_ms).map_err(|error| self.fail(error))?;
+        let outrun = append.start(prepared, self.synced(), now_ms);
+        if let Some(outrun) = outrun.map_err(|error| self.fail(error))? {
+            self.remove_segment(outrun.id());
+        }
         self.bound_log(append);
         Ok(())
     }
