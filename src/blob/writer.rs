@@ -13,6 +13,7 @@ use crate::base::planted::Planted;
 use crate::blob::FORMAT;
 use crate::blob::record;
 use crate::fs::WritableFile;
+use crate::fs::WriteBack;
 use crate::record::header::FileHeader;
 
 /// Bytes are handed to the file in pieces of at least this size.
@@ -39,6 +40,7 @@ pub(crate) struct BlobWriter {
     /// Not yet handed to the file, and where it belongs.
     out: Vec<u8>,
     out_at: u64,
+    write_back: WriteBack,
     packed: Vec<u8>,
     summary: BlobSummary,
 }
@@ -58,6 +60,7 @@ impl BlobWriter {
             compression,
             out: header.encode(FORMAT),
             out_at: 0,
+            write_back: WriteBack::default(),
             packed: Vec::new(),
             summary: BlobSummary { id, bytes: 0, uid, values: 0, raw_bytes: 0 },
         }
@@ -93,7 +96,7 @@ impl BlobWriter {
         self.file.write_at(self.out_at, &self.out)?;
         self.out_at = self.bytes();
         self.out.clear();
-        Ok(())
+        self.write_back.wrote(&*self.file, self.out_at)
     }
 
     /// Writes the rest of the file and makes it durable. (That its name is, too, is up to the

@@ -441,6 +441,10 @@ impl WritableFile for FaultWritable {
         self.write(bytes, |bytes| self.inner.overwrite_at(offset, bytes))
     }
 
+    fn write_back(&self, range: Range<u64>) -> Result<()> {
+        self.inner.write_back(range)
+    }
+
     fn sync_data(&self) -> Result<()> {
         let Some((effect, error)) = self.faults.meet(FaultOp::SyncData, &[&self.path]) else {
             return self.inner.sync_data();

@@ -34,6 +34,7 @@ pub(crate) mod names;
 mod os;
 #[cfg(test)]
 mod tests;
+mod write_back;
 
 #[cfg(any(test, feature = "testing"))]
 pub use fault::FaultEffect;
@@ -54,6 +55,7 @@ pub use mem::EventHook;
 #[cfg(any(test, feature = "testing"))]
 pub use mem::MemFs;
 pub use os::OsFs;
+pub(crate) use write_back::WriteBack;
 
 /// How a file will be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,6 +151,12 @@ pub trait WritableFile: Debug + Send + Sync {
     /// Takes back what [`prepare_overwrites`](WritableFile::prepare_overwrites) told, since no more
     /// overwrites will come: a sync that follows may be cheaper.
     fn finish_overwrites(&self) {}
+    /// Asks the system to begin to write this part to the disk, without waiting until it has: so a
+    /// sync later has less to do at once, and nobody's reads queue behind all of it. Where the system
+    /// cannot, nothing happens. After an error a later sync may not know of it.
+    fn write_back(&self, _range: Range<u64>) -> Result<()> {
+        Ok(())
+    }
     /// Makes content and length durable.
     fn sync_data(&self) -> Result<()>;
     /// Sets the length: cuts the file, or grows it with zeros.

@@ -250,6 +250,11 @@ impl WritableFile for OsWritable {
         }
     }
 
+    fn write_back(&self, range: Range<u64>) -> Result<()> {
+        system::write_back(&self.file, range)
+            .map_err(|error| Error::io("write back", &self.path, error))
+    }
+
     fn sync_data(&self) -> Result<()> {
         self.file.sync_data().map_err(|error| Error::io("sync", &self.path, error))
     }
@@ -392,6 +397,8 @@ mod system {
     pub(super) use crate::fs::linux::reserve;
     #[cfg(target_os = "linux")]
     pub(super) use crate::fs::linux::will_need;
+    #[cfg(target_os = "linux")]
+    pub(super) use crate::fs::linux::write_back;
 
     pub(super) fn write_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<usize> {
         file.write_at(bytes, offset)
@@ -429,6 +436,11 @@ mod system {
 
     #[cfg(not(target_os = "linux"))]
     pub(super) fn will_need(_: &File, _: Range<u64>) {}
+
+    #[cfg(not(target_os = "linux"))]
+    pub(super) fn write_back(_: &File, _: Range<u64>) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 #[cfg(windows)]
@@ -471,6 +483,10 @@ mod system {
     pub(super) fn advise_mode(_: &File, _: ReadMode) {}
 
     pub(super) fn will_need(_: &File, _: Range<u64>) {}
+
+    pub(super) fn write_back(_: &File, _: Range<u64>) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 #[cfg(test)]

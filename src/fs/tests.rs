@@ -1,6 +1,7 @@
 //! The contract of [`Fs`], held against every implementation.
 
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -57,6 +58,10 @@ fn what_is_written_is_read_in_every_mode() {
         file.write_at(3, b"later").unwrap();
         file.write_at(0, b"now").unwrap();
         file.write_at(100, b"").unwrap();
+        let upside_down = Range { start: 4, end: 2 };
+        for range in [2..4, 7..1 << 40, u64::MAX - 1..u64::MAX, upside_down] {
+            file.write_back(range).unwrap();
+        }
         file.sync_data().unwrap();
         for mode in MODES {
             let file = fs.open(&path, mode).unwrap();

@@ -27,6 +27,7 @@ use crate::base::value::Expiry;
 use crate::base::value::ValueKind;
 use crate::base::value::expiry_of;
 use crate::fs::WritableFile;
+use crate::fs::WriteBack;
 use crate::sst::block::BlockHandle;
 use crate::sst::block::BlockKind;
 use crate::sst::block::seal;
@@ -119,6 +120,7 @@ pub(crate) struct SstWriter {
     /// Not yet handed to the file, and where it belongs.
     out: Vec<u8>,
     out_at: u64,
+    write_back: WriteBack,
     /// The data block being filled, its separator, and whether it continues the block before.
     block: DataBlockBuilder,
     separator: Vec<u8>,
@@ -158,6 +160,7 @@ impl SstWriter {
             options,
             out: Vec::with_capacity(WRITE_LEN + WRITE_LEN / 4),
             out_at: 0,
+            write_back: WriteBack::default(),
             block: DataBlockBuilder::default(),
             separator: Vec::new(),
             continues: false,
@@ -361,7 +364,7 @@ impl SstWriter {
         self.file.write_at(self.out_at, &self.out)?;
         self.out_at = self.position();
         self.out.clear();
-        Ok(())
+        self.write_back.wrote(&*self.file, self.out_at)
     }
 
     /// Appends a block that is stored as it is.
