@@ -49,6 +49,12 @@ pub(crate) trait InternalIter {
         let trailer = self.try_prev()?;
         Some((trailer, head16(self.key().user)))
     }
+    /// On past the entry that it stands on, a version of `user`, and past as many further versions as
+    /// it can pass at once.
+    fn pass_versions(&mut self, user: &[u8]) -> Result<()> {
+        let _ = user;
+        self.next()
+    }
     /// On past entries that a reader does not need: the one that it stands on, and none but those
     /// whose user key lies before `to` and whose sequence number is below `below`. One that can tell
     /// that all of them are so old gets past them by a seek.

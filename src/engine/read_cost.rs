@@ -161,13 +161,17 @@ impl ReadView {
         }
     }
 
-    /// In how many sorted runs the entries lie, beyond the first.
     #[cold]
     fn further_runs(&self) -> u64 {
+        self.runs().saturating_sub(1) as u64
+    }
+
+    /// In how many sorted runs the entries lie.
+    pub(crate) fn runs(&self) -> usize {
         let files: usize = self.version.levels()[1..].iter().map(|l| l.files.len().min(1)).sum();
         let level0 = self.version.level(0).files.len();
         let memtables = self.sealed.len() + usize::from(!self.active.is_empty());
-        (memtables + level0 + files).saturating_sub(1) as u64
+        memtables + level0 + files
     }
 }
 

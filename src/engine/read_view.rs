@@ -421,16 +421,16 @@ impl TreeView {
 fn open_tree(view: &ReadView, at: ReadAt, bounds: Bounds) -> Tree {
     let cover = view.cover(at.seqno, &bounds);
     let (lower, upper) = bounds;
-    let mut sources = Vec::new();
+    let mut merging = Merging::with_capacity(view.runs());
     for memtable in std::iter::once(&view.active).chain(&view.sealed) {
         if !memtable.is_empty() {
-            sources.push(Source::Memtable(memtable.iter()));
+            merging.add(Source::Memtable(memtable.iter()));
         }
     }
     let version = &view.version;
     let mut add = |level: &Arc<Level>, range: Range<usize>| {
         if !range.is_empty() {
-            sources.push(Source::Run(Concat::new(Run::of_level(level.clone(), range))));
+            merging.add(Source::Run(Concat::new(Run::of_level(level.clone(), range))));
         }
     };
     for (number, level) in version.levels().iter().enumerate() {
@@ -448,7 +448,7 @@ fn open_tree(view: &ReadView, at: ReadAt, bounds: Bounds) -> Tree {
             add(level, from..from + behind);
         }
     }
-    Visible::new(Merging::new(sources), at, lower, upper).under(cover)
+    Visible::new(merging, at, lower, upper).under(cover)
 }
 
 type Tree = Visible<Merging<Source>>;

@@ -36,9 +36,16 @@ struct Player<I> {
     /// Head of the current user key; meaningless while the source is exhausted.
     head: u128,
     valid: bool,
+    /// Who lost, and in a whole tournament who won, at the inner node with this player's number.
+    lost: usize,
+    won: usize,
 }
 
 impl<I: InternalIter> Player<I> {
+    fn new(iter: I) -> Player<I> {
+        Player { iter, head: 0, valid: false, lost: 0, won: 0 }
+    }
+
     #[inline]
     fn refresh(&mut self) {
         self.valid = self.iter.valid();
@@ -52,38 +59,38 @@ impl<I: InternalIter> Player<I> {
 /// broken database has, all are returned.
 #[derive(Debug)]
 pub(crate) struct Merging<I> {
+    /// The tree's nodes are numbered as in a heap: the leaves of players 0, 1, … are
+    /// `players.len()`, `players.len() + 1`, …, and what inner node n knows is kept with player n.
     players: Vec<Player<I>>,
-    /// `losers[n]` is the player that lost at inner node n; nodes are numbered as in a heap, with
-    /// the leaves of players 0, 1, … at `players.len()`, `players.len() + 1`, …
-    losers: Vec<usize>,
     winner: usize,
     /// The player that comes next after the winner, unless all others are exhausted.
     rival: Option<usize>,
     direction: Direction,
     /// For the current key while the sources are repositioned.
     scratch: InternalKey,
-    /// For a whole tournament: who won at each node, the leaves' players at the leaves.
-    winners: Vec<usize>,
 }
 
 impl<I: InternalIter> Merging<I> {
     pub(crate) fn new(sources: Vec<I>) -> Merging<I> {
-        let players: Vec<_> =
-            sources.into_iter().map(|iter| Player { iter, head: 0, valid: false }).collect();
-        let n = players.len();
-        let mut winners = vec![0; 2 * n];
-        for (player, leaf) in winners[n..].iter_mut().enumerate() {
-            *leaf = player;
-        }
+        let mut merging = Merging::with_capacity(sources.len());
+        sources.into_iter().for_each(|source| merging.add(source));
+        merging
+    }
+
+    /// A cursor over nothing yet, with room for so many sources.
+    pub(crate) fn with_capacity(sources: usize) -> Merging<I> {
         Merging {
-            losers: vec![0; n],
-            winners,
-            players,
+            players: Vec::with_capacity(sources),
             winner: 0,
             rival: None,
             direction: Direction::Forward,
             scratch: InternalKey::default(),
         }
+    }
+
+    /// Adds a source. Requires: the cursor was not placed yet.
+    pub(crate) fn add(&mut self, source: I) {
+        self.players.push(Player::new(source));
     }
 
     /// Does player `a` come before player `b` in the current direction?
@@ -121,13 +128,18 @@ impl<I: InternalIter> Merging<I> {
             return;
         }
         for node in (1..n).rev() {
-            let (a, b) = (self.winners[2 * node], self.winners[2 * node + 1]);
+            let (a, b) = (self.winner_at(2 * node), self.winner_at(2 * node + 1));
             let (winner, loser) = if self.beats(a, b) { (a, b) } else { (b, a) };
-            self.winners[node] = winner;
-            self.losers[node] = loser;
+            self.players[node].won = winner;
+            self.players[node].lost = loser;
         }
-        self.winner = self.winners[1];
+        self.winner = self.winner_at(1);
         self.find_rival();
+    }
+
+    fn winner_at(&self, node: usize) -> usize {
+        // A leaf is its player's.
+        self.players.get(node).map_or_else(|| node - self.players.len(), |player| player.won)
     }
 
     /// Plays the winner's path again, after it alone has moved.
@@ -135,9 +147,9 @@ impl<I: InternalIter> Merging<I> {
     fn replay(&mut self) {
         let mut winner = self.winner;
         for node in self.path(winner) {
-            let loser = self.losers[node];
+            let loser = self.players[node].lost;
             if self.beats(loser, winner) {
-                self.losers[node] = winner;
+                self.players[node].lost = winner;
                 winner = loser;
             }
         }
@@ -154,7 +166,7 @@ impl<I: InternalIter> Merging<I> {
 
     /// The rival is among those that the winner met. A source that is exhausted is none.
     fn find_rival(&mut self) {
-        let met = self.path(self.winner).map(|node| self.losers[node]);
+        let met = self.path(self.winner).map(|node| self.players[node].lost);
         let best = met.reduce(|best, loser| if self.beats(loser, best) { loser } else { best });
         self.rival = best.filter(|rival| self.players[*rival].valid);
     }
@@ -341,6 +353,10 @@ impl<I: InternalIter> InternalIter for Merging<I> {
     #[inline]
     fn try_prev(&mut self) -> Option<Trailer> {
         self.try_step(Direction::Backward, I::try_prev, I::try_prev_head)
+    }
+
+    fn pass_versions(&mut self, user: &[u8]) -> Result<()> {
+        self.skip(Direction::Forward, |iter| iter.pass_versions(user))
     }
 
     fn skip_forward(&mut self, to: Option<&[u8]>, below: SeqNo) -> Result<()> {

@@ -329,7 +329,7 @@ impl<I: InternalIter> Visible<I> {
             return self.inner.next();
         }
         self.remember_key();
-        self.inner.next()?;
+        self.inner.pass_versions(&self.key)?;
         self.pass_key()
     }
 
@@ -367,7 +367,7 @@ impl<I: InternalIter> Visible<I> {
                 self.key.pop();
                 skipped?;
             } else {
-                self.inner.next()?;
+                self.inner.pass_versions(&self.key)?;
             }
             steps += 1;
         }

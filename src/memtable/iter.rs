@@ -31,6 +31,14 @@ impl MemtableIter {
         MemtableIter { memtable, at: None }
     }
 
+    /// To there, from where a reader goes on, mostly.
+    fn stand_at(&mut self, at: Option<Position>) {
+        self.at = at;
+        if let Some(at) = &self.at {
+            at.prefetch_ahead();
+        }
+    }
+
     fn record(&self) -> Record {
         match &self.at {
             Some(at) => at.record(),
@@ -41,7 +49,7 @@ impl MemtableIter {
 
 impl InternalIter for MemtableIter {
     fn seek(&mut self, target: KeyRef<'_>) -> Result<()> {
-        self.at = self.memtable.list.lower_bound(&Probe::new(target));
+        self.stand_at(self.memtable.list.lower_bound(&Probe::new(target)));
         Ok(())
     }
 
@@ -61,7 +69,7 @@ impl InternalIter for MemtableIter {
     }
 
     fn next(&mut self) -> Result<()> {
-        self.at = self.at.and_then(|at| at.next());
+        self.stand_at(self.at.and_then(|at| at.next()));
         Ok(())
     }
 
@@ -77,8 +85,14 @@ impl InternalIter for MemtableIter {
         if next_user == user {
             return None;
         }
-        self.at = Some(next);
+        self.stand_at(Some(next));
         Some(trailer)
+    }
+
+    fn pass_versions(&mut self, user: &[u8]) -> Result<()> {
+        let behind = Probe::new(KeyRef::after_all(user));
+        self.stand_at(self.at.and_then(|at| self.memtable.list.first_behind(&behind, &at)));
+        Ok(())
     }
 
     fn skip_forward(&mut self, to: Option<&[u8]>, below: SeqNo) -> Result<()> {

@@ -38,6 +38,9 @@ use crate::memtable::record::Record;
 /// With more nodes than these index, the last level is a long list.
 const LEVELS_MAX: usize = 12;
 
+/// A walk asks for so many records ahead.
+const AHEAD: usize = 4;
+
 pub(super) struct List {
     /// The first node of each level, null above the last one.
     first: [AtomicPtr<Node>; LEVELS_MAX],
@@ -205,6 +208,12 @@ impl List {
         last_from(node, |node| node.begins_by(probe), |at| at.count_through(probe))
     }
 
+    /// The first entry after `probe`, which is at or after the entry `at`.
+    pub(super) fn first_behind(&self, probe: &Probe<'_>, at: &Position) -> Option<Position> {
+        at.near(probe)
+            .or_else(|| first_from(self.find(0, probe)?, |node| node.count_through(probe)))
+    }
+
     /// The first entry of all.
     pub(super) fn front(&self) -> Option<Position> {
         first_from(self.first(0)?, |_| 0)
@@ -291,26 +300,53 @@ impl Position {
         self.next_node(at_end)
     }
 
+    /// The first entry after `probe`, if that is in this node or the next one, as far as this knows.
+    fn near(&self, probe: &Probe<'_>) -> Option<Position> {
+        let index = self.snapshot.count_through(probe);
+        if index < self.snapshot.len() {
+            return Position::new(self.snapshot, index);
+        }
+        let next = self.snapshot.node().next().filter(|next| !next.begins_by(probe))?;
+        if !self.snapshot.is_current() {
+            return None;
+        }
+        first_from(next, |node| node.count_through(probe))
+    }
+
     /// The next entry, out of what has become of this node, or of the next.
     #[inline(never)]
     fn next_node(&self, at_end: bool) -> Option<Position> {
-        // If the node was split since, the next one begins with entries that are passed already.
         let node = self.snapshot.node();
         let probe = Probe::new(self.record.key());
-        let next =
-            first_from(if at_end { node.next()? } else { node }, |at| at.count_through(&probe))?;
-        // Who crosses nodes will want the rest of this one, and the one behind it.
-        next.prefetch_rest();
-        Some(next)
+        if !at_end {
+            return first_from(node, |at| at.count_through(&probe));
+        }
+        let next = node.next()?;
+        if !next.begins_by(&probe) {
+            return first_from(next, |_| 0);
+        }
+        // This node was split since: the next one begins with entries that are passed already.
+        first_from(next, |at| at.count_through(&probe))
     }
 
-    /// Records lie anywhere: asked for together, they come in the time of one.
-    fn prefetch_rest(&self) {
-        for index in self.index + 1..self.snapshot.len() {
+    /// Asks for what a walk comes to next: records lie anywhere.
+    #[inline]
+    pub(super) fn prefetch_ahead(&self) {
+        let here = self.index + 1..self.snapshot.len();
+        let left = here.len();
+        for index in here.take(AHEAD) {
             self.snapshot.record(index).prefetch();
         }
-        if let Some(next) = self.snapshot.node().next() {
-            next.prefetch();
+        if left <= AHEAD
+            && let Some(next) = self.snapshot.node().next()
+        {
+            if left == AHEAD {
+                return next.prefetch_pointers();
+            }
+            let next = next.snapshot();
+            for index in 0..next.len().min(AHEAD - left) {
+                next.record(index).prefetch();
+            }
         }
     }
 

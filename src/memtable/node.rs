@@ -269,6 +269,13 @@ impl Node {
         prefetch(self);
     }
 
+    /// The same for what a walk needs, which enters a node at its first entry.
+    #[inline]
+    pub(super) fn prefetch_pointers(&self) {
+        prefetch(&self.order);
+        prefetch(&self.pointers);
+    }
+
     /// A node before this one, if it is not the first. Those between them can be reached from it.
     pub(super) fn prev(&self) -> Option<NodeRef> {
         NodeRef::at(self.prev.load(Acquire))
@@ -423,14 +430,16 @@ impl Snapshot {
             let by_head = probe.head.cmp(&self.head(i));
             by_head.then_with(|| probe.cmp_behind_head(self.record(i).key())) >= least
         };
-        // Mostly one is all that ties.
         if !counts(before) {
             return before;
         }
-        let (mut low, mut high) = (before + 1, self.len());
-        if low < high && self.head(low) != probe.head {
-            return low;
+        let ties = (before + 1..self.len()).take_while(|i| self.head(*i) == probe.head);
+        let (mut low, mut high) = (before + 1, before + 1 + ties.count());
+        // Mostly one is all that ties, or all are versions of one key in front of the probe.
+        if low == high || counts(high - 1) {
+            return high;
         }
+        high -= 1;
         while low < high {
             let middle = low.midpoint(high);
             if counts(middle) {

@@ -42,6 +42,7 @@ enum Walk {
     Last,
     Next(usize),
     Prev(usize),
+    PassVersions(usize),
 }
 
 fn key() -> impl Strategy<Value = Vec<u8>> {
@@ -59,6 +60,7 @@ fn walk() -> impl Strategy<Value = Walk> {
         1 => Just(Walk::Last),
         4 => (1..100_usize).prop_map(Walk::Next),
         4 => (1..100_usize).prop_map(Walk::Prev),
+        2 => (1..20_usize).prop_map(Walk::PassVersions),
     ]
 }
 
@@ -105,7 +107,7 @@ proptest! {
                     iter.seek_to_last().unwrap();
                     at = sorted.len().checked_sub(1);
                 }
-                Walk::Next(n) | Walk::Prev(n) => steps = *n,
+                Walk::Next(n) | Walk::Prev(n) | Walk::PassVersions(n) => steps = *n,
             }
             loop {
                 prop_assert_eq!(iter.valid(), at.is_some());
@@ -123,6 +125,9 @@ proptest! {
                     let moved = if trying { next_by_trying(&mut iter) } else { iter.next() };
                     moved.unwrap();
                     at = Some(i + 1).filter(|i| *i < sorted.len());
+                } else if matches!(walk, Walk::PassVersions(_)) {
+                    iter.pass_versions(&key.0).unwrap();
+                    at = sorted.iter().position(|(other, _)| other.0 > key.0);
                 } else {
                     iter.prev().unwrap();
                     at = i.checked_sub(1);
@@ -216,11 +221,15 @@ proptest! {
                 memtable.insert(&key, put(seqno), &seqno.to_be_bytes());
                 model.insert((key, Reverse(put(seqno).0)), seqno.to_be_bytes().to_vec());
             }
-            for _ in 0..steps {
+            for step in 0..steps {
                 let Some(from) = held(&iter) else { break };
                 let due = if backward {
                     iter.prev().unwrap();
                     seen.range(..&from).next_back()
+                } else if step % 3 == 2 {
+                    iter.pass_versions(&from.0).unwrap();
+                    let behind = (from.0.clone(), Reverse(0));
+                    seen.range((Bound::Excluded(&behind), Bound::Unbounded)).next()
                 } else {
                     iter.next().unwrap();
                     seen.range((Bound::Excluded(&from), Bound::Unbounded)).next()

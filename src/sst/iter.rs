@@ -37,9 +37,10 @@ const AHEAD_LEN_MIN: u64 = 16 * 1024;
 const AHEAD_LEN_MAX: u64 = 1024 * 1024;
 /// So far behind an entry a step asks for memory: some steps ahead.
 const AHEAD_IN_BLOCK: usize = 256;
-/// So much of a block is asked for at once when it is entered: what a search looks at first, and the
-/// first entries.
+/// So much of a block is asked for at once when it is entered: for its search, and first entries.
 const BLOCK_START_LEN: usize = 512;
+/// Most keys fit in it.
+const KEY_ROOM: usize = 64;
 /// How much a scan reads at once.
 const SCAN_LEN: u64 = 256 * 1024;
 
@@ -192,7 +193,7 @@ impl SstIter {
             table: EntryTable::default(),
             entry: 0,
             span: EntrySpan::default(),
-            user: Vec::new(),
+            user: Vec::with_capacity(KEY_ROOM),
             valid: false,
         }
     }

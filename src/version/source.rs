@@ -192,6 +192,10 @@ impl InternalIter for Source {
         sst_or_each!(self, sst_mut, source => source.try_prev_head())
     }
 
+    fn pass_versions(&mut self, user: &[u8]) -> Result<()> {
+        each!(self, source => source.pass_versions(user))
+    }
+
     fn skip_forward(&mut self, to: Option<&[u8]>, below: SeqNo) -> Result<()> {
         each!(self, source => source.skip_forward(to, below))
     }

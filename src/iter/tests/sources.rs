@@ -131,6 +131,11 @@ impl InternalIter for VecIter {
         self.try_go(|i| i.checked_sub(1))
     }
 
+    fn pass_versions(&mut self, user: &[u8]) -> Result<()> {
+        assert_eq!(self.key().user, user);
+        self.go(|it| Some(it.entries.partition_point(|entry| entry.0.user.as_slice() <= user)))
+    }
+
     fn skip_forward(&mut self, to: Option<&[u8]>, below: SeqNo) -> Result<()> {
         if self.entries.iter().any(|entry| entry.0.trailer.seqno() >= below) {
             return self.next();
@@ -167,6 +172,8 @@ pub(super) enum Step {
     /// The same, by trying first.
     TryNext,
     TryPrev,
+    /// Past all versions of a key.
+    PassKey,
 }
 
 /// Keys that meet each other often, on both sides of the 16 bytes that heads cover.
@@ -196,6 +203,7 @@ pub(super) fn steps() -> impl Strategy<Value = Vec<Step>> {
         6 => Just(Step::Prev),
         6 => Just(Step::TryNext),
         6 => Just(Step::TryPrev),
+        4 => Just(Step::PassKey),
     ];
     prop::collection::vec(step, 1..60)
 }
@@ -215,8 +223,17 @@ fn take(iter: &mut impl InternalIter, step: &Step) -> Result<()> {
         Step::Prev if iter.valid() => iter.prev(),
         Step::TryNext if iter.valid() => next_by_trying(iter),
         Step::TryPrev if iter.valid() => prev_by_trying(iter),
-        Step::Next | Step::Prev | Step::TryNext | Step::TryPrev => Ok(()),
+        Step::PassKey if iter.valid() => pass_key(iter),
+        Step::Next | Step::Prev | Step::TryNext | Step::TryPrev | Step::PassKey => Ok(()),
     }
+}
+
+fn pass_key(iter: &mut impl InternalIter) -> Result<()> {
+    let user = iter.key().user.to_vec();
+    while iter.valid() && iter.key().user == user {
+        iter.pass_versions(&user)?;
+    }
+    Ok(())
 }
 
 /// Walks `iter` beside a cursor over all of `entries`; the operation of its sources after the first

@@ -135,8 +135,12 @@ fn take(
             iter.seek_to_last()?;
             model.len().checked_sub(1)
         }
-        Step::Next | Step::Prev | Step::TryNext | Step::TryPrev if !iter.valid() => None,
-        Step::Next | Step::TryNext => {
+        Step::Next | Step::Prev | Step::TryNext | Step::TryPrev | Step::PassKey
+            if !iter.valid() =>
+        {
+            None
+        }
+        Step::Next | Step::TryNext | Step::PassKey => {
             iter.next()?;
             at.map(|i| i + 1)
         }
