@@ -189,14 +189,8 @@ impl Core {
         if append.last_seqno() != last || !is_last || !self.is_log_unneeded() {
             return Ok(false);
         }
-        let now_ms = self.clock.wall_ms();
-        let outrun = append.start(small, self.synced(), now_ms);
-        let outrun = outrun.map_err(|error| self.fail(error))?;
-        drop(append);
-        // A flush has recycled it while the small one was made.
-        if let Some(outrun) = outrun {
-            self.remove_segment(outrun.id());
-        }
+        // A flush may have recycled a segment, as the next one, while the small one was made.
+        self.start(&mut append, small)?;
         Ok(true)
     }
 

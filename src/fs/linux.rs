@@ -87,11 +87,7 @@ pub(super) fn will_need(file: &File, range: Range<u64>) {
 /// Begins to write a range to the disk, where the file system can. Its errors count: what could not
 /// be placed on the disk may be dropped, and a sync that follows would find nothing to do.
 pub(super) fn write_back(file: &File, range: Range<u64>) -> io::Result<()> {
-    let (Ok(start), Ok(len)) =
-        (i64::try_from(range.start), i64::try_from(range.end.saturating_sub(range.start)))
-    else {
-        return Ok(());
-    };
+    let Some((start, len)) = start_and_len(&range) else { return Ok(()) };
     if len == 0 {
         // To the system that is all of the rest.
         return Ok(());
@@ -112,12 +108,14 @@ pub(super) fn write_back(file: &File, range: Range<u64>) -> io::Result<()> {
 
 /// An empty range is the whole file.
 fn advise(file: &File, range: Range<u64>, advice: i32) {
-    let (Ok(start), Ok(len)) =
-        (i64::try_from(range.start), i64::try_from(range.end.saturating_sub(range.start)))
-    else {
-        return;
-    };
+    let Some((start, len)) = start_and_len(&range) else { return };
     #[expect(unsafe_code, reason = "no safe interface exists in the standard library")]
     // SAFETY: it takes numbers only, and the descriptor is that of an open file.
     let _ = unsafe { libc::posix_fadvise64(file.as_raw_fd(), start, len, advice) };
+}
+
+/// As the system takes them; none if it cannot.
+fn start_and_len(range: &Range<u64>) -> Option<(i64, i64)> {
+    let len = range.end.saturating_sub(range.start);
+    Some((i64::try_from(range.start).ok()?, i64::try_from(len).ok()?))
 }

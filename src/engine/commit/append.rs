@@ -78,7 +78,7 @@ impl Append {
     /// Begins `prepared` as the active segment, at `now_ms`. Returns the spare, for removal, if its
     /// number is smaller: numbers ascend along the log. Requires: everything up to `durable` is durable.
     /// After an error the log must not be written to any more.
-    pub(crate) fn start(
+    fn start(
         &mut self,
         prepared: PreparedSegment,
         durable: SeqNo,
@@ -292,12 +292,17 @@ impl Core {
             Some(spare) => spare,
             None => self.prepare_segment(bytes)?,
         };
-        let now_ms = self.clock.wall_ms();
-        let outrun = append.start(prepared, self.synced(), now_ms);
+        self.start(append, prepared)?;
+        self.bound_log(append);
+        Ok(())
+    }
+
+    /// Goes on in `prepared`, whose number is greater than that of any segment in the log.
+    pub(crate) fn start(&self, append: &mut Append, prepared: PreparedSegment) -> Result<()> {
+        let outrun = append.start(prepared, self.synced(), self.clock.wall_ms());
         if let Some(outrun) = outrun.map_err(|error| self.fail(error))? {
             self.remove_segment(outrun.id());
         }
-        self.bound_log(append);
         Ok(())
     }
 
