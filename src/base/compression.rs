@@ -14,23 +14,18 @@ pub enum Compression {
     Lz4 = 1,
 }
 
-/// Compresses `raw` into `out` (cleared first) as `u32 raw length | lz4 block`. Returns false, with
-/// `out` in any state, if it is too long for that.
-pub(crate) fn compress_lz4(raw: &[u8], out: &mut Vec<u8>) -> bool {
-    let Ok(raw_len) = u32::try_from(raw.len()) else {
-        return false;
-    };
+/// Compresses `raw` into the front of `out`, which grows where it has to and is not cleared, as
+/// `u32 raw length | lz4 block`; none if it is too long for that.
+pub(crate) fn compress_lz4<'a>(raw: &[u8], out: &'a mut Vec<u8>) -> Option<&'a [u8]> {
+    let raw_len = u32::try_from(raw.len()).ok()?;
     let room = 4 + lz4_flex::block::get_maximum_output_size(raw.len());
-    out.clear();
-    out.resize(room, 0);
-    out[..4].copy_from_slice(&raw_len.to_le_bytes());
-    match lz4_flex::block::compress_into(raw, &mut out[4..]) {
-        Ok(len) => {
-            out.truncate(4 + len);
-            true
-        }
-        Err(_) => false,
+    if out.len() < room {
+        out.resize(room, 0);
     }
+    let (head, body) = out.split_first_chunk_mut::<4>()?;
+    *head = raw_len.to_le_bytes();
+    let len = lz4_flex::block::compress_into(raw, body).ok()?;
+    out.get(..4 + len)
 }
 
 /// Undoes [`compress_lz4`] into the front of `out`, which grows where it has to and is not cleared.
@@ -63,12 +58,12 @@ mod tests {
     #[test]
     fn bytes_round_trip() {
         let raw = b"abcabcabcabcabcabcabc".repeat(50);
-        let mut out = Vec::new();
-        assert!(compress_lz4(&raw, &mut out));
+        let mut out = vec![9; 100];
+        let out = compress_lz4(&raw, &mut out).unwrap();
         assert!(out.len() < raw.len() / 2);
         // Into memory that was used before.
         for mut memory in [Vec::new(), vec![1; 7], vec![1; 10_000]] {
-            assert_eq!(decompress_lz4(&out, &mut memory).unwrap(), raw);
+            assert_eq!(decompress_lz4(out, &mut memory).unwrap(), raw);
         }
     }
 
@@ -79,7 +74,7 @@ mod tests {
         assert!(decompress_lz4(&[0xff; 12], &mut memory).is_err());
         assert!(memory.is_empty());
         let mut out = Vec::new();
-        assert!(compress_lz4(&[7; 1000], &mut out));
+        let out = compress_lz4(&[7; 1000], &mut out).unwrap();
         for len in 0..out.len() {
             assert!(decompress_lz4(&out[..len], &mut memory).is_err());
         }

@@ -31,11 +31,15 @@ pub(super) fn append(
     key: &[u8],
     value: &[u8],
 ) {
-    let pays = compression == Compression::Lz4
-        && compress_lz4(value, packed)
-        && packed.len() <= value.len() - value.len() / 8;
+    let packed = match compression {
+        Compression::None => None,
+        Compression::Lz4 => compress_lz4(value, packed),
+    };
     let (compression, stored) =
-        if pays { (Compression::Lz4, packed.as_slice()) } else { (Compression::None, value) };
+        match packed.filter(|packed| packed.len() <= value.len() - value.len() / 8) {
+            Some(packed) => (Compression::Lz4, packed),
+            None => (Compression::None, value),
+        };
     let start = out.len();
     out.extend_from_slice(&[0; SUM_LEN]);
     out.extend_from_slice(&(stored.len() as u32).to_le_bytes());

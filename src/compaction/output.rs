@@ -90,7 +90,6 @@ pub(crate) struct Output<'a> {
     grandparent: usize,
     /// Bytes of grandparents passed since the open file began.
     overlap: u64,
-    last_user: Vec<u8>,
     created: Vec<FileId>,
     /// The range tombstones to write, and from where on they are not written yet.
     ranges: Fragments,
@@ -112,7 +111,6 @@ impl<'a> Output<'a> {
             hot: Vec::new(),
             grandparent: 0,
             overlap: 0,
-            last_user: Vec::new(),
             created: Vec::new(),
             ranges,
             ranges_from: Vec::new(),
@@ -122,14 +120,11 @@ impl<'a> Output<'a> {
     /// Appends an entry; a hot one comes from a block that readers have in the cache. Requires:
     /// internal keys ascend.
     pub(crate) fn add(&mut self, key: KeyRef<'_>, value: &[u8], is_hot: bool) -> Result<()> {
-        let new_user = self.open.is_none() || self.last_user != key.user;
-        if new_user {
+        if self.open.as_ref().is_none_or(|(_, writer)| writer.last_user() != key.user) {
             let passed_border = self.pass_grandparents(key.user);
             if self.should_cut(passed_border) {
                 self.finish_file(Some(key.user))?;
             }
-            self.last_user.clear();
-            self.last_user.extend_from_slice(key.user);
         }
         if self.open.is_none() {
             self.open = Some(self.create_file()?);

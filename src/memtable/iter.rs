@@ -39,6 +39,14 @@ impl MemtableIter {
         }
     }
 
+    /// To the neighbour of where it stood.
+    fn step_to(&mut self, at: Option<Position>) {
+        self.at = at;
+        if let Some(at) = &self.at {
+            at.prefetch_next();
+        }
+    }
+
     fn record(&self) -> Record {
         match &self.at {
             Some(at) => at.record(),
@@ -69,7 +77,7 @@ impl InternalIter for MemtableIter {
     }
 
     fn next(&mut self) -> Result<()> {
-        self.stand_at(self.at.and_then(|at| at.next()));
+        self.step_to(self.at.and_then(|at| at.next()));
         Ok(())
     }
 
@@ -85,7 +93,7 @@ impl InternalIter for MemtableIter {
         if next_user == user {
             return None;
         }
-        self.stand_at(Some(next));
+        self.step_to(Some(next));
         Some(trailer)
     }
 

@@ -310,7 +310,7 @@ impl Position {
         if !self.snapshot.is_current() {
             return None;
         }
-        first_from(next, |node| node.count_through(probe))
+        first_from(next, |_| 0)
     }
 
     /// The next entry, out of what has become of this node, or of the next.
@@ -329,24 +329,30 @@ impl Position {
         first_from(next, |at| at.count_through(&probe))
     }
 
-    /// Asks for what a walk comes to next: records lie anywhere.
+    /// Asks for what a walk from here comes to next: records lie anywhere.
     #[inline]
     pub(super) fn prefetch_ahead(&self) {
-        let here = self.index + 1..self.snapshot.len();
-        let left = here.len();
-        for index in here.take(AHEAD) {
+        for index in (self.index + 1..self.snapshot.len()).take(AHEAD - 1) {
             self.snapshot.record(index).prefetch();
         }
-        if left <= AHEAD
-            && let Some(next) = self.snapshot.node().next()
-        {
-            if left == AHEAD {
-                return next.prefetch_pointers();
-            }
-            let next = next.snapshot();
-            for index in 0..next.len().min(AHEAD - left) {
-                next.record(index).prefetch();
-            }
+        self.prefetch_next();
+    }
+
+    /// The same where the walk goes on.
+    #[inline]
+    pub(super) fn prefetch_next(&self) {
+        let (index, len) = (self.index + AHEAD, self.snapshot.len());
+        if index < len {
+            return self.snapshot.record(index).prefetch();
+        }
+        let Some(next) = self.snapshot.node().next() else { return };
+        if index == len {
+            return next.prefetch_pointers();
+        }
+        let (next, index) = (next.snapshot(), index - len);
+        let from = if index == 1 { 0 } else { index };
+        for index in from..next.len().min(index + 1) {
+            next.record(index).prefetch();
         }
     }
 

@@ -80,10 +80,6 @@ impl EntrySpan {
         }
     }
 
-    pub(super) fn suffix_len(&self) -> usize {
-        self.suffix_len
-    }
-
     #[inline]
     pub(super) fn value_range(&self) -> Range<usize> {
         self.value_at..self.end
@@ -536,8 +532,19 @@ pub(super) fn header_of(
 }
 
 /// How many bytes `a` and `b` share at the start.
+#[inline]
 pub(super) fn shared_prefix_len(a: &[u8], b: &[u8]) -> usize {
-    a.iter().zip(b).take_while(|(a, b)| a == b).count()
+    let words = a.as_chunks::<8>().0.iter().zip(b.as_chunks::<8>().0);
+    let mut len = 0;
+    for (a, b) in words {
+        let differ = u64::from_le_bytes(*a) ^ u64::from_le_bytes(*b);
+        if differ != 0 {
+            return len + differ.trailing_zeros() as usize / 8;
+        }
+        len += 8;
+    }
+    let rest = |bytes| <[u8]>::iter(bytes).skip(len);
+    len + rest(a).zip(rest(b)).take_while(|(a, b)| a == b).count()
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! Builds a data block: collects entries, then writes its parts one behind the other.
+//! Builds a data block: collects entries, then writes its parts one behind the other, or lets
+//! [`Packer`](crate::sst::packer::Packer) write them as they are compressed.
 //!
 //! What all user keys share is known when the last one has come, so the entries are kept whole until
 //! then.
@@ -24,18 +25,25 @@ use crate::sst::data_block::varint_len;
 /// Collects the entries of a data block.
 #[derive(Debug, Default)]
 pub(super) struct DataBlockBuilder {
-    /// User keys, whole, each with its value behind it.
-    entries: Vec<u8>,
-    starts: Vec<u32>,
-    key_lens: Vec<u16>,
-    trailers: Vec<Trailer>,
-    fingerprints: Vec<u8>,
+    /// User keys, whole, one behind the other, as are values.
+    keys: Vec<u8>,
+    values: Vec<u8>,
+    entries: Vec<Entry>,
     extent: Extent,
+}
+
+/// What is known of an entry beside its key and value.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    trailer: Trailer,
+    value_len: u32,
+    key_len: u16,
+    fingerprint: u8,
 }
 
 /// What decides how long a block is.
 #[derive(Clone, Copy, Debug)]
-struct Extent {
+pub(super) struct Extent {
     count: usize,
     /// Bytes of user keys, whole, and values.
     whole_len: usize,
@@ -88,12 +96,12 @@ impl Extent {
 #[expect(clippy::indexing_slicing, reason = "the builder only reads back its own bytes")]
 impl DataBlockBuilder {
     pub(super) fn is_empty(&self) -> bool {
-        self.starts.is_empty()
+        self.entries.is_empty()
     }
 
     /// Number of entries.
     pub(super) fn len(&self) -> usize {
-        self.starts.len()
+        self.entries.len()
     }
 
     /// Size of the payload, a little overestimated.
@@ -102,18 +110,20 @@ impl DataBlockBuilder {
         self.extent.size()
     }
 
-    /// Would the block be longer than `limit` with one more entry? Then another is to be begun.
+    /// Would the block be longer than `limit` with one more entry, with which it has this extent?
+    /// Then another is to be begun.
     #[inline]
-    pub(super) fn is_full_for(&self, key: KeyRef<'_>, value: &[u8], limit: usize) -> bool {
-        let extent = self.extent_with(key, value);
+    pub(super) fn is_full_for(&self, extent: &Extent, limit: usize) -> bool {
         let is_long = extent.size() > limit || extent.whole_len > WHOLE_MAX.saturating_mul(limit);
         is_long && !self.is_empty()
     }
 
+    /// The extent with one more entry.
     #[inline]
-    fn extent_with(&self, key: KeyRef<'_>, value: &[u8]) -> Extent {
+    pub(super) fn extent_with(&self, key: KeyRef<'_>, value: &[u8]) -> Extent {
         let before = &self.extent;
-        let shared = self.entries.get(..before.shared_len).unwrap_or(key.user);
+        // The first key has all that they share.
+        let shared = self.keys.get(..before.shared_len).unwrap_or(key.user);
         Extent {
             count: before.count + 1,
             whole_len: before.whole_len + key.user.len() + value.len(),
@@ -131,71 +141,102 @@ impl DataBlockBuilder {
         }
     }
 
-    /// Adds an entry. Requires: `key` sorts after all before it and has at most 65535 bytes, and
-    /// the entries together have less than 4 GiB.
-    pub(super) fn add(&mut self, key: KeyRef<'_>, hash: KeyHash, value: &[u8]) {
-        self.extent = self.extent_with(key, value);
-        self.starts.push(self.entries.len() as u32);
-        self.key_lens.push(key.user.len() as u16);
-        self.trailers.push(key.trailer);
-        self.fingerprints.push(hash.fingerprint());
-        self.entries.extend_from_slice(key.user);
-        self.entries.extend_from_slice(value);
+    /// Adds an entry, with which the block has this extent. Requires: `key` sorts after all before
+    /// it and has at most 65535 bytes, and the entries together have less than 4 GiB.
+    #[inline]
+    pub(super) fn add(&mut self, key: KeyRef<'_>, hash: KeyHash, value: &[u8], extent: Extent) {
+        self.extent = extent;
+        self.entries.push(Entry {
+            trailer: key.trailer,
+            value_len: value.len() as u32,
+            key_len: key.user.len() as u16,
+            fingerprint: hash.fingerprint(),
+        });
+        self.keys.extend_from_slice(key.user);
+        self.values.extend_from_slice(value);
     }
 
-    /// The suffix of the key of entry `i`, and its value.
-    fn entry(&self, i: usize) -> (&[u8], &[u8]) {
-        let start = self.starts[i] as usize;
-        let end = self.starts.get(i + 1).map_or(self.entries.len(), |n| *n as usize);
-        let (key, value) = self.entries[start..end].split_at(usize::from(self.key_lens[i]));
-        (&key[self.extent.shared_len..], value)
+    /// User keys, whole.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &[u8]> + Clone {
+        let mut rest = self.keys.as_slice();
+        self.entries.iter().map(move |entry| {
+            let (key, more) = rest.split_at(usize::from(entry.key_len));
+            rest = more;
+            key
+        })
     }
 
-    /// Appends the payload to `out` and starts anew. Requires: not empty.
-    pub(super) fn finish(&mut self, out: &mut Vec<u8>) {
+    pub(super) fn trailers(&self) -> impl Iterator<Item = Trailer> + Clone {
+        self.entries.iter().map(|entry| entry.trailer)
+    }
+
+    pub(super) fn value_lens(&self) -> impl Iterator<Item = usize> + Clone {
+        self.entries.iter().map(|entry| entry.value_len as usize)
+    }
+
+    /// The values, one behind the other.
+    pub(super) fn values(&self) -> &[u8] {
+        &self.values
+    }
+
+    /// How long all user keys are, and all values, if they are equally long.
+    pub(super) fn lens_of_all(&self) -> (Option<usize>, Option<usize>) {
+        let Extent { key_len_min, key_len_max, value_len_min, value_len_max, .. } = self.extent;
+        let of_all = |min, max| (min == max).then_some(max);
+        (of_all(key_len_min, key_len_max), of_all(value_len_min, value_len_max))
+    }
+
+    /// The least and the greatest.
+    pub(super) fn seqnos(&self) -> (u64, u64) {
+        (self.extent.least.seqno().get(), self.extent.greatest.seqno().get())
+    }
+
+    /// Appends the payload to `out`. Requires: not empty.
+    pub(super) fn write_to(&self, out: &mut Vec<u8>) {
         let Extent { count, shared_len, least, greatest, .. } = self.extent;
         let trailer_len = trailer_len(least, greatest);
-        let lens =
-            (0..count).map(|i| self.entry(i)).map(|(suffix, value)| (suffix.len(), value.len()));
+        let suffixes = || self.keys().map(|key| &key[shared_len..]);
+        let lens = suffixes().map(<[u8]>::len).zip(self.value_lens());
         let (places, _) = Places::of(trailer_len, lens);
         out.reserve(self.size());
         out.extend_from_slice(&header_of(count, shared_len, places, least, trailer_len));
-        out.extend_from_slice(&self.entries[..shared_len]);
-        out.extend_from_slice(&self.fingerprints);
+        out.extend_from_slice(&self.keys[..shared_len]);
+        out.extend(self.entries.iter().map(|entry| entry.fingerprint));
         let places_at = out.len();
         out.resize(places_at + places.len(count), 0);
         if let Places::Uniform(uniform) = places {
             out[places_at..].copy_from_slice(&uniform.encode());
         }
-        for i in 0..count {
-            out.extend_from_slice(&head4(self.entry(i).0).to_le_bytes());
+        for suffix in suffixes() {
+            out.extend_from_slice(&head4(suffix).to_le_bytes());
         }
         let entries_at = out.len();
-        for i in 0..=count {
-            let width = places.width();
+        let width = places.width();
+        let put_place = |out: &mut Vec<u8>, i: usize| {
             let offset = ((out.len() - entries_at) as u32).to_le_bytes();
             out[places_at + width * i..][..width].copy_from_slice(&offset[..width]);
-            if i == count {
-                break;
-            }
-            let (suffix, value) = self.entry(i);
+        };
+        let mut values = self.values.as_slice();
+        for (i, (suffix, entry)) in suffixes().zip(&self.entries).enumerate() {
+            put_place(out, i);
             if places.has_varints() {
                 put_varint(out, suffix.len() as u64);
             }
             out.extend_from_slice(rest_of(suffix));
-            let beyond = self.trailers[i].0 - least.0;
+            let beyond = entry.trailer.0 - least.0;
             out.extend_from_slice(&beyond.to_le_bytes()[..trailer_len]);
+            let (value, more) = values.split_at(entry.value_len as usize);
             out.extend_from_slice(value);
+            values = more;
         }
-        self.clear();
+        put_place(out, count);
     }
 
-    fn clear(&mut self) {
+    /// Starts anew.
+    pub(super) fn clear(&mut self) {
+        self.keys.clear();
+        self.values.clear();
         self.entries.clear();
-        self.starts.clear();
-        self.key_lens.clear();
-        self.trailers.clear();
-        self.fingerprints.clear();
         self.extent = Extent::default();
     }
 }

@@ -381,6 +381,7 @@ mod tests {
     use crate::base::coding::put_varint;
     use crate::sst::data_block::DataBlock;
     use crate::sst::data_block::tests::build;
+    use crate::sst::data_block::tests::builder_of;
     use crate::sst::data_block::tests::entries_in_order;
     use crate::sst::packer::Packer;
 
@@ -393,7 +394,7 @@ mod tests {
         fn a_block_unfolds_to_itself(entries in entries_in_order()) {
             let payload = build(&entries);
             let mut packer = Packer::default();
-            packer.fold(&payload).unwrap();
+            packer.fold(&builder_of(&entries)).unwrap();
             let folded = &packer.folded;
             prop_assert_eq!(&*unfold(folded).unwrap(), &payload);
             for len in 0..folded.len().min(200) {
@@ -410,7 +411,7 @@ mod tests {
             let payload = build(&entries);
             let block = DataBlock::parse(&payload).unwrap();
             let mut packer = Packer::default();
-            packer.fold(&payload).unwrap();
+            packer.fold(&builder_of(&entries)).unwrap();
             let mut lens = Vec::new();
             let folded = Folded::parse(&packer.folded, &mut lens).unwrap();
             let mut probes: Vec<Vec<u8>> = entries.iter().map(|entry| entry.0.clone()).collect();
@@ -461,12 +462,12 @@ mod tests {
             (0..40).map(|i| (key(i), Trailer(u64::from(i) << 8 | 1), value(i))).collect()
         };
         let mut packer = Packer::default();
-        let payload = build(&entries(&|_| b"the same again and again".to_vec()));
-        let packed = packer.pack(&payload).unwrap().to_vec();
+        let same = entries(&|_| b"the same again and again".to_vec());
+        let payload = build(&same);
+        let packed = packer.pack(&builder_of(&same)).unwrap().to_vec();
         assert!(packed.len() * 4 < payload.len(), "{} of {}", packed.len(), payload.len());
         assert_eq!(&*unpack(&packed).unwrap(), &payload);
-        let payload = build(&entries(&noise));
-        assert!(packer.pack(&payload).is_none());
+        assert!(packer.pack(&builder_of(&entries(&noise))).is_none());
     }
 
     #[test]

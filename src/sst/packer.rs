@@ -4,9 +4,9 @@
 use crate::base::coding::Malformed;
 use crate::base::coding::put_varint;
 use crate::base::compression::compress_lz4;
-use crate::sst::data_block::DataBlock;
-use crate::sst::data_block::EntrySpan;
+use crate::base::key::Trailer;
 use crate::sst::data_block::shared_prefix_len;
+use crate::sst::data_block_builder::DataBlockBuilder;
 use crate::sst::folded::FLAG_ONE_KEY_LEN;
 use crate::sst::folded::FLAG_ONE_KIND;
 use crate::sst::folded::FLAG_ONE_VALUE_LEN;
@@ -17,78 +17,64 @@ use crate::sst::folded::measure_keys;
 pub(super) struct Packer {
     pub(super) folded: Vec<u8>,
     packed: Vec<u8>,
-    entries: Vec<(EntrySpan, usize)>,
-    /// What no user key shares with the one before.
+    /// What each user key shares with the one before, its length, and all that it does not share.
+    lens: Vec<(usize, usize)>,
     keys: Vec<u8>,
-    user: Vec<u8>,
-    last: Vec<u8>,
 }
 
 impl Packer {
-    /// The block with this payload, folded and compressed; none if that would not save at least an
-    /// eighth, or the block is one that no writer makes.
-    pub(super) fn pack(&mut self, payload: &[u8]) -> Option<&[u8]> {
-        self.fold(payload).ok()?;
-        compress_lz4(&self.folded, &mut self.packed);
-        let pays = self.packed.len() <= payload.len() - payload.len() / 8;
-        pays.then_some(&self.packed)
+    /// The block with these entries, folded and compressed; none if that would not save about an
+    /// eighth, or folded keys would be longer than a reader accepts.
+    pub(super) fn pack(&mut self, block: &DataBlockBuilder) -> Option<&[u8]> {
+        self.fold(block).ok()?;
+        let packed = compress_lz4(&self.folded, &mut self.packed)?;
+        let pays = packed.len() <= block.size() - block.size() / 8;
+        pays.then_some(packed)
     }
 
-    /// Folds the block with this payload.
-    pub(super) fn fold(&mut self, payload: &[u8]) -> Result<(), Malformed> {
-        let block = DataBlock::parse(payload)?;
-        self.entries.clear();
+    /// Folds the block with these entries, of which there is one at least.
+    pub(super) fn fold(&mut self, block: &DataBlockBuilder) -> Result<(), Malformed> {
+        self.lens.clear();
         self.keys.clear();
-        self.last.clear();
-        for i in 0..block.table().count {
-            let span = block.span(i)?;
-            block.key(&span, &mut self.user);
-            let shared = shared_prefix_len(&self.last, &self.user);
-            self.keys.extend_from_slice(self.user.get(shared..).unwrap_or_default());
-            self.entries.push((span, shared));
-            std::mem::swap(&mut self.user, &mut self.last);
+        let mut last: &[u8] = &[];
+        for key in block.keys() {
+            let shared = shared_prefix_len(last, key);
+            self.lens.push((shared, key.len()));
+            self.keys.extend_from_slice(key.get(shared..).unwrap_or_default());
+            last = key;
         }
-        let prefix_len = block.prefix.len();
-        let keys = self.entries.iter();
-        measure_keys(keys.map(|(span, shared)| (*shared, prefix_len + span.suffix_len())))?;
+        measure_keys(self.lens.iter().copied())?;
         self.folded.clear();
-        self.fold_trailers(prefix_len);
+        self.fold_trailers(block);
         let out = &mut self.folded;
-        for (_, shared) in &self.entries {
+        for (shared, _) in &self.lens {
             put_varint(out, *shared as u64);
         }
-        if one(self.entries.iter().map(|(span, _)| span.suffix_len())).is_none() {
-            for (span, shared) in &self.entries {
-                put_varint(out, (prefix_len + span.suffix_len() - shared) as u64);
+        let (key_len, value_len) = block.lens_of_all();
+        if key_len.is_none() {
+            for (shared, len) in &self.lens {
+                put_varint(out, (len - shared) as u64);
             }
         }
-        if one(self.entries.iter().map(|(span, _)| span.value_range().len())).is_none() {
-            for (span, _) in &self.entries {
-                put_varint(out, span.value_range().len() as u64);
+        if value_len.is_none() {
+            for len in block.value_lens() {
+                put_varint(out, len as u64);
             }
         }
         out.extend_from_slice(&self.keys);
-        for (span, _) in &self.entries {
-            out.extend_from_slice(payload.get(span.value_range()).unwrap_or_default());
-        }
+        out.extend_from_slice(block.values());
         Ok(())
     }
 
-    /// Everything in front of the columns of lengths. All user keys share `prefix_len` bytes.
-    fn fold_trailers(&mut self, prefix_len: usize) {
+    /// Everything in front of the columns of lengths.
+    fn fold_trailers(&mut self, block: &DataBlockBuilder) {
         let out = &mut self.folded;
-        let spans = || self.entries.iter().map(|(span, _)| span);
-        let seqnos = || spans().map(|span| span.trailer.seqno().get());
-        let kinds = || spans().map(|span| span.trailer.kind_byte());
-        let (kind, key_len, value_len) = (
-            one(kinds()),
-            one(spans().map(|span| prefix_len + span.suffix_len())),
-            one(spans().map(|span| span.value_range().len())),
-        );
-        let smallest = seqnos().min().unwrap_or(0);
-        let width = seqnos().map(|seqno| 64 - (seqno - smallest).leading_zeros()).max();
-        let width = width.unwrap_or(0);
-        put_varint(out, self.entries.len() as u64);
+        let kinds = block.trailers().map(Trailer::kind_byte);
+        let kind = one(kinds.clone());
+        let (key_len, value_len) = block.lens_of_all();
+        let (smallest, greatest) = block.seqnos();
+        let width = 64 - (greatest - smallest).leading_zeros();
+        put_varint(out, block.len() as u64);
         let flag = |is_one: bool, flag: u8| if is_one { flag } else { 0 };
         out.push(
             flag(kind.is_some(), FLAG_ONE_KIND)
@@ -102,10 +88,10 @@ impl Packer {
         }
         match kind {
             Some(kind) => out.push(kind),
-            None => out.extend(kinds()),
+            None => out.extend(kinds),
         }
         let (mut bits, mut pending) = (0u128, 0);
-        for seqno in seqnos() {
+        for seqno in block.trailers().map(|trailer| trailer.seqno().get()) {
             bits |= u128::from(seqno - smallest) << pending;
             pending += width;
             while pending >= 8 {

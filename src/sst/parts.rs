@@ -6,6 +6,7 @@ use crate::base::checksum::block_checksum;
 use crate::base::coding::Malformed;
 use crate::base::compression::Compression;
 use crate::base::error::Result;
+use crate::base::key::KEY_LEN_MAX;
 use crate::base::key::KeyHash;
 use crate::base::key::KeyRef;
 use crate::base::key::Trailer;
@@ -15,6 +16,7 @@ use crate::sst::block::BlockKind;
 use crate::sst::block::TRAILER_LEN;
 use crate::sst::block::seal;
 use crate::sst::data_block::DataBlock;
+use crate::sst::data_block_builder::DataBlockBuilder;
 use crate::sst::filter;
 pub(crate) use crate::sst::folded::unpack;
 use crate::sst::footer::FOOTER_LEN;
@@ -122,6 +124,22 @@ pub(crate) fn filter_may_contain(payload: &[u8], user: &[u8]) -> Result<bool, Ma
     filter::may_contain(payload, KeyHash::of(user))
 }
 
+/// The entries of the data block with this payload, to be written anew.
+fn builder_of(payload: &[u8]) -> Result<DataBlockBuilder, Malformed> {
+    let block = DataBlock::parse(payload)?;
+    let (mut builder, mut user) = (DataBlockBuilder::default(), Vec::new());
+    for i in 0..block.table().count {
+        let span = block.span(i)?;
+        let key = block.key(&span, &mut user);
+        if key.user.len() > KEY_LEN_MAX {
+            return Err(Malformed("a key of a data block is too long"));
+        }
+        let value = payload.get(span.value_range()).unwrap_or_default();
+        builder.add(key, KeyHash::of(key.user), value, builder.extent_with(key, value));
+    }
+    Ok(builder)
+}
+
 /// A file whose only data block has this payload, whatever it is, all checksums right.
 pub(crate) fn file_around(payload: &[u8], lz4: bool, uid: u64) -> Vec<u8> {
     let mut out = Vec::new();
@@ -133,7 +151,8 @@ pub(crate) fn file_around(payload: &[u8], lz4: bool, uid: u64) -> Vec<u8> {
         handle
     };
     let mut packer = Packer::default();
-    let data = match packer.pack(payload).filter(|_| lz4) {
+    let block = builder_of(payload).ok().filter(|_| lz4);
+    let data = match block.as_ref().and_then(|block| packer.pack(block)) {
         Some(packed) => append(&mut out, packed, BlockKind::Data, Compression::Lz4),
         None => append(&mut out, payload, BlockKind::Data, Compression::None),
     };

@@ -125,7 +125,6 @@ pub(crate) struct SstWriter {
     block: DataBlockBuilder,
     separator: Vec<u8>,
     continues: bool,
-    raw: Vec<u8>,
     packer: Packer,
     /// The partition being filled, and its distinct user keys.
     index: IndexBuilder,
@@ -164,7 +163,6 @@ impl SstWriter {
             block: DataBlockBuilder::default(),
             separator: Vec::new(),
             continues: false,
-            raw: Vec::new(),
             packer: Packer::default(),
             index: IndexBuilder::default(),
             hashes: Vec::new(),
@@ -228,8 +226,10 @@ impl SstWriter {
         if key.user.len() > KEY_LEN_MAX || value.len() > ENTRY_LEN_MAX - KEY_LEN_MAX {
             return Err(Error::internal("an entry is too large for an SST"));
         }
-        if self.block.is_full_for(key, value, self.options.block_bytes) {
+        let mut extent = self.block.extent_with(key, value);
+        if self.block.is_full_for(&extent, self.options.block_bytes) {
             self.cut_block()?;
+            extent = self.block.extent_with(key, value);
         }
         if self.block.is_empty() {
             self.begin_block(key.user, first, same_user);
@@ -245,7 +245,7 @@ impl SstWriter {
             self.hashes.push(self.last_hash);
         }
         self.last_trailer = key.trailer;
-        self.block.add(key, self.last_hash, value);
+        self.block.add(key, self.last_hash, value, extent);
         self.count(key, value, first)
     }
 
@@ -268,6 +268,11 @@ impl SstWriter {
         properties.min_seqno = properties.min_seqno.min(seqno);
         properties.max_seqno = properties.max_seqno.max(seqno);
         Ok(())
+    }
+
+    /// The user key of the last entry.
+    pub(crate) fn last_user(&self) -> &[u8] {
+        &self.last_user
     }
 
     /// Length of the file if it were finished now, about.
@@ -301,19 +306,18 @@ impl SstWriter {
         if 2 * self.hot_entries > self.block.len() {
             self.hot_blocks.push(self.properties.data_blocks as u32);
         }
-        if self.options.compression == Compression::None {
-            // Built where it is needed: no copy.
-            self.block.finish(&mut self.out);
-        } else {
-            self.raw.clear();
-            self.block.finish(&mut self.raw);
-            if let Some(packed) = self.packer.pack(&self.raw) {
+        let packed = match self.options.compression {
+            Compression::None => None,
+            Compression::Lz4 => self.packer.pack(&self.block),
+        };
+        match packed {
+            Some(packed) => {
                 compression = Compression::Lz4;
                 self.out.extend_from_slice(packed);
-            } else {
-                self.out.extend_from_slice(&self.raw);
             }
+            None => self.block.write_to(&mut self.out),
         }
+        self.block.clear();
         let handle = self.seal(BlockKind::Data, compression, offset, start);
         self.index.add(handle, &self.separator, self.continues);
         self.properties.data_blocks += 1;

@@ -10,24 +10,29 @@ use crate::sst::data_block_builder::DataBlockBuilder;
 
 pub(in crate::sst) type Entry = (Vec<u8>, Trailer, Vec<u8>);
 
-pub(in crate::sst) fn build(entries: &[Entry]) -> Vec<u8> {
+pub(in crate::sst) fn builder_of(entries: &[Entry]) -> DataBlockBuilder {
     let mut builder = DataBlockBuilder::default();
     // Twice, to see that nothing is left over from the block before.
-    let mut payloads = [(); 2].map(|()| {
-        let mut out = Vec::new();
-        for (user, trailer, value) in entries {
-            builder.add(KeyRef::new(user, *trailer), KeyHash::of(user), value);
-        }
-        let bound = builder.size();
-        builder.finish(&mut out);
-        // Where one entry more decides between short and long offsets, two for each.
-        let at_most = out.len() + 8 + (2 + HEAD_LEN + 2) * (entries.len() + 1);
-        assert!(out.len() <= bound && bound <= at_most);
+    for _ in 0..2 {
+        builder.clear();
         assert!(builder.is_empty());
-        out
-    });
-    assert_eq!(payloads[0], payloads[1]);
-    std::mem::take(&mut payloads[0])
+        for (user, trailer, value) in entries {
+            let key = KeyRef::new(user, *trailer);
+            builder.add(key, KeyHash::of(user), value, builder.extent_with(key, value));
+        }
+    }
+    builder
+}
+
+pub(in crate::sst) fn build(entries: &[Entry]) -> Vec<u8> {
+    let builder = builder_of(entries);
+    let mut out = Vec::new();
+    builder.write_to(&mut out);
+    let bound = builder.size();
+    // Where one entry more decides between short and long offsets, two for each.
+    let at_most = out.len() + 8 + (2 + HEAD_LEN + 2) * (entries.len() + 1);
+    assert!(out.len() <= bound && bound <= at_most);
+    out
 }
 
 pub(in crate::sst) fn entries_in_order() -> impl Strategy<Value = Vec<Entry>> {
