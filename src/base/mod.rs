@@ -10,6 +10,7 @@
 pub(crate) mod batch;
 pub(crate) mod bits;
 pub(crate) mod blob;
+pub(crate) mod chance;
 pub(crate) mod checksum;
 pub(crate) mod clock;
 pub(crate) mod coding;

@@ -28,7 +28,6 @@
 //! to spare it writes.) One that had to come from the disk is always let in: to read it again would
 //! cost a hundred times as much as a place.
 
-use std::cell::Cell;
 use std::fmt;
 use std::hash::BuildHasher;
 use std::hash::Hasher;
@@ -43,6 +42,7 @@ use quick_cache::Lifecycle;
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
+use crate::base::chance::one_of;
 use crate::base::stats::Counter;
 use crate::base::sync::Mutex;
 use crate::cache::slots::Slots;
@@ -349,20 +349,6 @@ fn put(blocks: &Blocks, id: BlockId, block: Block) -> bool {
     let full = evicted.first.is_some();
     evicted.first.into_iter().chain(evicted.others).for_each(Block::leave);
     full
-}
-
-/// True once in `n` times, by chance.
-fn one_of(n: u32) -> bool {
-    thread_local! {
-        static STATE: Cell<u32> = const { Cell::new(0x9e37_79b9) };
-    }
-    // Marsaglia's xorshift.
-    let mut x = STATE.get();
-    x ^= x << 13;
-    x ^= x >> 17;
-    x ^= x << 5;
-    STATE.set(x);
-    x.is_multiple_of(n)
 }
 
 /// Bytes that could be inserted without anything leaving.

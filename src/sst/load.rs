@@ -4,6 +4,9 @@
 //! admits by chance ([`FileBlocks::admits`](crate::cache::FileBlocks::admits)). Others the page cache
 //! has, so that they can be had again for a few microseconds: a point read searches such a block as it
 //! is stored, and copies the value, so that nothing is built, inserted and evicted for one key.
+//!
+//! *How it is read.* Through the mapping where the page cache is likely to have it, else by a call:
+//! see [`Residence`](crate::sst::residence::Residence).
 #![deny(clippy::indexing_slicing)]
 
 use std::cell::Cell;
@@ -84,13 +87,11 @@ impl SstReader {
         self.check_inside(handle)?;
         if kind != BlockKind::Data && self.mapped {
             // Through the mapping, as it will be read from now on.
-            let range = handle.range().unwrap_or_default();
-            let stored = self.mapping.get(range.start..range.end + TRAILER_LEN);
-            return self.content(n, handle, kind, true, stored.unwrap_or_default());
+            return self.content(n, handle, kind, true, self.in_mapping(handle));
         }
         // What all reads of a part of the file need is kept whatever happens.
         let worth = kind != BlockKind::Data || self.blocks.admits();
-        with_stored(&*self.file, handle, worth, |worth, stored| {
+        self.with_stored(handle, worth, |worth, stored| {
             self.content(n, handle, kind, worth, stored)
         })?
     }
@@ -98,9 +99,44 @@ impl SstReader {
     /// Loads data block `n` and keeps it.
     pub(super) fn load_to_keep(&self, n: usize, handle: BlockHandle) -> Result<()> {
         self.check_inside(handle)?;
-        with_stored(&*self.file, handle, true, |worth, stored| {
+        self.with_stored(handle, true, |worth, stored| {
             self.content(n, handle, BlockKind::Data, worth, stored).map(drop)
         })?
+    }
+
+    /// Shows a block as it is stored to `show`, and whether it is worth a place in the cache: if it is
+    /// `worth` one anyway, or had to come from the disk. Requires: it lies within the file.
+    fn with_stored<R>(
+        &self,
+        handle: BlockHandle,
+        worth: bool,
+        show: impl FnOnce(bool, &[u8]) -> R,
+    ) -> Result<R> {
+        if self.residence.is_memory() {
+            return Ok(show(worth, self.in_mapping(handle)));
+        }
+        with_buffer(handle, |stored| {
+            let at_once = self.read_at_once(handle, stored)?;
+            if !at_once {
+                self.file.read_at(handle.offset, stored)?;
+            }
+            Ok(show(worth || !at_once, stored))
+        })
+    }
+
+    /// Reads a block as it is stored, if that does not wait for the disk.
+    fn read_at_once(&self, handle: BlockHandle, stored: &mut [u8]) -> Result<bool> {
+        let found = self.file.read_at_once(handle.offset, stored)?;
+        if self.mapped {
+            self.residence.note(found);
+        }
+        Ok(found)
+    }
+
+    /// A block as it is stored. Requires: the file is mapped, and the block lies within it.
+    fn in_mapping(&self, handle: BlockHandle) -> &[u8] {
+        let range = handle.range().unwrap_or_default();
+        self.mapping.get(range.start..range.end + TRAILER_LEN).unwrap_or_default()
     }
 
     fn check_inside(&self, handle: BlockHandle) -> Result<()> {
@@ -182,7 +218,7 @@ impl SstReader {
         }
         self.check_inside(handle)?;
         let worth = self.blocks.admits();
-        with_stored(&*self.file, handle, worth, |worth, stored| {
+        self.with_stored(handle, worth, |worth, stored| {
             self.find_in_stored(n, handle, worth, stored, wanted)
         })?
     }
@@ -196,11 +232,13 @@ impl SstReader {
         wanted: Wanted<'_>,
     ) -> Result<Option<Located>> {
         self.check_inside(handle)?;
+        let find =
+            |stored: &[u8]| self.find_in_stored(n, handle, self.blocks.admits(), stored, wanted);
+        if self.residence.is_memory() {
+            return find(self.in_mapping(handle));
+        }
         with_buffer(handle, |stored| {
-            if !self.file.read_at_once(handle.offset, stored)? {
-                return Ok(None);
-            }
-            self.find_in_stored(n, handle, self.blocks.admits(), stored, wanted)
+            if self.read_at_once(handle, stored)? { find(stored) } else { Ok(None) }
         })
     }
 
@@ -249,9 +287,11 @@ pub(super) fn fetch(
     end: u64,
 ) -> Result<Block> {
     handle.check_end(end).map_err(|error| damaged(path, handle.offset, error))?;
-    let content =
-        with_stored(file, handle, true, |_, stored| unpack(stored, kind, uid, handle.offset))?;
-    content.map_err(|error| damaged(path, handle.offset, error))
+    with_buffer(handle, |stored| {
+        file.read_at(handle.offset, stored)?;
+        unpack(stored, kind, uid, handle.offset)
+            .map_err(|error| damaged(path, handle.offset, error))
+    })
 }
 
 /// A buffer longer than this is not kept.
@@ -261,26 +301,6 @@ thread_local! {
     /// What blocks are read into before they are unpacked. Taken out while it is used: a file system
     /// of the caller's may read from a database on the same thread.
     static STORED: Cell<Vec<u8>> = Cell::default();
-}
-
-/// Reads a block as it is stored and shows it to `show`, and whether it is worth a place in the
-/// cache: if it is `worth` one anyway, or had to come from the disk. Requires: it lies within the
-/// file.
-fn with_stored<R>(
-    file: &dyn ReadableFile,
-    handle: BlockHandle,
-    worth: bool,
-    show: impl FnOnce(bool, &[u8]) -> R,
-) -> Result<R> {
-    with_buffer(handle, |stored| {
-        let at_once = !worth && file.read_at_once(handle.offset, stored)?;
-        if !at_once {
-            // By a call, one read of the disk brings all pages of the block; through a mapping each
-            // would cost a fault.
-            file.read_at(handle.offset, stored)?;
-        }
-        Ok(show(!at_once, stored))
-    })
 }
 
 /// Lends a buffer of the length of a block as it is stored.

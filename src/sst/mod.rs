@@ -50,7 +50,7 @@
 //! - I4: a filter knows every user key of the data blocks of its partition. A filter that cannot be
 //!   read is an error: it is never taken for a "no".
 //! - I5: no byte of a block is used before the block was verified, once per open file where it is
-//!   read in place, else each time it is read from the file.
+//!   read in place, else each time it is read from the file, by a call or through its mapping.
 //!
 //! # How a point read goes
 //!
@@ -74,6 +74,7 @@ pub(crate) mod parts;
 mod properties;
 mod range_block;
 mod reader;
+mod residence;
 mod salvage;
 mod samples;
 mod top_index;

@@ -38,6 +38,7 @@ use crate::sst::load::fetch;
 use crate::sst::properties;
 use crate::sst::properties::Properties;
 use crate::sst::range_block;
+use crate::sst::residence::Residence;
 use crate::sst::samples::Part;
 use crate::sst::samples::Samples;
 use crate::sst::top_index::Partition;
@@ -108,6 +109,7 @@ pub(crate) struct SstReader {
     /// The file's mapping; empty if it has none.
     pub(super) mapping: Bytes,
     pub(super) mapped: bool,
+    pub(super) residence: Residence,
     /// Those that are in the cache.
     pub(super) blocks: FileBlocks,
     top: TopIndex,
@@ -177,6 +179,7 @@ impl SstReader {
             file,
             mapping,
             mapped,
+            residence: Residence::default(),
             samples: Samples::new(top.len()),
             top,
             properties,

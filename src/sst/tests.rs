@@ -3,5 +3,6 @@
 mod cursors;
 mod damage;
 mod lookups;
+mod residence;
 mod support;
 mod timing;
