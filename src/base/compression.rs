@@ -28,6 +28,11 @@ pub(crate) fn compress_lz4<'a>(raw: &[u8], out: &'a mut Vec<u8>) -> Option<&'a [
     out.get(..4 + len)
 }
 
+/// Do so few bytes instead of `raw_len` pay for their decompression?
+pub(crate) fn pays(packed: &[u8], raw_len: usize) -> bool {
+    packed.len() <= raw_len - raw_len / 8
+}
+
 /// Undoes [`compress_lz4`] into the front of `out`, which grows where it has to and is not cleared.
 /// Allocates no more than 255 times the input (the most that lz4 can expand) whatever the stored
 /// length says.

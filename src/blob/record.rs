@@ -6,6 +6,7 @@ use crate::base::coding::Decoder;
 use crate::base::coding::Malformed;
 use crate::base::compression::Compression;
 use crate::base::compression::compress_lz4;
+use crate::base::compression::pays;
 use crate::base::planted::Planted;
 
 /// Bytes in front of the key.
@@ -35,11 +36,10 @@ pub(super) fn append(
         Compression::None => None,
         Compression::Lz4 => compress_lz4(value, packed),
     };
-    let (compression, stored) =
-        match packed.filter(|packed| packed.len() <= value.len() - value.len() / 8) {
-            Some(packed) => (Compression::Lz4, packed),
-            None => (Compression::None, value),
-        };
+    let (compression, stored) = match packed.filter(|packed| pays(packed, value.len())) {
+        Some(packed) => (Compression::Lz4, packed),
+        None => (Compression::None, value),
+    };
     let start = out.len();
     out.extend_from_slice(&[0; SUM_LEN]);
     out.extend_from_slice(&(stored.len() as u32).to_le_bytes());

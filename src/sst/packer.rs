@@ -4,6 +4,7 @@
 use crate::base::coding::Malformed;
 use crate::base::coding::put_varint;
 use crate::base::compression::compress_lz4;
+use crate::base::compression::pays;
 use crate::base::key::Trailer;
 use crate::sst::data_block::shared_prefix_len;
 use crate::sst::data_block_builder::DataBlockBuilder;
@@ -27,9 +28,7 @@ impl Packer {
     /// eighth, or folded keys would be longer than a reader accepts.
     pub(super) fn pack(&mut self, block: &DataBlockBuilder) -> Option<&[u8]> {
         self.fold(block).ok()?;
-        let packed = compress_lz4(&self.folded, &mut self.packed)?;
-        let pays = packed.len() <= block.size() - block.size() / 8;
-        pays.then_some(packed)
+        compress_lz4(&self.folded, &mut self.packed).filter(|packed| pays(packed, block.size()))
     }
 
     /// Folds the block with these entries, of which there is one at least.
