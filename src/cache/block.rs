@@ -78,6 +78,11 @@ impl Block {
         self.0.space()
     }
 
+    /// Where it lies, without a look at it.
+    pub(super) fn address(&self) -> usize {
+        self.0.address()
+    }
+
     /// Clears the slot that points here. Requires: the cache has let go of the block.
     pub(super) fn leave(self) {
         if let Some((slots, n)) = self.0.header().home() {

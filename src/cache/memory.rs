@@ -183,6 +183,11 @@ impl Shared {
         self.inner().units as usize * UNIT
     }
 
+    /// Where its space begins.
+    pub(super) fn address(&self) -> usize {
+        self.0.addr().get()
+    }
+
     /// Do both lead to the same block?
     pub(super) fn is(&self, other: &Shared) -> bool {
         self.0 == other.0

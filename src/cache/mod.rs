@@ -15,6 +15,9 @@
 //! the capacity, so that it is taken from all shards alike, and given back as easily. (RocksDB
 //! charges its memtables to its cache by such entries.)
 //!
+//! What is evicted for that leaves holes in the cache's memory, from which hardly anything goes back:
+//! so blocks that lie in the sparsest parts of it leave too ([`BlockCache::tend_memory`]).
+//!
 //! *Policy.* `quick_cache`: new blocks queue up in a small probation, and only one that is asked for
 //! again, or was evicted lately, joins the hot ones; so a long scan does not empty the cache. It
 //! hears of the first hit of a block, and of those that come through slots once in each generation:
@@ -28,9 +31,11 @@
 //! to spare it writes.) One that had to come from the disk is always let in: to read it again would
 //! cost a hundred times as much as a place.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::hash::BuildHasher;
 use std::hash::Hasher;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
@@ -156,11 +161,14 @@ type Blocks = Cache<BlockId, Block, ByBytes, MixState, Collect>;
 /// Verified blocks, by file and number.
 #[derive(Debug)]
 pub(crate) struct BlockCache {
+    capacity: u64,
     /// None if nothing is to be cached.
     blocks: Option<Blocks>,
     weights: ByBytes,
     /// Entries that hold lent memory.
     lent_parts: Mutex<u64>,
+    /// What they have for a block.
+    nothing: Block,
     generation_bytes: u64,
     /// Bytes inserted since the cache was made.
     inserted: AtomicU64,
@@ -173,7 +181,7 @@ pub(crate) struct BlockCache {
     helper: Helper,
 }
 
-/// Wakes the thread that calls [`prepare_memory`], if there is one.
+/// Wakes the thread that calls [`BlockCache::tend_memory`], if there is one.
 #[derive(Default)]
 struct Helper(OnceLock<Box<dyn Fn() + Send + Sync>>);
 
@@ -181,12 +189,6 @@ impl fmt::Debug for Helper {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Helper").field("is_set", &self.0.get().is_some()).finish()
     }
-}
-
-/// Makes memory ready for blocks to come, if little that is ready is left. For a thread
-/// on which no reader waits: it may take milliseconds.
-pub(crate) fn prepare_memory() {
-    pool::prepare();
 }
 
 /// Has a cache line of its own, which is written once in a generation: every hit reads it.
@@ -199,11 +201,14 @@ impl BlockCache {
     pub(crate) fn new(capacity_bytes: u64) -> BlockCache {
         let entries = usize::try_from(capacity_bytes / TYPICAL_BLOCK).unwrap_or(usize::MAX);
         let weights = ByBytes { lent_part: (capacity_bytes / LENT_PARTS).max(1) };
+        pool::allow(capacity_bytes, 0);
         BlockCache {
+            capacity: capacity_bytes,
             blocks: (capacity_bytes > 0)
                 .then(|| Cache::with(entries.max(1), capacity_bytes, weights, MixState, Collect)),
             weights,
             lent_parts: Mutex::new(0),
+            nothing: Block::from(&[][..]),
             generation_bytes: (capacity_bytes / GENERATIONS).max(1),
             inserted: AtomicU64::new(0),
             generation: Generation::default(),
@@ -214,8 +219,37 @@ impl BlockCache {
         }
     }
 
-    /// From now on `wake` is called when it is time to [`prepare_memory`]: by readers, so it should
-    /// take no longer than waking a thread.
+    /// Makes memory ready for blocks to come, if little that is ready is left, and leaves what is too
+    /// much. For a thread on which nobody waits: it may take milliseconds.
+    pub(crate) fn tend_memory(&self) {
+        pool::prepare();
+        let surplus = pool::surplus();
+        if !surplus.is_empty() {
+            self.vacate(&surplus);
+            pool::note_left();
+        }
+    }
+
+    /// Takes all blocks out that lie at these addresses, which ascend.
+    fn vacate(&self, places: &[Range<usize>]) {
+        let Some(blocks) = &self.blocks else { return };
+        let gone = RefCell::new(Vec::new());
+        blocks.retain(|id, block| {
+            let at = block.address();
+            let place = places.partition_point(|place| place.end <= at);
+            let goes =
+                id.file != LENT && places.get(place).is_some_and(|place| place.contains(&at));
+            if goes {
+                gone.borrow_mut().push(block.clone());
+            }
+            !goes
+        });
+        gone.into_inner().into_iter().for_each(Block::leave);
+        self.full.store(false, Relaxed);
+    }
+
+    /// From now on `wake` is called when it is time to [`BlockCache::tend_memory`]: by readers and
+    /// writers, so it should take no longer than waking a thread.
     pub(crate) fn set_helper(&self, wake: impl Fn() + Send + Sync + 'static) {
         // Set once, when the database is opened.
         let _ = self.helper.0.set(Box::new(wake));
@@ -265,14 +299,26 @@ impl BlockCache {
         let Some(blocks) = &self.blocks else { return };
         let wanted = bytes.div_ceil(self.weights.lent_part).min(LENT_PARTS);
         let mut lent = self.lent_parts.lock();
+        let before = *lent;
         while *lent < wanted {
-            put(blocks, BlockId { file: LENT, block: *lent }, Block::from(&[][..]));
+            put(blocks, BlockId { file: LENT, block: *lent }, self.nothing.clone());
             *lent += 1;
         }
         while *lent > wanted {
             self.full.store(false, Relaxed);
             *lent -= 1;
             blocks.remove(&BlockId { file: LENT, block: *lent });
+        }
+        drop(lent);
+        pool::allow(before * self.weights.lent_part, wanted * self.weights.lent_part);
+        if wanted > before && pool::has_surplus() {
+            self.wake();
+        }
+    }
+
+    fn wake(&self) {
+        if let Some(wake) = self.helper.0.get() {
+            wake();
         }
     }
 
@@ -334,11 +380,16 @@ impl BlockCache {
         if generation != before / self.generation_bytes {
             self.generation.0.store(generation as u32, Relaxed);
         }
-        if let Some(wake) = self.helper.0.get()
-            && pool::is_spare_due()
-        {
-            wake();
+        if pool::is_spare_due() {
+            self.wake();
         }
+    }
+}
+
+impl Drop for BlockCache {
+    fn drop(&mut self) {
+        let lent = *self.lent_parts.get_mut() * self.weights.lent_part;
+        pool::allow(lent, self.capacity);
     }
 }
 

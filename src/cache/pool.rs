@@ -9,6 +9,10 @@
 //! few spans are empty beside its own. There is one pool for the process, as there is one allocator:
 //! memory that one thread or cache leaves serves all others.
 //!
+//! Blocks that are evicted leave from anywhere, so when caches may hold less, hardly any chunk becomes
+//! empty by that. So the pool knows how much all caches may hold, and which chunks are the sparsest:
+//! their blocks go as well ([`surplus`]), and what caches may hold beside comes into the free slots.
+//!
 //! The first chunks are not on huge pages: of those the system hands out what is touched, so that a
 //! small cache costs no more than it holds. A chunk on a huge page is cleared as a whole when it is
 //! first touched, which takes as long as a hundred reads of the disk where the host of a virtual
@@ -18,6 +22,7 @@
 //! Who has a slot is noted beside the chunks, never in them: there is no unsafe code here.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
@@ -48,6 +53,9 @@ const SPANS_LEFT: usize = 2;
 /// The part of all spans that may be empty without a chunk's going back: blocks of files that are
 /// gone leave before those of new ones come.
 const EMPTY: usize = 16;
+/// The part by which chunks may exceed what caches may hold: slots are a little longer than blocks, and
+/// it takes milliseconds to look which blocks lie in a chunk.
+const SURPLUS: u64 = 32;
 /// The part of a slot that may stay unused, and the same while one in `SPARSE` bytes is free.
 const WASTE: u32 = 32;
 const WASTE_IF_SPARSE: u32 = 8;
@@ -70,6 +78,30 @@ pub(super) fn give(address: usize) {
     let chunk = lock(&POOL).give(address);
     // It is unmapped when nobody waits for the lock.
     drop(chunk);
+}
+
+/// From now on caches may hold so many bytes more, or less.
+pub(super) fn allow(more: u64, less: u64) {
+    let mut pool = lock(&POOL);
+    // Each cache takes back what it has added, so the sum is right in the end.
+    pool.allowed = pool.allowed.wrapping_add(more).wrapping_sub(less);
+}
+
+/// Do all chunks together take more memory than caches may hold?
+pub(super) fn has_surplus() -> bool {
+    lock(&POOL).surplus() > 0
+}
+
+/// The addresses of the chunks, ascending, that are to be left because all together take more memory
+/// than caches may hold: the sparsest. They go back to the system once they have no blocks.
+pub(super) fn surplus() -> Vec<Range<usize>> {
+    lock(&POOL).sparsest()
+}
+
+/// Notes that the blocks that lay there have left: what is too much still, others hold on to.
+pub(super) fn note_left() {
+    let mut pool = lock(&POOL);
+    pool.held = pool.excess().saturating_sub(pool.slack());
 }
 
 /// True once whenever it is time for somebody to [`prepare`] a chunk.
@@ -107,6 +139,10 @@ struct Pool {
     empty: BTreeSet<usize>,
     /// Units in slots that are taken.
     taken: usize,
+    /// Bytes that all caches together may hold.
+    allowed: u64,
+    /// Bytes of chunks that were too much and could not be left.
+    held: u64,
 }
 
 struct Chunk {
@@ -198,6 +234,11 @@ impl Chunk {
         Chunk { start, offset, mapping: MmapRaw::from(mapping), spans: Default::default() }
     }
 
+    /// Units in slots that are taken.
+    fn taken(&self) -> usize {
+        self.spans.iter().map(|span| (span.taken * span.units) as usize).sum()
+    }
+
     fn spans(&self) -> impl Iterator<Item = usize> {
         let start = self.start;
         (0..SPANS).map(move |n| start + n * SPAN_LEN)
@@ -212,7 +253,40 @@ impl Pool {
             open: BTreeSet::new(),
             empty: BTreeSet::new(),
             taken: 0,
+            allowed: 0,
+            held: 0,
         }
+    }
+
+    /// Bytes by which chunks exceed what caches may hold.
+    fn excess(&self) -> u64 {
+        ((self.chunks.len() * CHUNK_LEN) as u64).saturating_sub(self.allowed)
+    }
+
+    /// How many are not worth the trouble.
+    fn slack(&self) -> u64 {
+        (self.allowed / SURPLUS).max(2 * CHUNK_LEN as u64)
+    }
+
+    /// Bytes of chunks that are to be left.
+    fn surplus(&self) -> u64 {
+        let excess = self.excess();
+        if excess > self.slack() + self.held { excess } else { 0 }
+    }
+
+    fn sparsest(&self) -> Vec<Range<usize>> {
+        let count = self.surplus() as usize / CHUNK_LEN;
+        if count == 0 {
+            return Vec::new();
+        }
+        let mut chunks: Vec<(usize, usize)> =
+            self.chunks.iter().map(|chunk| (chunk.taken(), chunk.start)).collect();
+        chunks.sort_unstable();
+        chunks.truncate(count);
+        let mut chunks: Vec<_> =
+            chunks.into_iter().map(|(_, start)| start..start + CHUNK_LEN).collect();
+        chunks.sort_unstable_by_key(|chunk| chunk.start);
+        chunks
     }
 
     fn wants_spare(&self) -> bool {
@@ -293,7 +367,8 @@ impl Pool {
         *span = Span::default();
         self.open.remove(&(units, start));
         self.empty.insert(start);
-        if self.empty.len() < (self.chunks.len() * SPANS / EMPTY).max(2 * SPANS) {
+        let kept = (self.chunks.len() * SPANS / EMPTY).max(2 * SPANS);
+        if self.empty.len() < kept && self.surplus() == 0 {
             return None;
         }
         if self.spare.is_some() {
@@ -404,6 +479,37 @@ mod tests {
         assert!(made.is_some());
         prepare_in(&pool);
         assert_eq!(spare(), made);
+    }
+
+    #[test]
+    fn the_sparsest_chunks_are_surplus_when_caches_may_hold_less() {
+        let mut pool = Pool::new();
+        pool.allowed = 40 * CHUNK_LEN as u64;
+        let mut slots: Vec<usize> = (0..16_000).map(|_| take(&mut pool, TYPICAL)).collect();
+        let chunks = pool.chunks.len();
+        assert!(chunks > 20 && pool.sparsest().is_empty());
+        // All lose some blocks, and two more than others.
+        let sparse: Vec<_> = [3, 7].map(|n| pool.chunks[n].start).into();
+        let lies_in = |slot: &usize, starts: &[usize]| {
+            starts.iter().any(|start| (*start..start + CHUNK_LEN).contains(slot))
+        };
+        slots.retain(|slot| {
+            let part = if lies_in(slot, &sparse) { 2 } else { 7 };
+            let stays = !(slot / UNIT).is_multiple_of(part);
+            assert!(stays || pool.give(*slot).is_none());
+            stays
+        });
+        assert_eq!(pool.chunks.len(), chunks);
+        pool.allowed = (chunks as u64 - 2) * CHUNK_LEN as u64;
+        assert_eq!(pool.surplus(), 0);
+        pool.allowed -= CHUNK_LEN as u64;
+        let surplus = pool.sparsest();
+        assert_eq!(surplus.len(), 3);
+        assert!(sparse.iter().all(|start| surplus.iter().any(|chunk| chunk.start == *start)));
+        let starts: Vec<usize> = surplus.iter().map(|chunk| chunk.start).collect();
+        let gone = slots.iter().filter(|slot| lies_in(slot, &starts));
+        let freed = gone.filter(|slot| pool.give(**slot).is_some()).count();
+        assert!(freed >= 1 && pool.chunks.len() == chunks - freed && pool.surplus() == 0);
     }
 
     proptest! {

@@ -114,6 +114,31 @@ fn more_can_be_lent_than_there_is() {
 }
 
 #[test]
+fn blocks_of_places_that_are_left_are_gone() {
+    let cache = Arc::new(BlockCache::new(4 << 20));
+    let blocks = file(&cache, 1, 400);
+    cache.lend(1 << 20);
+    (0..400).for_each(|n| {
+        read(&blocks, n, 4000);
+        read(&blocks, n, 4000);
+    });
+    let place = |n| Some(blocks.get(n)?.to_block()?.address());
+    let mut places: Vec<usize> = (0..400).filter_map(place).collect();
+    places.sort_unstable();
+    let (low, high) = (places[20]..places[60], places[200]..places[250]);
+    let goes = |at: usize| low.contains(&at) || high.contains(&at);
+    let stay: Vec<bool> = (0..400).map(|n| place(n).is_some_and(|at| !goes(at))).collect();
+    let before = cache.len();
+    cache.vacate(&[low.clone(), high.clone()]);
+    assert_eq!(cache.len(), before - 90);
+    (0..400).for_each(|n| assert_eq!(place(n).is_some(), stay[n]));
+    // What was lent is lent still.
+    assert!(cache.used_bytes() <= 3 << 20);
+    cache.lend(0);
+    assert!(read(&blocks, 0, 4000) || !stay[0]);
+}
+
+#[test]
 fn memory_of_evicted_blocks_serves_again_unless_somebody_reads_them() {
     let cache = Arc::new(BlockCache::new(1 << 20));
     let blocks = file(&cache, 1, 5000);

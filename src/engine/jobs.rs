@@ -51,6 +51,7 @@ impl Core {
             self.sweep();
             self.trim_history();
             self.shrink_log()?;
+            self.cache.tend_memory();
         }
         Ok(ran)
     }

@@ -10,7 +10,6 @@ use crate::base::error::Error;
 use crate::base::error::Result;
 use crate::base::sync::thread;
 use crate::base::sync::thread::JoinHandle;
-use crate::cache;
 use crate::engine::Core;
 use crate::engine::scheduler::Lane;
 
@@ -158,7 +157,7 @@ impl Core {
         if self.jobs.take_due_sync(self.clock.monotonic()) {
             self.sync_due_writes()?;
         }
-        cache::prepare_memory();
+        self.cache.tend_memory();
         self.make_spare_segment()?;
         self.trim_history();
         self.release_memtables_at_rest();
