@@ -86,6 +86,11 @@ impl Space {
     }
 }
 
+/// Gives back what the thread keeps.
+pub(super) fn forget_spares() {
+    drop(with_spares(std::mem::take));
+}
+
 fn layout(units: u32) -> Layout {
     // 4 GiB and a header fit wherever so much can be asked for.
     Layout::from_size_align(units as usize * UNIT, UNIT).unwrap_or(Layout::new::<Inner>())

@@ -222,12 +222,8 @@ impl BlockCache {
     /// Makes memory ready for blocks to come, if little that is ready is left, and leaves what is too
     /// much. For a thread on which nobody waits: it may take milliseconds.
     pub(crate) fn tend_memory(&self) {
+        pool::shed(|places| self.vacate(places));
         pool::prepare();
-        let surplus = pool::surplus();
-        if !surplus.is_empty() {
-            self.vacate(&surplus);
-            pool::note_left();
-        }
     }
 
     /// Takes all blocks out that lie at these addresses, which ascend.
@@ -245,6 +241,7 @@ impl BlockCache {
             !goes
         });
         gone.into_inner().into_iter().for_each(Block::leave);
+        memory::forget_spares();
         self.full.store(false, Relaxed);
     }
 
@@ -389,6 +386,8 @@ impl BlockCache {
 impl Drop for BlockCache {
     fn drop(&mut self) {
         let lent = *self.lent_parts.get_mut() * self.weights.lent_part;
+        // First the blocks, or others would leave some of theirs.
+        self.blocks = None;
         pool::allow(lent, self.capacity);
     }
 }

@@ -11,7 +11,7 @@
 //!
 //! Blocks that are evicted leave from anywhere, so when caches may hold less, hardly any chunk becomes
 //! empty by that. So the pool knows how much all caches may hold, and which chunks are the sparsest:
-//! their blocks go as well ([`surplus`]), and what caches may hold beside comes into the free slots.
+//! their blocks go as well ([`shed`]), and what caches may hold beside comes into the free slots.
 //!
 //! The first chunks are not on huge pages: of those the system hands out what is touched, so that a
 //! small cache costs no more than it holds. A chunk on a huge page is cleared as a whole when it is
@@ -82,26 +82,37 @@ pub(super) fn give(address: usize) {
 
 /// From now on caches may hold so many bytes more, or less.
 pub(super) fn allow(more: u64, less: u64) {
-    let mut pool = lock(&POOL);
-    // Each cache takes back what it has added, so the sum is right in the end.
-    pool.allowed = pool.allowed.wrapping_add(more).wrapping_sub(less);
+    lock(&POOL).allow(more, less);
 }
 
-/// Do all chunks together take more memory than caches may hold?
+/// Do all chunks together take so much more memory than caches may hold that some should be left?
 pub(super) fn has_surplus() -> bool {
-    lock(&POOL).surplus() > 0
+    lock(&POOL).has_surplus()
 }
 
-/// The addresses of the chunks, ascending, that are to be left because all together take more memory
-/// than caches may hold: the sparsest. They go back to the system once they have no blocks.
-pub(super) fn surplus() -> Vec<Range<usize>> {
-    lock(&POOL).sparsest()
-}
-
-/// Notes that the blocks that lay there have left: what is too much still, others hold on to.
-pub(super) fn note_left() {
-    let mut pool = lock(&POOL);
-    pool.held = pool.excess().saturating_sub(pool.slack());
+/// If all chunks together take too much memory, has `vacate` take the blocks out of the sparsest,
+/// which lie at these addresses, ascending, and gives back those that have no blocks.
+pub(super) fn shed(vacate: impl FnOnce(&[Range<usize>])) {
+    let (empty, sparsest) = {
+        let mut pool = lock(&POOL);
+        if !pool.has_surplus() {
+            return;
+        }
+        (pool.take_surplus(), pool.sparsest())
+    };
+    // They are unmapped when nobody waits for the lock.
+    drop(empty);
+    if sparsest.is_empty() {
+        return;
+    }
+    vacate(&sparsest);
+    let empty = {
+        let mut pool = lock(&POOL);
+        let empty = pool.take_surplus();
+        pool.left = pool.excess();
+        empty
+    };
+    drop(empty);
 }
 
 /// True once whenever it is time for somebody to [`prepare`] a chunk.
@@ -141,8 +152,9 @@ struct Pool {
     taken: usize,
     /// Bytes that all caches together may hold.
     allowed: u64,
-    /// Bytes of chunks that were too much and could not be left.
-    held: u64,
+    /// What was too much still when blocks had left: others hold on to it. It is tried again when
+    /// caches have been allowed more, or as much again is too much.
+    left: u64,
 }
 
 struct Chunk {
@@ -254,7 +266,15 @@ impl Pool {
             empty: BTreeSet::new(),
             taken: 0,
             allowed: 0,
-            held: 0,
+            left: 0,
+        }
+    }
+
+    fn allow(&mut self, more: u64, less: u64) {
+        // Each cache takes back what it has added, so the sum is right in the end.
+        self.allowed = self.allowed.wrapping_add(more).wrapping_sub(less);
+        if more > less {
+            self.left = 0;
         }
     }
 
@@ -263,30 +283,46 @@ impl Pool {
         ((self.chunks.len() * CHUNK_LEN) as u64).saturating_sub(self.allowed)
     }
 
-    /// How many are not worth the trouble.
+    /// How many there may be.
     fn slack(&self) -> u64 {
         (self.allowed / SURPLUS).max(2 * CHUNK_LEN as u64)
     }
 
-    /// Bytes of chunks that are to be left.
-    fn surplus(&self) -> u64 {
+    fn has_surplus(&self) -> bool {
         let excess = self.excess();
-        if excess > self.slack() + self.held { excess } else { 0 }
+        excess > self.slack() && excess > self.left + self.slack() / 2
     }
 
-    fn sparsest(&self) -> Vec<Range<usize>> {
-        let count = self.surplus() as usize / CHUNK_LEN;
-        if count == 0 {
-            return Vec::new();
+    /// How many chunks go if some do: so many that it takes a while until there are too many again.
+    fn surplus(&self) -> usize {
+        self.excess().saturating_sub(self.slack() / 2).div_ceil(CHUNK_LEN as u64) as usize
+    }
+
+    /// Those of the surplus that have no blocks.
+    fn take_surplus(&mut self) -> Vec<Chunk> {
+        let count = self.surplus();
+        std::iter::from_fn(|| self.take_empty()).take(count).collect()
+    }
+
+    /// The highest chunk that has no blocks.
+    fn take_empty(&mut self) -> Option<Chunk> {
+        let is_empty = |chunk: &Chunk| chunk.spans.iter().all(|span| span.units == 0);
+        let chunk = self.chunks.remove(self.chunks.iter().rposition(is_empty)?);
+        for start in chunk.spans() {
+            self.empty.remove(&start);
         }
-        let mut chunks: Vec<(usize, usize)> =
+        self.left = self.left.saturating_sub(CHUNK_LEN as u64);
+        Some(chunk)
+    }
+
+    /// Where the others of the surplus lie, ascending.
+    fn sparsest(&self) -> Vec<Range<usize>> {
+        let mut chunks: Vec<_> =
             self.chunks.iter().map(|chunk| (chunk.taken(), chunk.start)).collect();
         chunks.sort_unstable();
-        chunks.truncate(count);
-        let mut chunks: Vec<_> =
-            chunks.into_iter().map(|(_, start)| start..start + CHUNK_LEN).collect();
-        chunks.sort_unstable_by_key(|chunk| chunk.start);
-        chunks
+        chunks.truncate(self.surplus());
+        chunks.sort_unstable_by_key(|(_, start)| *start);
+        chunks.into_iter().map(|(_, start)| start..start + CHUNK_LEN).collect()
     }
 
     fn wants_spare(&self) -> bool {
@@ -368,175 +404,15 @@ impl Pool {
         self.open.remove(&(units, start));
         self.empty.insert(start);
         let kept = (self.chunks.len() * SPANS / EMPTY).max(2 * SPANS);
-        if self.empty.len() < kept && self.surplus() == 0 {
+        if self.empty.len() < kept && !self.has_surplus() {
             return None;
         }
         if self.spare.is_some() {
             return self.spare.take();
         }
-        let is_empty = |chunk: &Chunk| chunk.spans.iter().all(|span| span.units == 0);
-        let chunk = self.chunks.remove(self.chunks.iter().rposition(is_empty)?);
-        for start in chunk.spans() {
-            self.empty.remove(&start);
-        }
-        Some(chunk)
+        self.take_empty()
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-
-    use proptest::prelude::*;
-
-    use super::*;
-
-    /// Of 4 KiB and a header.
-    const TYPICAL: u32 = 65;
-
-    fn take(pool: &mut Pool, units: u32) -> usize {
-        pool.take(units).unwrap().0.addr().get()
-    }
-
-    #[test]
-    fn blocks_that_come_together_lie_together() {
-        let mut pool = Pool::new();
-        let slots: Vec<usize> = (0..400).map(|_| take(&mut pool, TYPICAL)).collect();
-        assert!(slots.iter().all(|slot| slot % UNIT == 0));
-        // They leave in another order than they came.
-        (0..400).for_each(|n| assert!(pool.give(slots[n * 77 % 400]).is_none()));
-        let again: Vec<usize> = (0..400).map(|_| take(&mut pool, TYPICAL)).collect();
-        assert_eq!(again, slots);
-        assert!(again.windows(2).all(|pair| pair[0] < pair[1]));
-        assert_eq!(pool.chunks.len(), 1);
-    }
-
-    #[test]
-    fn a_slot_is_hardly_longer_than_the_block() {
-        let mut pool = Pool::new();
-        for units in (1..=UNITS_MAX).rev() {
-            let (_, slot) = pool.take(units).unwrap();
-            let wanted = units.max(UNITS_MIN) | 1;
-            assert!((wanted..=wanted + wanted / WASTE_IF_SPARSE).contains(&slot));
-        }
-    }
-
-    #[test]
-    fn blocks_of_another_length_fill_what_others_left() {
-        let mut pool = Pool::new();
-        let slots: Vec<usize> = (0..8000).map(|_| take(&mut pool, TYPICAL)).collect();
-        let chunks = pool.chunks.len();
-        slots.iter().skip(1).step_by(2).for_each(|slot| assert!(pool.give(*slot).is_none()));
-        (0..3000).for_each(|_| assert!(pool.take(TYPICAL - 4).is_some()));
-        assert_eq!(pool.chunks.len(), chunks);
-    }
-
-    #[test]
-    fn chunks_without_blocks_go_back() {
-        let mut pool = Pool::new();
-        let slots: Vec<usize> = (0..8000).map(|_| take(&mut pool, TYPICAL)).collect();
-        let chunks = pool.chunks.len();
-        assert!(chunks > SMALL_CHUNKS + 2);
-        let gone = slots.iter().filter(|slot| pool.give(**slot).is_some()).count();
-        assert_eq!((gone, pool.chunks.len()), (chunks - 1, 1));
-        assert_eq!((pool.taken, pool.open.len(), pool.empty.len()), (0, 0, SPANS));
-    }
-
-    #[test]
-    fn a_spare_is_wanted_when_the_last_huge_chunk_is_nearly_used() {
-        let mut pool = Pool::new();
-        let mut slots = Vec::new();
-        while !pool.wants_spare() {
-            slots.push(take(&mut pool, TYPICAL));
-        }
-        assert_eq!((pool.chunks.len(), pool.empty.len()), (SMALL_CHUNKS, SPANS_LEFT));
-        pool.spare = Chunk::new(Pages::Touched);
-        let start = pool.spare.as_ref().unwrap().start;
-        while pool.spare.is_some() {
-            assert!(!pool.wants_spare());
-            slots.push(take(&mut pool, TYPICAL));
-        }
-        assert_eq!((pool.chunks.len(), pool.empty.len()), (SMALL_CHUNKS + 1, SPANS - 1));
-        assert!(pool.chunks.iter().any(|chunk| chunk.start == start) && !pool.wants_spare());
-        // What is not needed goes first.
-        pool.spare = Chunk::new(Pages::Touched);
-        let start = pool.spare.as_ref().unwrap().start;
-        let gone = slots.into_iter().find_map(|slot| pool.give(slot)).unwrap();
-        assert!(gone.start == start && pool.spare.is_none());
-    }
-
-    #[test]
-    fn who_prepares_makes_a_spare_only_if_it_is_wanted() {
-        let pool = Mutex::new(Pool::new());
-        let spare = || lock(&pool).spare.as_ref().map(|chunk| chunk.start);
-        prepare_in(&pool);
-        assert_eq!(spare(), None);
-        while !lock(&pool).wants_spare() {
-            take(&mut lock(&pool), TYPICAL);
-        }
-        prepare_in(&pool);
-        let made = spare();
-        assert!(made.is_some());
-        prepare_in(&pool);
-        assert_eq!(spare(), made);
-    }
-
-    #[test]
-    fn the_sparsest_chunks_are_surplus_when_caches_may_hold_less() {
-        let mut pool = Pool::new();
-        pool.allowed = 40 * CHUNK_LEN as u64;
-        let mut slots: Vec<usize> = (0..16_000).map(|_| take(&mut pool, TYPICAL)).collect();
-        let chunks = pool.chunks.len();
-        assert!(chunks > 20 && pool.sparsest().is_empty());
-        // All lose some blocks, and two more than others.
-        let sparse: Vec<_> = [3, 7].map(|n| pool.chunks[n].start).into();
-        let lies_in = |slot: &usize, starts: &[usize]| {
-            starts.iter().any(|start| (*start..start + CHUNK_LEN).contains(slot))
-        };
-        slots.retain(|slot| {
-            let part = if lies_in(slot, &sparse) { 2 } else { 7 };
-            let stays = !(slot / UNIT).is_multiple_of(part);
-            assert!(stays || pool.give(*slot).is_none());
-            stays
-        });
-        assert_eq!(pool.chunks.len(), chunks);
-        pool.allowed = (chunks as u64 - 2) * CHUNK_LEN as u64;
-        assert_eq!(pool.surplus(), 0);
-        pool.allowed -= CHUNK_LEN as u64;
-        let surplus = pool.sparsest();
-        assert_eq!(surplus.len(), 3);
-        assert!(sparse.iter().all(|start| surplus.iter().any(|chunk| chunk.start == *start)));
-        let starts: Vec<usize> = surplus.iter().map(|chunk| chunk.start).collect();
-        let gone = slots.iter().filter(|slot| lies_in(slot, &starts));
-        let freed = gone.filter(|slot| pool.give(**slot).is_some()).count();
-        assert!(freed >= 1 && pool.chunks.len() == chunks - freed && pool.surplus() == 0);
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 1 } else { 64 }))]
-        #[test]
-        fn slots_lie_apart(ops in prop::collection::vec((1..=UNITS_MAX, any::<u16>()), 1..400)) {
-            let (mut pool, mut taken) = (Pool::new(), BTreeMap::new());
-            for (units, what) in ops {
-                // Lengths are alike, as a rule.
-                let units = if what % 4 > 0 { TYPICAL + units % 8 } else { units };
-                if what % 5 > 1 || taken.is_empty() {
-                    let (at, got) = pool.take(units).unwrap();
-                    prop_assert!(got >= units);
-                    let (start, end) = (at.addr().get(), at.addr().get() + got as usize * UNIT);
-                    let before = taken.range(..end).next_back();
-                    prop_assert!(before.is_none_or(|(_, end)| *end <= start));
-                    taken.insert(start, end);
-                } else {
-                    let slot = *taken.keys().nth(what as usize % taken.len()).unwrap();
-                    taken.remove(&slot);
-                    pool.give(slot);
-                }
-                let bytes: usize = taken.iter().map(|(start, end)| end - start).sum();
-                prop_assert_eq!(pool.taken * UNIT, bytes);
-            }
-            taken.keys().for_each(|slot| drop(pool.give(*slot)));
-            prop_assert_eq!((pool.taken, pool.chunks.len(), pool.empty.len()), (0, 1, SPANS));
-        }
-    }
-}
+mod tests;

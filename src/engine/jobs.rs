@@ -51,8 +51,8 @@ impl Core {
             self.sweep();
             self.trim_history();
             self.shrink_log()?;
-            self.cache.tend_memory();
         }
+        self.cache.tend_memory();
         Ok(ran)
     }
 

@@ -116,7 +116,8 @@ impl SstReader {
             return Ok(show(worth, self.in_mapping(handle)));
         }
         with_buffer(handle, |stored| {
-            let at_once = self.read_at_once(handle, stored)?;
+            let is_asked = !worth || self.mapped;
+            let at_once = is_asked && self.read_at_once(handle, stored)?;
             if !at_once {
                 self.file.read_at(handle.offset, stored)?;
             }
