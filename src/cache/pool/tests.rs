@@ -8,9 +8,18 @@ use super::*;
 
 /// Of 4 KiB and a header.
 const TYPICAL: u32 = 65;
+const LEN: u64 = CHUNK_LEN as u64;
 
 fn take(pool: &mut Pool, units: u32) -> usize {
     pool.take(units).unwrap().0.addr().get()
+}
+
+/// A pool with some thirty chunks full of blocks, of which caches may hold so many, and their slots.
+fn filled(allowed: u64) -> (Pool, Vec<usize>) {
+    let mut pool = Pool::new();
+    pool.allowed = allowed * LEN;
+    let slots = (0..16_000).map(|_| take(&mut pool, TYPICAL)).collect();
+    (pool, slots)
 }
 
 #[test]
@@ -98,10 +107,7 @@ fn who_prepares_makes_a_spare_only_if_it_is_wanted() {
 
 #[test]
 fn the_sparsest_chunks_are_left_when_caches_may_hold_less() {
-    const LEN: u64 = CHUNK_LEN as u64;
-    let mut pool = Pool::new();
-    pool.allowed = 40 * LEN;
-    let mut slots: Vec<usize> = (0..16_000).map(|_| take(&mut pool, TYPICAL)).collect();
+    let (mut pool, mut slots) = filled(40);
     let chunks = pool.chunks.len();
     assert!(chunks > 20 && !pool.has_surplus() && pool.surplus() == 0);
     // All lose some blocks, and two more than others.
@@ -131,10 +137,7 @@ fn the_sparsest_chunks_are_left_when_caches_may_hold_less() {
 
 #[test]
 fn what_others_hold_on_to_is_tried_again_when_something_changes() {
-    const LEN: u64 = CHUNK_LEN as u64;
-    let mut pool = Pool::new();
-    pool.allowed = 40 * LEN;
-    let slots: Vec<usize> = (0..16_000).map(|_| take(&mut pool, TYPICAL)).collect();
+    let (mut pool, slots) = filled(40);
     pool.allowed = (pool.chunks.len() as u64 - 8) * LEN;
     assert!(pool.has_surplus());
     pool.left = pool.excess();
@@ -151,10 +154,7 @@ fn what_others_hold_on_to_is_tried_again_when_something_changes() {
 
 #[test]
 fn chunks_without_blocks_are_left_first() {
-    const LEN: u64 = CHUNK_LEN as u64;
-    let mut pool = Pool::new();
-    pool.allowed = 4000 * LEN;
-    let slots: Vec<usize> = (0..16_000).map(|_| take(&mut pool, TYPICAL)).collect();
+    let (mut pool, slots) = filled(4000);
     let chunks = pool.chunks.len();
     // One or two of them stay, empty.
     let (low, high) = (pool.chunks[5].start, pool.chunks[7].start);
