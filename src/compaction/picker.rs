@@ -31,8 +31,11 @@ use crate::version::sst_file::SstFile;
 const FANOUT: u64 = 10;
 /// So many tombstones are worth a compaction of their own, if each drops an entry.
 const DENSE_MIN: u64 = 64;
-/// Level 0 is compacted from this many files on.
-pub(crate) const L0_TRIGGER: usize = 4;
+/// Level 0 is compacted from this many files on, if it is as large as what it is merged with.
+const L0_TRIGGER: usize = 4;
+/// From this many on it is compacted whatever it is merged with. Until then it waits: what goes down
+/// together is merged once, and reads lose little by two more runs.
+pub(crate) const L0_TRIGGER_MOST: usize = 6;
 /// Files of level 0 from which writers are slowed down.
 pub(crate) const L0_SLOW: usize = 12;
 
@@ -87,11 +90,23 @@ pub(crate) fn targets(version: &Version, base_bytes: u64) -> Targets {
     Targets { base_level, bytes }
 }
 
+/// Is level 0 to be compacted, for its size and that of what it is merged with?
+fn is_level0_due(version: &Version, targets: &Targets) -> bool {
+    let l0 = version.level(0);
+    if l0.files.len() < L0_TRIGGER || l0.files.len() >= L0_TRIGGER_MOST {
+        return l0.files.len() >= L0_TRIGGER_MOST;
+    }
+    let Some((from, to)) = hull(l0.files.iter()) else { return false };
+    let beneath = version.level(targets.base_level).overlapping(from, to);
+    l0.bytes() >= beneath.iter().map(|file| file.meta.bytes).sum()
+}
+
 /// Bytes that must still be moved down until every level is within its target.
 pub(crate) fn debt_bytes(version: &Version, base_bytes: u64) -> u64 {
     let targets = targets(version, base_bytes);
     let l0 = version.level(0);
-    let mut debt = if l0.files.len() > L0_TRIGGER { l0.bytes() } else { 0 };
+    let is_more = l0.files.len() > L0_TRIGGER && is_level0_due(version, &targets);
+    let mut debt = if is_more { l0.bytes() } else { 0 };
     let mut carried = 0;
     for level in targets.base_level..LEVELS - 1 {
         let size = version.level(level).bytes() + carried;
@@ -119,14 +134,15 @@ pub(crate) fn pick(version: &Arc<Version>, context: &PickContext<'_>) -> Option<
         }
     }
     let mut scores: Vec<(f64, usize)> = Vec::with_capacity(LEVELS);
-    let l0_files = version.level(0).files.len();
-    scores.push((l0_files as f64 / L0_TRIGGER as f64, 0));
+    if is_level0_due(version, &targets) {
+        scores.push((version.level(0).files.len() as f64 / L0_TRIGGER as f64, 0));
+    }
     for level in targets.base_level..LEVELS - 1 {
         let idle = version.level(level).files.iter().filter(|file| is_idle(file, context));
         let bytes: u64 = idle.map(|file| file.meta.bytes).sum();
         scores.push((bytes as f64 / targets.bytes[level].max(1) as f64, level));
     }
-    scores.retain(|(score, level)| if *level == 0 { *score >= 1.0 } else { *score > 1.0 });
+    scores.retain(|(score, level)| *level == 0 || *score > 1.0);
     sort_by(&mut scores, |a, b| b.0.total_cmp(&a.0));
     let mut plans = scores.into_iter().filter_map(|(_, level)| match level {
         0 => plan_level0(version, targets.base_level, context, Reason::Level0),

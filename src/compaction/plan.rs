@@ -4,11 +4,16 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use crate::base::ids::FileId;
+use crate::base::range::is_by;
 use crate::base::range::later_end;
+use crate::base::sorted::sort_by;
 use crate::compaction::beneath::Beneath;
 use crate::version::Version;
 use crate::version::blobs::Blobs;
 use crate::version::sst_file::SstFile;
+
+/// A file is small if it has less than this part of what files should grow to.
+const SMALL_SHARE: u64 = 8;
 
 /// Why a compaction was picked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -93,13 +98,24 @@ impl Plan {
         hull(self.inputs())
     }
 
-    /// Can the files be moved down as they are? Not if there is something to merge with or to drop.
-    pub(crate) fn is_trivial_move(&self) -> bool {
+    /// Can the files be moved down as they are? Not if there is something to merge with or to drop,
+    /// nor if they are much smaller than `file_bytes`, which files should grow to.
+    pub(crate) fn is_trivial_move(&self, file_bytes: u64) -> bool {
         let bottom = self.beneath.is_empty();
         self.lower.is_empty()
             && self.upper_level != self.output_level
-            && (self.upper_level > 0 || self.upper.len() == 1)
+            && (self.upper_level > 0 || self.upper.len() == 1 || self.is_row_of_files(file_bytes))
             && self.upper.iter().all(|file| !bottom || !file.meta.has_tombstones())
+    }
+
+    /// Has no two of the upper files a key in common, as when keys are written in order, and are they
+    /// large enough to be left alone?
+    fn is_row_of_files(&self, file_bytes: u64) -> bool {
+        let mut files: Vec<&Arc<SstFile>> = self.upper.iter().collect();
+        sort_by(&mut files, |a, b| a.meta.first().cmp(b.meta.first()));
+        let apart = files.windows(2).all(|pair| !is_by(pair[1].meta.first(), pair[0].meta.last()));
+        let bytes: u64 = files.iter().map(|file| file.meta.bytes).sum();
+        apart && bytes >= files.len() as u64 * (file_bytes / SMALL_SHARE)
     }
 
     /// Are the inputs removed without being read?

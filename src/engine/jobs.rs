@@ -236,7 +236,7 @@ impl Core {
             if plan.reason == Reason::RangeDeleted {
                 self.metrics.range_deleted_files.add(plan.upper.len() as u64);
             }
-        } else if plan.is_trivial_move() {
+        } else if plan.is_trivial_move(self.config.file_bytes) {
             let edit = job::move_edit(plan, &context);
             self.install(Change::of(&job.state, edit))?;
             self.metrics.moves.add(plan.upper.len() as u64);

@@ -435,9 +435,10 @@ impl Core {
         Some(CompactionJob { state, plan, claim: Claim { files, jobs }, running: Running(jobs) })
     }
 
-    /// The size up to which a level may be where level 0 is compacted to: what level 0 holds when
-    /// it is due, so that the two are merged about one to one.
+    /// The size up to which a level may be where level 0 is compacted to: some memtables, or a few
+    /// times what level 0 holds when it is due, since files are smaller than the memtables that they
+    /// come from. A level in between would be smaller than level 0, and each byte be merged twice.
     pub(crate) fn base_bytes(&self) -> u64 {
-        (self.config.memtable_bytes * picker::L0_TRIGGER) as u64
+        (self.config.memtable_bytes * picker::L0_TRIGGER_MOST) as u64
     }
 }

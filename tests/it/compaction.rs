@@ -49,6 +49,29 @@ fn overwritten_data_does_not_pile_up() {
     assert_eq!(entries, 200);
 }
 
+/// Files of level 0 without a key in common move down as they are; what is written again meets them
+/// there.
+#[test]
+fn what_is_written_in_order_is_written_once() {
+    let mut db = TestDb::new();
+    for i in 0..600 {
+        db.put(key(i), value(i, 0)).unwrap();
+        db.settle();
+    }
+    let background = db.stats().background;
+    assert!(background.moves > 4, "{background:?}");
+    assert_eq!(background.compaction_bytes_written, 0);
+    assert!(db.stats().keyspaces[0].levels[0].files.len() < 4);
+    for i in (0..600).step_by(7) {
+        db.put(key(i), value(i, 1)).unwrap();
+        db.settle();
+    }
+    db.reopen();
+    db.verify(&mut |_, _| {}).unwrap();
+    let expected = (0..600).map(|i| (key(i), value(i, usize::from(i % 7 == 0))));
+    assert!(db.dump().into_iter().eq(expected));
+}
+
 #[test]
 fn deleting_everything_and_compacting_leaves_no_file() {
     let mut db = TestDb::new();

@@ -14,7 +14,7 @@ use crate::base::range::is_by;
 use crate::base::seqno::SeqNo;
 use crate::base::value::ValueKind;
 use crate::compaction::picker::L0_SLOW;
-use crate::compaction::picker::L0_TRIGGER;
+use crate::compaction::picker::L0_TRIGGER_MOST;
 use crate::compaction::picker::PickContext;
 use crate::compaction::picker::debt_bytes;
 use crate::compaction::picker::pick;
@@ -205,7 +205,7 @@ proptest! {
             jobs += 1;
             prop_assert!(jobs < 1000, "the jobs never end");
         }
-        prop_assert!(version.level(0).files.len() < L0_TRIGGER);
+        prop_assert!(version.level(0).files.len() < L0_TRIGGER_MOST);
         prop_assert_eq!(debt_bytes(&version, 4000), 0);
         let is_expired = |ms| ms < expire;
         prop_assert!(!version.files().any(|file| is_expired(file.meta.oldest_tombstone_ms)));
@@ -272,6 +272,50 @@ fn dense_tombstones_at_the_bottom_wait_for_the_snapshots_that_need_them() {
     assert!(at(Some(7)).is_some());
 }
 
+/// How many files of level 0 it takes depends on what they are merged with, and on that alone.
+#[test]
+fn level_0_waits_for_more_files_where_it_is_merged_with_more_than_it_has() {
+    let busy = HashSet::new();
+    let files_until_due = |beneath: SstMeta| {
+        (1..20).find(|files| {
+            let mut edit = KeyspaceEdit::default();
+            edit.added.push((6, beneath.clone()));
+            edit.added.extend((2..files + 2).map(|id| (0, file(id, 10, 20, 100))));
+            let version = apply(&Version::default(), &edit);
+            let due = pick(&version, &context(&busy, 0)).is_some();
+            assert!(due || debt_bytes(&version, 4000) == 0);
+            due
+        })
+    };
+    assert_eq!(files_until_due(file(1, 0, 99, 400)), Some(4));
+    assert_eq!(files_until_due(file(1, 0, 99, 401)), Some(5));
+    assert_eq!(files_until_due(file(1, 0, 99, 501)), Some(6));
+    assert_eq!(files_until_due(file(1, 0, 99, 4000)), Some(6));
+    assert_eq!(files_until_due(file(1, 21, 99, 4000)), Some(4));
+}
+
+/// What was written in the order of its keys need not be written again.
+#[test]
+fn files_of_level_0_without_a_key_in_common_move_down_as_they_are() {
+    let busy = HashSet::new();
+    let plan = |fourth: SstMeta| {
+        let mut edit = KeyspaceEdit::default();
+        edit.added.push((6, file(1, 0, 9, 400)));
+        edit.added.extend([(0, file(2, 30, 39, 100)), (0, file(3, 10, 19, 100))]);
+        edit.added.extend([(0, file(4, 40, 49, 100)), (0, fourth)]);
+        pick(&apply(&Version::default(), &edit), &context(&busy, 0)).unwrap()
+    };
+    let apart = plan(file(5, 20, 29, 100));
+    assert_eq!((apart.upper.len(), apart.lower.len()), (4, 0));
+    assert!(apart.is_trivial_move(800));
+    // They would stay small for good.
+    assert!(!apart.is_trivial_move(808));
+    let touching = plan(file(5, 20, 30, 100));
+    assert!(!touching.is_trivial_move(800));
+    // What lies beneath has a key in common with one of them.
+    assert!(!plan(file(5, 5, 29, 100)).is_trivial_move(800));
+}
+
 /// A level 0 that is larger than what is free on the disk can still be made smaller.
 #[test]
 fn where_space_is_scarce_the_oldest_file_of_level_0_goes_first() {
@@ -284,7 +328,7 @@ fn where_space_is_scarce_the_oldest_file_of_level_0_goes_first() {
     let scarce = PickContext { is_space_scarce: true, ..context(&busy, 0) };
     let part = pick(&version, &scarce).unwrap();
     assert_eq!(part.upper.iter().map(|file| file.meta.id).collect::<Vec<_>>(), [FileId(1)]);
-    assert!(part.is_trivial_move());
+    assert!(part.is_trivial_move(64 << 20));
 }
 
 /// The base level may hold more than is free: then there is room for it only further down.
