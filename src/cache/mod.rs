@@ -220,10 +220,11 @@ impl BlockCache {
     }
 
     /// Makes memory ready for blocks to come, if little that is ready is left, and leaves what is too
-    /// much. For a thread on which nobody waits: it may take milliseconds.
-    pub(crate) fn tend_memory(&self) {
+    /// much. For a thread on which nobody waits: it may take milliseconds, less if processors are
+    /// `busy`, for which blocks to come lie on smaller pages.
+    pub(crate) fn tend_memory(&self, busy: bool) {
         pool::shed(|places| self.vacate(places));
-        pool::prepare();
+        pool::prepare(busy);
     }
 
     /// Takes all blocks out that lie at these addresses, which ascend.

@@ -17,7 +17,8 @@
 //! small cache costs no more than it holds. A chunk on a huge page is cleared as a whole when it is
 //! first touched, which takes as long as a hundred reads of the disk where the host of a virtual
 //! machine has to find the memory first: so one chunk is touched beforehand ([`prepare`]), on a
-//! thread on which no reader waits.
+//! thread on which no reader waits. While processors have more to do than they can, a chunk on small
+//! pages must do: a seventh of the work, and blocks that are loaded then are soon replaced.
 //!
 //! Who has a slot is noted beside the chunks, never in them: there is no unsafe code here.
 
@@ -48,8 +49,10 @@ const SPANS: usize = CHUNK_LEN / SPAN_LEN;
 /// So many chunks are on pages of the usual size.
 const SMALL_CHUNKS: usize = 4;
 /// The next chunk is made ready when so many spans are left: some hundred blocks before it is needed,
-/// and so late that a cache which stops to grow hardly ever has one for nothing.
+/// and so late that a cache which stops to grow hardly ever has one for nothing. Earlier where that
+/// was too late, since scans fill a chunk in the time that it takes to make one.
 const SPANS_LEFT: usize = 2;
+const SPANS_LEFT_MOST: usize = SPANS - 1;
 /// The part of all spans that may be empty without a chunk's going back: blocks of files that are
 /// gone leave before those of new ones come.
 const EMPTY: usize = 16;
@@ -121,14 +124,19 @@ pub(super) fn is_spare_due() -> bool {
 }
 
 /// Makes the chunk ready that is needed next, if it is time. May take milliseconds, for which nobody
-/// else waits.
-pub(super) fn prepare() {
-    prepare_in(&POOL);
+/// else waits, unless it is to be `cheap`.
+pub(super) fn prepare(cheap: bool) {
+    prepare_in(&POOL, cheap);
 }
 
-fn prepare_in(pool: &Mutex<Pool>) {
-    if lock(pool).wants_spare() {
-        let spare = Chunk::new(Pages::Touched);
+fn prepare_in(pool: &Mutex<Pool>, cheap: bool) {
+    let wants_spare = {
+        let mut pool = lock(pool);
+        pool.cheap = cheap;
+        pool.wants_spare()
+    };
+    if wants_spare {
+        let spare = Chunk::new(if cheap { Pages::Small } else { Pages::Touched });
         let surplus = std::mem::replace(&mut lock(pool).spare, spare);
         // There is one if two did it at once. It is unmapped when nobody waits for the lock.
         drop(surplus);
@@ -142,8 +150,12 @@ fn lock(pool: &Mutex<Pool>) -> MutexGuard<'_, Pool> {
 struct Pool {
     /// By address.
     chunks: Vec<Chunk>,
-    /// The next one, which has been touched.
+    /// The next one, which has been touched or need not be.
     spare: Option<Chunk>,
+    /// How many spans are left when it is made.
+    spans_left: usize,
+    /// Are chunks to cost little now, rather than to be fast?
+    cheap: bool,
     /// Spans that have a free slot: units of a slot, and address.
     open: BTreeSet<(u32, usize)>,
     /// Addresses of spans without slots.
@@ -262,6 +274,8 @@ impl Pool {
         Pool {
             chunks: Vec::new(),
             spare: None,
+            spans_left: SPANS_LEFT,
+            cheap: false,
             open: BTreeSet::new(),
             empty: BTreeSet::new(),
             taken: 0,
@@ -327,7 +341,7 @@ impl Pool {
 
     fn wants_spare(&self) -> bool {
         let is_next_huge = self.chunks.len() >= SMALL_CHUNKS;
-        is_next_huge && self.spare.is_none() && self.empty.len() <= SPANS_LEFT
+        is_next_huge && self.spare.is_none() && self.empty.len() <= self.spans_left
     }
 
     /// The number of the chunk that `address` lies in.
@@ -367,11 +381,7 @@ impl Pool {
     /// The address of a span that is cut into slots of `units`.
     fn open(&mut self, units: u32) -> Option<usize> {
         if self.empty.is_empty() {
-            let chunk = if self.chunks.len() < SMALL_CHUNKS {
-                Chunk::new(Pages::Small)
-            } else {
-                self.spare.take().or_else(|| Chunk::new(Pages::Huge))
-            }?;
+            let chunk = self.next_chunk()?;
             self.empty.extend(chunk.spans());
             let n = self.chunks.partition_point(|other| other.start < chunk.start);
             self.chunks.insert(n, chunk);
@@ -385,6 +395,19 @@ impl Pool {
         chunk.spans.get_mut((address - chunk.start) / SPAN_LEN)?.cut(units);
         self.open.insert((units, address));
         Some(address)
+    }
+
+    /// The spare, or a chunk that whoever touches it first waits for, unless chunks are to be cheap.
+    fn next_chunk(&mut self) -> Option<Chunk> {
+        if self.chunks.len() < SMALL_CHUNKS {
+            return Chunk::new(Pages::Small);
+        }
+        let spare = self.spare.take();
+        self.spans_left = match spare {
+            Some(_) => (self.spans_left - 1).max(SPANS_LEFT),
+            None => (self.spans_left * 2).min(SPANS_LEFT_MOST),
+        };
+        spare.or_else(|| Chunk::new(if self.cheap { Pages::Small } else { Pages::Huge }))
     }
 
     /// A chunk without blocks if too many spans are empty: the spare, or else the highest.

@@ -52,7 +52,7 @@ impl Core {
             self.trim_history();
             self.shrink_log()?;
         }
-        self.cache.tend_memory();
+        self.cache.tend_memory(false);
         Ok(ran)
     }
 

@@ -242,11 +242,14 @@ impl Core {
     /// Gives back what is kept for the next memtable if nobody has written for a moment: readers fill
     /// the block cache meanwhile.
     pub(crate) fn release_memtables_at_rest(&self) {
-        if self.default.memtables.free_bytes() > 0
-            && self.quiet.lasted(self.visible(), self.clock.monotonic()) >= MEMORY_REST
-        {
+        if self.default.memtables.free_bytes() > 0 && self.is_at_rest() {
             self.release_memtables();
         }
+    }
+
+    /// Has nobody written for a moment?
+    pub(crate) fn is_at_rest(&self) -> bool {
+        self.quiet.lasted(self.visible(), self.clock.monotonic()) >= MEMORY_REST
     }
 
     /// Gives the memory that is kept for the next memtable back to the system.

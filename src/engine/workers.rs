@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::base::error::Error;
 use crate::base::error::Result;
+use crate::base::options::cores;
 use crate::base::sync::thread;
 use crate::base::sync::thread::JoinHandle;
 use crate::engine::Core;
@@ -157,12 +158,19 @@ impl Core {
         if self.jobs.take_due_sync(self.clock.monotonic()) {
             self.sync_due_writes()?;
         }
-        self.cache.tend_memory();
+        self.cache.tend_memory(self.is_short_of_processors());
         self.make_spare_segment()?;
         self.trim_history();
         self.release_memtables_at_rest();
         self.shrink_log_at_rest()?;
         Ok(false)
+    }
+
+    /// Does somebody write, and are there fewer processors than that, the jobs that run beside it and a
+    /// reader would use?
+    fn is_short_of_processors(&self) -> bool {
+        let jobs = self.jobs.running();
+        jobs > 0 && jobs + 2 > cores() && !self.is_at_rest()
     }
 
     /// How long the log lane may sleep.

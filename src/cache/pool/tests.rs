@@ -89,19 +89,41 @@ fn a_spare_is_wanted_when_the_last_huge_chunk_is_nearly_used() {
     assert!(gone.start == start && pool.spare.is_none());
 }
 
+/// Who needed a chunk before it was ready has waited for it, so the next one is made earlier.
+#[test]
+fn the_next_spare_is_wanted_earlier_if_the_last_one_came_too_late() {
+    let mut pool = Pool::new();
+    let mut use_chunk = |spare: bool| {
+        while !pool.wants_spare() {
+            take(&mut pool, TYPICAL);
+        }
+        let left = pool.empty.len();
+        pool.spare = Chunk::new(Pages::Small).filter(|_| spare);
+        let chunks = pool.chunks.len();
+        while pool.chunks.len() == chunks {
+            take(&mut pool, TYPICAL);
+        }
+        left
+    };
+    let lefts = [false, false, false, true, true].map(&mut use_chunk);
+    assert_eq!(lefts, [SPANS_LEFT, 2 * SPANS_LEFT, SPANS_LEFT_MOST, SPANS_LEFT_MOST, SPANS - 2]);
+    let in_time = [true; SPANS].map(&mut use_chunk);
+    assert_eq!(in_time.last(), Some(&SPANS_LEFT));
+}
+
 #[test]
 fn who_prepares_makes_a_spare_only_if_it_is_wanted() {
     let pool = Mutex::new(Pool::new());
     let spare = || lock(&pool).spare.as_ref().map(|chunk| chunk.start);
-    prepare_in(&pool);
+    prepare_in(&pool, false);
     assert_eq!(spare(), None);
     while !lock(&pool).wants_spare() {
         take(&mut lock(&pool), TYPICAL);
     }
-    prepare_in(&pool);
+    prepare_in(&pool, false);
     let made = spare();
     assert!(made.is_some());
-    prepare_in(&pool);
+    prepare_in(&pool, false);
     assert_eq!(spare(), made);
 }
 
