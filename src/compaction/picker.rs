@@ -33,8 +33,9 @@ const FANOUT: u64 = 10;
 const DENSE_MIN: u64 = 64;
 /// Level 0 is compacted from this many files on, if it is as large as what it is merged with.
 const L0_TRIGGER: usize = 4;
-/// From this many on it is compacted whatever it is merged with. Until then it waits: what goes down
-/// together is merged once, and reads lose little by two more runs.
+/// From this many on it is compacted whatever it is merged with. Until then it waits, in a tree that
+/// has one level besides: what goes down together is merged once, and reads lose little by two more
+/// runs. In larger trees they would: scans of what is not in memory read the disk for each run.
 pub(crate) const L0_TRIGGER_MOST: usize = 6;
 /// Files of level 0 from which writers are slowed down.
 pub(crate) const L0_SLOW: usize = 12;
@@ -95,6 +96,9 @@ fn is_level0_due(version: &Version, targets: &Targets) -> bool {
     let l0 = version.level(0);
     if l0.files.len() < L0_TRIGGER || l0.files.len() >= L0_TRIGGER_MOST {
         return l0.files.len() >= L0_TRIGGER_MOST;
+    }
+    if targets.base_level < LEVELS - 1 {
+        return true;
     }
     let Some((from, to)) = hull(l0.files.iter()) else { return false };
     let beneath = version.level(targets.base_level).overlapping(from, to);

@@ -272,7 +272,8 @@ fn dense_tombstones_at_the_bottom_wait_for_the_snapshots_that_need_them() {
     assert!(at(Some(7)).is_some());
 }
 
-/// How many files of level 0 it takes depends on what they are merged with, and on that alone.
+/// How many files of level 0 it takes depends on what they are merged with, where that is the only
+/// level.
 #[test]
 fn level_0_waits_for_more_files_where_it_is_merged_with_more_than_it_has() {
     let busy = HashSet::new();
@@ -292,6 +293,8 @@ fn level_0_waits_for_more_files_where_it_is_merged_with_more_than_it_has() {
     assert_eq!(files_until_due(file(1, 0, 99, 501)), Some(6));
     assert_eq!(files_until_due(file(1, 0, 99, 4000)), Some(6));
     assert_eq!(files_until_due(file(1, 21, 99, 4000)), Some(4));
+    // It goes to the level above.
+    assert_eq!(files_until_due(file(1, 0, 99, 4001)), Some(4));
 }
 
 /// What was written in the order of its keys need not be written again.
