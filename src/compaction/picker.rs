@@ -6,6 +6,9 @@
 //! lie on the deepest level, whatever the size of the database. (RocksDB's
 //! `level_compaction_dynamic_level_bytes`.)
 //!
+//! Level 0 goes down as a whole, and all that it is merged with is written once more. So where that is
+//! more than level 0 has it waits for more files, if readers have few other runs to look into.
+//!
 //! From a level that is too large the file goes down whose overlap beneath is smallest for its
 //! size, which writes least. Where the disk is full the cheapest of the compactions that are due goes
 //! first, rather than the most urgent.
@@ -94,15 +97,15 @@ pub(crate) fn targets(version: &Version, base_bytes: u64) -> Targets {
 /// Is level 0 to be compacted, for its size and that of what it is merged with?
 fn is_level0_due(version: &Version, targets: &Targets) -> bool {
     let l0 = version.level(0);
-    if l0.files.len() < L0_TRIGGER || l0.files.len() >= L0_TRIGGER_MOST {
-        return l0.files.len() >= L0_TRIGGER_MOST;
+    match l0.files.len() {
+        0..L0_TRIGGER => false,
+        L0_TRIGGER_MOST.. => true,
+        _ if targets.base_level < LEVELS - 1 => true,
+        _ => hull(l0.files.iter()).is_some_and(|(from, to)| {
+            let beneath = version.level(targets.base_level).overlapping(from, to);
+            l0.bytes() >= beneath.iter().map(|file| file.meta.bytes).sum()
+        }),
     }
-    if targets.base_level < LEVELS - 1 {
-        return true;
-    }
-    let Some((from, to)) = hull(l0.files.iter()) else { return false };
-    let beneath = version.level(targets.base_level).overlapping(from, to);
-    l0.bytes() >= beneath.iter().map(|file| file.meta.bytes).sum()
 }
 
 /// Bytes that must still be moved down until every level is within its target.
@@ -144,9 +147,11 @@ pub(crate) fn pick(version: &Arc<Version>, context: &PickContext<'_>) -> Option<
     for level in targets.base_level..LEVELS - 1 {
         let idle = version.level(level).files.iter().filter(|file| is_idle(file, context));
         let bytes: u64 = idle.map(|file| file.meta.bytes).sum();
-        scores.push((bytes as f64 / targets.bytes[level].max(1) as f64, level));
+        let target = targets.bytes[level].max(1);
+        if bytes > target {
+            scores.push((bytes as f64 / target as f64, level));
+        }
     }
-    scores.retain(|(score, level)| *level == 0 || *score > 1.0);
     sort_by(&mut scores, |a, b| b.0.total_cmp(&a.0));
     let mut plans = scores.into_iter().filter_map(|(_, level)| match level {
         0 => plan_level0(version, targets.base_level, context, Reason::Level0),

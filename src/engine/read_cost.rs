@@ -191,11 +191,16 @@ impl Quiet {
 }
 
 impl Core {
+    /// For how long nobody has written, as far as anybody asked.
+    pub(crate) fn quiet_for(&self) -> Duration {
+        self.quiet.lasted(self.visible(), self.clock.monotonic())
+    }
+
     /// A compaction that reads have paid for, if there is one. Seals memtables if reads have paid
     /// for their flush.
     pub(crate) fn next_paid_compaction(&self) -> Option<CompactionJob<'_>> {
         let states = self.keyspaces.all();
-        if self.quiet.lasted(self.visible(), self.clock.monotonic()) >= QUIET {
+        if self.quiet_for() >= QUIET {
             for state in &states {
                 self.flush_if_paid(state);
                 self.flush_if_ranged(state);

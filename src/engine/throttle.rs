@@ -249,7 +249,7 @@ impl Core {
 
     /// Has nobody written for a moment?
     pub(crate) fn is_at_rest(&self) -> bool {
-        self.quiet.lasted(self.visible(), self.clock.monotonic()) >= MEMORY_REST
+        self.quiet_for() >= MEMORY_REST
     }
 
     /// Gives the memory that is kept for the next memtable back to the system.
