@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use esker::Compression;
 use esker::Db;
 use esker::Durability;
 use esker::KeyspaceOptions;
@@ -324,6 +325,51 @@ fn writes_resume_when_there_is_space_again() {
         db.flush().unwrap();
         assert_eq!(db.iter().count(), acknowledged as usize + 1, "{what}");
     }
+}
+
+/// What could not be written back is gone, and the sync at the end of the file does not say so: so
+/// the file must not be used. Those of a flush, of a compaction, and of values moved out of it.
+#[test]
+fn a_file_of_which_a_part_was_not_written_back_is_not_used() {
+    let value = |n: u32| vec![n as u8; 60 << 10];
+    let mut failed = [0; 2];
+    for (kind, part) in [".sst", ".blob"].into_iter().enumerate() {
+        for n in 0.. {
+            let what = format!("write-back {n} of {part}");
+            let mem = MemFs::new();
+            let fs = FaultFs::new(Arc::new(mem.clone()));
+            let options = options().memtable_bytes(2 << 20).file_bytes(8 << 20);
+            let options = options.wal_bytes(16 << 20).memory_budget(16 << 20);
+            let options = options.compression(Compression::None).durability(Durability::Sync);
+            let db = options.clone().fs(Arc::new(fs.clone())).open(DIR).unwrap();
+            if part == ".blob" {
+                db.keyspace_with("default", KeyspaceOptions::new().separate_values(50)).unwrap();
+            }
+            let rule = FaultRule::new(FaultOp::WriteBack, FaultError::EIO).nth(n);
+            fs.inject(rule.path_contains(part).effect(FaultEffect::SyncFailsAndDropsPages));
+            let mut put = 0_u32;
+            while put < 90 && db.put(put.to_be_bytes(), value(put)).is_ok() {
+                put += 1;
+            }
+            let _ = db.flush().and_then(|()| db.compact_range::<&[u8], _>(..));
+            let met = fs.injected();
+            fs.clear();
+            let state = |db: &Db| {
+                (0..put).all(|n| db.get(n.to_be_bytes()).unwrap().unwrap() == value(n)[..])
+            };
+            assert!(put > 0 && state(&db), "{what}");
+            drop(db);
+            let crashed = Arc::new(mem.crash_clone(CrashMode::Strict, 0));
+            let db = options.fs(crashed).open(DIR).unwrap();
+            assert!(state(&db), "{what}: lost");
+            db.verify(&mut |_, _| {}).unwrap();
+            if met == 0 {
+                break;
+            }
+            failed[kind] += 1;
+        }
+    }
+    assert!(failed[0] > 5 && failed[1] > 2, "only {failed:?} calls failed");
 }
 
 /// After a failed sync nobody can know what is durable: closing must not claim it.

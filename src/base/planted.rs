@@ -32,6 +32,8 @@ pub(crate) enum Planted {
     ForeignRecord,
     /// After a failed sync the next one is believed.
     SyncRetried,
+    /// What could not be written back is left to the sync that follows.
+    WriteBackRetried,
     /// Filters forget keys.
     FilterForgets,
     /// After recovery sequence numbers are given out again.

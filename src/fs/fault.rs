@@ -60,11 +60,13 @@ pub enum FaultOp {
     Exists,
     /// [`Fs::lock`].
     Lock,
+    /// [`WritableFile::write_back`].
+    WriteBack,
 }
 
 impl FaultOp {
     /// All of them.
-    pub const ALL: [FaultOp; 15] = [
+    pub const ALL: [FaultOp; 16] = [
         FaultOp::Create,
         FaultOp::Open,
         FaultOp::OpenWritable,
@@ -80,6 +82,7 @@ impl FaultOp {
         FaultOp::CreateDir,
         FaultOp::Exists,
         FaultOp::Lock,
+        FaultOp::WriteBack,
     ];
 
     /// As in the message of an error: "cannot …".
@@ -99,6 +102,7 @@ impl FaultOp {
             FaultOp::CreateDir => "create directory",
             FaultOp::Exists => "look for",
             FaultOp::Lock => "lock",
+            FaultOp::WriteBack => "write back",
         }
     }
 }
@@ -140,8 +144,8 @@ pub enum FaultEffect {
     Fail,
     /// A write writes the first half. Other calls: as [`Fail`](FaultEffect::Fail).
     ShortWriteThenFail,
-    /// A sync of a file leaves its unsynced content as Linux does: it still reads, and is never
-    /// written to the disk, not even by a later sync that succeeds. On a
+    /// A sync of a file, or a write-back, leaves its unsynced content as Linux does: it still reads,
+    /// and is never written to the disk, not even by a later sync that succeeds. On a
     /// [`MemFs`](crate::fs::MemFs); elsewhere, and other calls: as [`Fail`](FaultEffect::Fail).
     SyncFailsAndDropsPages,
     /// All that the call is for: the error is a lie, as when the answer of a server is lost.
@@ -422,6 +426,19 @@ impl FaultWritable {
         }
         Err(error)
     }
+
+    /// Does what brings bytes to the disk, unless a fault comes between.
+    fn to_disk(&self, op: FaultOp, bring: impl FnOnce() -> Result<()>) -> Result<()> {
+        let Some((effect, error)) = self.faults.meet(op, &[&self.path]) else {
+            return bring();
+        };
+        match effect {
+            FaultEffect::FailAfterDoing => bring()?,
+            FaultEffect::SyncFailsAndDropsPages => self.inner.drop_unsynced(),
+            FaultEffect::Fail | FaultEffect::ShortWriteThenFail => {}
+        }
+        Err(error)
+    }
 }
 
 impl WritableFile for FaultWritable {
@@ -442,19 +459,11 @@ impl WritableFile for FaultWritable {
     }
 
     fn write_back(&self, range: Range<u64>) -> Result<()> {
-        self.inner.write_back(range)
+        self.to_disk(FaultOp::WriteBack, || self.inner.write_back(range))
     }
 
     fn sync_data(&self) -> Result<()> {
-        let Some((effect, error)) = self.faults.meet(FaultOp::SyncData, &[&self.path]) else {
-            return self.inner.sync_data();
-        };
-        match effect {
-            FaultEffect::FailAfterDoing => self.inner.sync_data()?,
-            FaultEffect::SyncFailsAndDropsPages => self.inner.drop_unsynced(),
-            FaultEffect::Fail | FaultEffect::ShortWriteThenFail => {}
-        }
-        Err(error)
+        self.to_disk(FaultOp::SyncData, || self.inner.sync_data())
     }
 
     fn set_len(&self, len: u64) -> Result<()> {

@@ -26,7 +26,7 @@ use crate::support::tiny;
 use crate::support::value;
 
 /// Every call that changes something.
-const MUTATING: [FaultOp; 10] = [
+const MUTATING: [FaultOp; 11] = [
     FaultOp::Create,
     FaultOp::OpenWritable,
     FaultOp::Write,
@@ -37,6 +37,7 @@ const MUTATING: [FaultOp; 10] = [
     FaultOp::SetLen,
     FaultOp::Reserve,
     FaultOp::CreateDir,
+    FaultOp::WriteBack,
 ];
 
 /// A file system with a database in it whose process died: several levels, two keyspaces, and a log
