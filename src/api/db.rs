@@ -393,7 +393,7 @@ mod tests {
     fn a_compaction_runs_until_what_it_has_replaced_is_gone() {
         let options = Options::new().durability(Durability::Os).background_threads(0);
         let db = options.fs(Arc::new(MemFs::new())).open("/db").unwrap();
-        for n in 0..6 {
+        for n in 0..4 {
             db.put([n], "value").unwrap();
             db.flush().unwrap();
         }

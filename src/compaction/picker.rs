@@ -7,8 +7,7 @@
 //! `level_compaction_dynamic_level_bytes`.)
 //!
 //! Level 0 goes down as a whole, and all that it is merged with is written once more. So where that is
-//! more than level 0 has it waits for more files, if readers have few other runs to look into; and
-//! where that is nothing, since what goes down is what the next one is merged with.
+//! more than level 0 has it waits for more files, if readers have few other runs to look into.
 //!
 //! From a level that is too large the file goes down whose overlap beneath is smallest for its
 //! size, which writes least. Where the disk is full the cheapest of the compactions that are due goes
@@ -35,7 +34,7 @@ use crate::version::sst_file::SstFile;
 const FANOUT: u64 = 10;
 /// So many tombstones are worth a compaction of their own, if each drops an entry.
 const DENSE_MIN: u64 = 64;
-/// Level 0 is compacted from this many files on, if it is merged with something, and as large as that.
+/// Level 0 is compacted from this many files on, if it is as large as what it is merged with.
 const L0_TRIGGER: usize = 4;
 /// From this many on it is compacted whatever it is merged with. Until then it waits, in a tree that
 /// has one level besides: what goes down together is merged once, and reads lose little by two more
@@ -104,8 +103,7 @@ fn is_level0_due(version: &Version, targets: &Targets) -> bool {
         _ if targets.base_level < LEVELS - 1 => true,
         _ => hull(l0.files.iter()).is_some_and(|(from, to)| {
             let beneath = version.level(targets.base_level).overlapping(from, to);
-            let bytes = beneath.iter().map(|file| file.meta.bytes).sum();
-            (1..=l0.bytes()).contains(&bytes)
+            l0.bytes() >= beneath.iter().map(|file| file.meta.bytes).sum()
         }),
     }
 }
