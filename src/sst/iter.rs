@@ -29,12 +29,9 @@ use crate::sst::data_block::EntrySpan;
 use crate::sst::data_block::EntryTable;
 use crate::sst::folded;
 use crate::sst::index_block::IndexBlock;
+use crate::sst::read_ahead::ReadAhead;
 use crate::sst::reader::SstReader;
 
-/// How much the system is told of at first: what a short range read does not use it has not paid much
-/// for, which counts where several runs are read.
-const AHEAD_LEN_MIN: u64 = 16 * 1024;
-const AHEAD_LEN_MAX: u64 = 1024 * 1024;
 /// So far behind an entry a step asks for memory: some steps ahead.
 const AHEAD_IN_BLOCK: usize = 256;
 /// So much of a block is asked for at once when it is entered: for its search, and first entries.
@@ -49,50 +46,6 @@ const SCAN_LEN: u64 = 256 * 1024;
 struct Place {
     partition: usize,
     block: usize,
-}
-
-/// Tells the system what will be read, in growing steps, while blocks are entered in sequence.
-#[derive(Debug)]
-struct ReadAhead {
-    /// Of the last step. When half of it is left, the next one is told.
-    len: u64,
-    /// Up to where the system was told.
-    told: u64,
-    /// Down to where it was told, by a walk backwards.
-    told_down_to: u64,
-}
-
-impl ReadAhead {
-    const NONE: ReadAhead = ReadAhead { len: 0, told: 0, told_down_to: u64::MAX };
-
-    /// Where the block lies is not verified yet: it may be anywhere.
-    fn advance(&mut self, file: &dyn ReadableFile, handle: BlockHandle) {
-        if handle.end().saturating_add(self.len / 2) < self.told {
-            return;
-        }
-        let from = self.told.max(handle.offset);
-        self.grow();
-        self.told = from.saturating_add(self.len).min(file.len());
-        if from < self.told {
-            file.will_need(from..self.told);
-        }
-    }
-
-    fn grow(&mut self) {
-        self.len = (self.len * 2).clamp(AHEAD_LEN_MIN, AHEAD_LEN_MAX);
-    }
-
-    /// The same for a walk backwards.
-    fn retreat(&mut self, file: &dyn ReadableFile, handle: BlockHandle) {
-        let is_told = handle.offset > self.told_down_to.saturating_add(self.len / 2);
-        if is_told || self.told_down_to == 0 {
-            return;
-        }
-        let to = self.told_down_to.min(handle.end());
-        self.grow();
-        self.told_down_to = to.saturating_sub(self.len);
-        file.will_need(self.told_down_to..to);
-    }
 }
 
 /// Where a compaction reads from: its own file handle, in large pieces, past the cache.
@@ -401,7 +354,7 @@ impl SstIter {
         self.load_index(place.partition)?;
         if self.scan.is_none() && !self.was_cached {
             let handle = self.with_index(|index| index.block(place.block))?;
-            self.ahead.advance(self.reader.file(), handle);
+            self.ahead.advance(self.reader.file(), &self.reader.walks, handle);
         }
         self.load_block(place)?;
         self.stand_on(0)
@@ -416,7 +369,7 @@ impl SstIter {
         self.load_index(place.partition)?;
         if self.scan.is_none() && !self.was_cached {
             let handle = self.with_index(|index| index.block(place.block))?;
-            self.ahead.retreat(self.reader.file(), handle);
+            self.ahead.retreat(self.reader.file(), &self.reader.walks, handle);
         }
         self.load_block(place)?;
         self.stand_on(self.table.count - 1)

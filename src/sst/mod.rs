@@ -73,6 +73,7 @@ mod packer;
 pub(crate) mod parts;
 mod properties;
 mod range_block;
+mod read_ahead;
 mod reader;
 mod residence;
 mod salvage;

@@ -38,6 +38,7 @@ use crate::sst::load::fetch;
 use crate::sst::properties;
 use crate::sst::properties::Properties;
 use crate::sst::range_block;
+use crate::sst::read_ahead::WalkLen;
 use crate::sst::residence::Residence;
 use crate::sst::samples::Part;
 use crate::sst::samples::Samples;
@@ -110,6 +111,7 @@ pub(crate) struct SstReader {
     pub(super) mapping: Bytes,
     pub(super) mapped: bool,
     pub(super) residence: Residence,
+    pub(super) walks: WalkLen,
     /// Those that are in the cache.
     pub(super) blocks: FileBlocks,
     top: TopIndex,
@@ -180,6 +182,7 @@ impl SstReader {
             mapping,
             mapped,
             residence: Residence::default(),
+            walks: WalkLen::default(),
             samples: Samples::new(top.len()),
             top,
             properties,
