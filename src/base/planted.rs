@@ -33,7 +33,7 @@ pub(crate) enum Planted {
     /// After a failed sync the next one is believed.
     SyncRetried,
     /// What could not be written back is left to the sync that follows.
-    WriteBackRetried,
+    WriteBackErrorIgnored,
     /// Filters forget keys.
     FilterForgets,
     /// After recovery sequence numbers are given out again.

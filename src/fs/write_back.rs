@@ -25,7 +25,7 @@ impl WriteBack {
         let complete = end - end % PIECE;
         if complete > self.begun {
             let handed = file.write_back(self.begun..complete);
-            if !Planted::WriteBackRetried.is_on() {
+            if !Planted::WriteBackErrorIgnored.is_on() {
                 handed?;
             }
             self.begun = complete;

@@ -100,7 +100,7 @@ pub(super) struct Located {
     pub(super) value: Range<usize>,
 }
 
-/// One open SST. Shared by all readers; nothing in it changes but what is known of blocks.
+/// One open SST. Shared by all readers; nothing in it changes but what is known of blocks, and of those who read it.
 #[derive(Debug)]
 pub(crate) struct SstReader {
     pub(super) path: PathBuf,
@@ -111,6 +111,7 @@ pub(crate) struct SstReader {
     pub(super) mapping: Bytes,
     pub(super) mapped: bool,
     pub(super) residence: Residence,
+    /// How far those go who read block after block.
     pub(super) walks: WalkLen,
     /// Those that are in the cache.
     pub(super) blocks: FileBlocks,

@@ -27,9 +27,7 @@ use crate::harness::workload::Workload;
 pub(crate) fn effects(op: FaultOp) -> &'static [FaultEffect] {
     match op {
         FaultOp::Write => &[FaultEffect::Fail, FaultEffect::ShortWriteThenFail],
-        FaultOp::SyncData | FaultOp::WriteBack => {
-            &[FaultEffect::Fail, FaultEffect::SyncFailsAndDropsPages]
-        }
+        FaultOp::SyncData => &[FaultEffect::Fail, FaultEffect::SyncFailsAndDropsPages],
         FaultOp::Rename | FaultOp::Create | FaultOp::SyncDir | FaultOp::Remove => {
             &[FaultEffect::Fail, FaultEffect::FailAfterDoing]
         }
