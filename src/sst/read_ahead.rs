@@ -151,50 +151,35 @@ impl ReadAhead {
 #[cfg(test)]
 mod tests {
     use std::ops::Range;
+    use std::sync::Arc;
 
     use bytes::Bytes;
 
     use super::*;
-    use crate::base::error::Result;
-    use crate::base::sync::Mutex;
     use crate::sst::block::TRAILER_LEN;
+    use crate::sst::tests::support::MemFile;
 
     const BLOCK: u64 = 2 << 10;
 
-    /// Notes what it is told.
-    #[derive(Debug, Default)]
-    struct Told(Mutex<Vec<Range<u64>>>);
+    const FILE_LEN: u64 = 16 << 20;
 
-    impl ReadableFile for Told {
-        fn len(&self) -> u64 {
-            16 << 20
-        }
-
-        fn read_at(&self, _: u64, _: &mut [u8]) -> Result<()> {
-            unreachable!("nothing is read here")
-        }
-
-        fn mapping(&self) -> Option<&Bytes> {
-            None
-        }
-
-        fn will_need(&self, range: Range<u64>) {
-            self.0.lock().push(range);
-        }
+    /// Only asked how long it is, and told.
+    fn file() -> Arc<MemFile> {
+        MemFile::new(&Bytes::from(vec![0; FILE_LEN as usize]), false)
     }
 
     /// Enters blocks one after the other, and returns what the system was told when.
     fn enter(walks: &WalkLen, blocks: impl Iterator<Item = (u64, Way)>) -> Vec<(u64, Range<u64>)> {
-        let (file, mut ahead) = (Told::default(), ReadAhead::NONE);
+        let (file, mut ahead) = (file(), ReadAhead::NONE);
         let len = (BLOCK - TRAILER_LEN as u64) as u32;
         let mut told = Vec::new();
         for (offset, way) in blocks {
             let block = BlockHandle { offset, len };
             match way {
-                Way::Forward => ahead.advance(&file, walks, block),
-                Way::Back => ahead.retreat(&file, walks, block),
+                Way::Forward => ahead.advance(&*file, walks, block),
+                Way::Back => ahead.retreat(&*file, walks, block),
             }
-            told.extend(file.0.lock().drain(..).map(|range| (offset, range)));
+            told.extend(file.told.lock().drain(..).map(|range| (offset, range)));
         }
         told
     }
@@ -233,9 +218,9 @@ mod tests {
         (0..32).for_each(|_| drop(walk(&walks, 1 << 20, 1, Way::Forward)));
         // No less than a page, which is two of these blocks.
         assert_eq!(bytes(&walk(&walks, 1 << 20, 1, Way::Forward)), 2 * BLOCK);
-        let (file, mut ahead) = (Told::default(), ReadAhead::NONE);
-        ahead.advance(&file, &walks, BlockHandle { offset: 1 << 20, len: 4 << 10 });
-        assert!(file.0.lock().is_empty());
+        let (file, mut ahead) = (file(), ReadAhead::NONE);
+        ahead.advance(&*file, &walks, BlockHandle { offset: 1 << 20, len: 4 << 10 });
+        assert!(file.told.lock().is_empty());
     }
 
     #[test]
@@ -290,7 +275,7 @@ mod tests {
     #[test]
     fn what_is_told_lies_in_the_file() {
         let walks = WalkLen::default();
-        let end = 16 << 20;
+        let end = FILE_LEN;
         let told = walk(&walks, end - 4 * BLOCK, 4, Way::Forward);
         assert!(told.len() == 1 && told[0].1 == (end - 4 * BLOCK..end), "{told:?}");
         let told = walk(&walks, 0, 4, Way::Back);

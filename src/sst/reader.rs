@@ -100,7 +100,8 @@ pub(super) struct Located {
     pub(super) value: Range<usize>,
 }
 
-/// One open SST. Shared by all readers; nothing in it changes but what is known of blocks, and of those who read it.
+/// One open SST. Shared by all readers; nothing in it changes but what is known of blocks, and of
+/// those who read it.
 #[derive(Debug)]
 pub(crate) struct SstReader {
     pub(super) path: PathBuf,

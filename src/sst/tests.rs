@@ -4,5 +4,5 @@ mod cursors;
 mod damage;
 mod lookups;
 mod residence;
-mod support;
+pub(super) mod support;
 mod timing;

@@ -63,14 +63,14 @@ impl WritableFile for Disk {
 
 /// A file being read.
 #[derive(Debug)]
-pub(super) struct MemFile {
+pub(in crate::sst) struct MemFile {
     bytes: Bytes,
     mapped: bool,
-    pub(super) told: Mutex<Vec<Range<u64>>>,
+    pub(in crate::sst) told: Mutex<Vec<Range<u64>>>,
 }
 
 impl MemFile {
-    pub(super) fn new(bytes: &Bytes, mapped: bool) -> Arc<MemFile> {
+    pub(in crate::sst) fn new(bytes: &Bytes, mapped: bool) -> Arc<MemFile> {
         Arc::new(MemFile { bytes: bytes.clone(), mapped, told: Mutex::default() })
     }
 }
