@@ -12,8 +12,8 @@ use crate::base::key::VALUE_LEN_MAX;
 use crate::base::planted::Planted;
 use crate::blob::FORMAT;
 use crate::blob::record;
+use crate::fs::Growth;
 use crate::fs::WritableFile;
-use crate::fs::WriteBack;
 use crate::record::header::FileHeader;
 
 /// Bytes are handed to the file in pieces of at least this size.
@@ -40,7 +40,7 @@ pub(crate) struct BlobWriter {
     /// Not yet handed to the file, and where it belongs.
     out: Vec<u8>,
     out_at: u64,
-    write_back: WriteBack,
+    growth: Growth,
     packed: Vec<u8>,
     summary: BlobSummary,
 }
@@ -60,10 +60,15 @@ impl BlobWriter {
             compression,
             out: header.encode(FORMAT),
             out_at: 0,
-            write_back: WriteBack::default(),
+            growth: Growth::default(),
             packed: Vec::new(),
             summary: BlobSummary { id, bytes: 0, uid, values: 0, raw_bytes: 0 },
         }
+    }
+
+    /// As `SstWriter::reserve`.
+    pub(crate) fn reserve(&mut self, bytes: u64) -> Result<()> {
+        self.growth.reserve(&*self.file, bytes)
     }
 
     /// Length of the file so far.
@@ -96,7 +101,7 @@ impl BlobWriter {
         self.file.write_at(self.out_at, &self.out)?;
         self.out_at = self.bytes();
         self.out.clear();
-        self.write_back.wrote(&*self.file, self.out_at)
+        self.growth.wrote(&*self.file, self.out_at)
     }
 
     /// Writes the rest of the file and makes it durable. (That its name is, too, is up to the

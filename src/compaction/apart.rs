@@ -148,13 +148,13 @@ impl<'a> Apart<'a> {
         let id = self.context.new_file_id();
         let file = self.context.fs.create(&blob_path(&self.context.dir, id))?;
         self.created.push(id);
-        // A disk without room for the file says so before the work, and the file is in one piece.
-        let done: u64 = self.done.iter().map(|meta| meta.bytes).sum();
-        let left = self.spec.expected_bytes.saturating_sub(done);
-        file.reserve(left.min(self.spec.file_bytes))?;
         let uid = self.context.clock.unique();
         let place = (self.context.db, self.keyspace, id);
-        Ok(BlobWriter::new(file, place, uid, self.compression))
+        let mut writer = BlobWriter::new(file, place, uid, self.compression);
+        let done: u64 = self.done.iter().map(|meta| meta.bytes).sum();
+        let left = self.spec.expected_bytes.saturating_sub(done);
+        writer.reserve(left.min(self.spec.file_bytes))?;
+        Ok(writer)
     }
 
     fn finish_file(&mut self) -> Result<()> {

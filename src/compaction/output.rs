@@ -164,14 +164,13 @@ impl<'a> Output<'a> {
         let path = sst_path(&self.context.dir, id);
         let file = self.context.fs.create(&path)?;
         self.created.push(id);
-        // A disk without room for the file says so before the work, and the file is in one piece.
-        let done: u64 = self.done.iter().map(|meta| meta.bytes).sum();
-        let left = self.spec.input_bytes.saturating_sub(done);
-        file.reserve(left.min(self.spec.file_bytes))?;
         self.overlap = 0;
         let uid = self.context.clock.unique();
         let now = self.context.clock.wall_ms();
         let mut writer = SstWriter::new(file, uid, self.spec.keyspace, self.spec.sst, now);
+        let done: u64 = self.done.iter().map(|meta| meta.bytes).sum();
+        let left = self.spec.input_bytes.saturating_sub(done);
+        writer.reserve(left.min(self.spec.file_bytes))?;
         if let Some(oldest) = self.spec.oldest_tombstone_ms {
             writer.set_oldest_tombstone(oldest);
         }

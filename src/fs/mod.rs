@@ -25,6 +25,7 @@ use crate::base::error::Result;
 
 #[cfg(any(test, feature = "testing"))]
 mod fault;
+mod growth;
 #[cfg(target_os = "linux")]
 mod linux;
 #[cfg(any(test, feature = "testing"))]
@@ -34,7 +35,6 @@ pub(crate) mod names;
 mod os;
 #[cfg(test)]
 mod tests;
-mod write_back;
 
 #[cfg(any(test, feature = "testing"))]
 pub use fault::FaultEffect;
@@ -55,7 +55,8 @@ pub use mem::EventHook;
 #[cfg(any(test, feature = "testing"))]
 pub use mem::MemFs;
 pub use os::OsFs;
-pub(crate) use write_back::WriteBack;
+
+pub(crate) use growth::Growth;
 
 /// How a file will be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -26,8 +26,8 @@ use crate::base::value::EXPIRY_LEN;
 use crate::base::value::Expiry;
 use crate::base::value::ValueKind;
 use crate::base::value::expiry_of;
+use crate::fs::Growth;
 use crate::fs::WritableFile;
-use crate::fs::WriteBack;
 use crate::sst::block::BlockHandle;
 use crate::sst::block::BlockKind;
 use crate::sst::block::seal;
@@ -120,7 +120,7 @@ pub(crate) struct SstWriter {
     /// Not yet handed to the file, and where it belongs.
     out: Vec<u8>,
     out_at: u64,
-    write_back: WriteBack,
+    growth: Growth,
     /// The data block being filled, its separator, and whether it continues the block before.
     block: DataBlockBuilder,
     separator: Vec<u8>,
@@ -159,7 +159,7 @@ impl SstWriter {
             options,
             out: Vec::with_capacity(WRITE_LEN + WRITE_LEN / 4),
             out_at: 0,
-            write_back: WriteBack::default(),
+            growth: Growth::default(),
             block: DataBlockBuilder::default(),
             separator: Vec::new(),
             continues: false,
@@ -186,6 +186,14 @@ impl SstWriter {
             hot_blocks: Vec::new(),
             hot_entries: 0,
         }
+    }
+
+    /// Reserves room: the file is expected to get `bytes`.
+    ///
+    /// # Errors
+    /// `Io` if there is no room for it.
+    pub(crate) fn reserve(&mut self, bytes: u64) -> Result<()> {
+        self.growth.reserve(&*self.file, bytes)
     }
 
     /// Says that readers have the last entry in the cache, in another file.
@@ -368,7 +376,7 @@ impl SstWriter {
         self.file.write_at(self.out_at, &self.out)?;
         self.out_at = self.position();
         self.out.clear();
-        self.write_back.wrote(&*self.file, self.out_at)
+        self.growth.wrote(&*self.file, self.out_at)
     }
 
     /// Appends a block that is stored as it is.
