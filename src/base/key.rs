@@ -187,6 +187,22 @@ pub(crate) fn head4(key: &[u8]) -> u32 {
     u32::from_be_bytes([byte(0), byte(1), byte(2), 0])
 }
 
+/// How many bytes `a` and `b` share at the start.
+#[inline]
+pub(crate) fn shared_prefix_len(a: &[u8], b: &[u8]) -> usize {
+    let words = a.as_chunks::<8>().0.iter().zip(b.as_chunks::<8>().0);
+    let mut len = 0;
+    for (a, b) in words {
+        let differ = u64::from_le_bytes(*a) ^ u64::from_le_bytes(*b);
+        if differ != 0 {
+            return len + differ.trailing_zeros() as usize / 8;
+        }
+        len += 8;
+    }
+    let rest = |bytes| <[u8]>::iter(bytes).skip(len);
+    len + rest(a).zip(rest(b)).take_while(|(a, b)| a == b).count()
+}
+
 /// The hash of a user key, computed once per operation and used by every filter and block on the
 /// way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

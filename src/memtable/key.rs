@@ -1,20 +1,31 @@
-//! The key that a memtable is searched for, and how it compares: its head almost always decides.
+//! How a memtable compares keys: by eight bytes, which almost always decide.
+//!
+//! A node's entries are near each other, so their keys mostly begin with the same bytes. The node
+//! keeps how many of those are passed over (`skip`), and one key that has them, its *anchor*. The
+//! *window* of a key is what comes then, eight bytes. A key that does not begin as the anchor does
+//! lies before or behind all that do, and so does its window, the least or the greatest there is.
+//! So windows compare like keys wherever they differ, whatever `skip` is: where windows tie, keys are
+//! looked at, each a cache miss, and a `skip` that fits badly costs no more than that.
 
 use std::cmp::Ordering;
 
 use crate::base::key::KeyRef;
+use crate::base::key::head8;
 use crate::base::key::head16;
+use crate::base::key::shared_prefix_len;
+use crate::memtable::record::Record;
 
-/// Bytes of a key that its head covers.
 const HEAD_LEN: usize = 16;
+const WINDOW_LEN: usize = 8;
 
-/// An internal key, with the first bytes of the user key at hand.
-///
-/// Nodes hold the heads of their entries, so that the key in the arena, a cache miss, is looked at
-/// only where heads tie.
+/// So many bytes of what two keys of a node share stay in the window: a counter goes on for a while
+/// before its next digit changes.
+const SLACK: usize = 2;
+
+/// An internal key that is searched for, with the first bytes of the user key at hand.
 #[derive(Clone, Copy)]
 pub(super) struct Probe<'a> {
-    pub(super) head: u128,
+    head: u128,
     key: KeyRef<'a>,
 }
 
@@ -24,49 +35,143 @@ impl<'a> Probe<'a> {
         Probe { head: head16(key.user), key }
     }
 
-    /// Compares with a key whose head is the same, in THE order.
-    pub(super) fn cmp_behind_head(&self, other: KeyRef<'_>) -> Ordering {
-        let (a, b) = (self.key.user, other.user);
-        let users = if a.len() <= HEAD_LEN && b.len() <= HEAD_LEN {
-            // The longer key has zeros where the other one has ended.
-            a.len().cmp(&b.len())
-        } else {
-            // A key that ends within the head is a prefix of the other one.
-            tail(a).cmp(tail(b))
-        };
-        users.then_with(|| other.trailer.cmp(&self.key.trailer))
+    /// Compares with another key, in THE order.
+    #[inline]
+    pub(super) fn cmp(&self, other: KeyRef<'_>) -> Ordering {
+        self.key.cmp(&other)
     }
 }
 
-/// The key without the bytes in its head.
-fn tail(key: &[u8]) -> &[u8] {
-    key.get(HEAD_LEN..).unwrap_or_default()
+/// Where the windows of a node lie.
+#[derive(Clone, Copy)]
+pub(super) struct Frame {
+    /// The anchor's head, in two halves, lest it be aligned to 16 bytes.
+    head: [u64; 2],
+    anchor: Record,
+    /// At most as long as the anchor's key.
+    skip: u16,
+}
+
+impl Frame {
+    /// Of windows that begin with the key.
+    pub(super) fn of_whole_keys(anchor: Record) -> Frame {
+        Frame::new(anchor, 0)
+    }
+
+    /// That of a node in which `anchor` and `other` are, or one between them.
+    pub(super) fn between(anchor: Record, other: Record) -> Frame {
+        let (a, b) = (anchor.key().user, other.key().user);
+        let shared = shared_prefix_len(a, b).saturating_sub(SLACK);
+        Frame::new(anchor, shared.min(a.len().saturating_sub(WINDOW_LEN)))
+    }
+
+    /// The same windows, by a key that begins as the anchor does.
+    pub(super) fn by(self, anchor: Record) -> Frame {
+        Frame::new(anchor, self.skip.into())
+    }
+
+    fn new(anchor: Record, skip: usize) -> Frame {
+        let head = head16(anchor.key().user);
+        Frame { head: [(head >> 64) as u64, head as u64], anchor, skip: skip as u16 }
+    }
+
+    pub(super) fn anchor(&self) -> Record {
+        self.anchor
+    }
+
+    fn head(&self) -> u128 {
+        u128::from(self.head[0]) << 64 | u128::from(self.head[1])
+    }
+
+    /// How `probe` compares with the anchor.
+    #[inline]
+    pub(super) fn cmp_anchor(&self, probe: &Probe<'_>) -> Ordering {
+        match probe.head.cmp(&self.head()) {
+            Ordering::Equal => probe.cmp(self.anchor.key()),
+            decided => decided,
+        }
+    }
+
+    /// The window of `probe`.
+    #[inline]
+    pub(super) fn window(&self, probe: &Probe<'_>) -> u64 {
+        let skip = usize::from(self.skip);
+        let differ = probe.head ^ self.head();
+        let same = if skip <= HEAD_LEN {
+            differ.leading_zeros() as usize >= 8 * skip
+        } else {
+            differ == 0 && self.is_same_behind_head(probe)
+        };
+        if same {
+            return head8(probe.key.user.get(skip..).unwrap_or_default());
+        }
+        if self.cmp_anchor(probe) == Ordering::Less { 0 } else { u64::MAX }
+    }
+
+    #[inline(never)]
+    fn is_same_behind_head(&self, probe: &Probe<'_>) -> bool {
+        let passed = HEAD_LEN..self.skip.into();
+        probe.key.user.get(passed.clone()) == self.anchor.key().user.get(passed)
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::base::key::Trailer;
+    use crate::memtable::arena::FreeChunks;
+    use crate::memtable::record::Records;
     use proptest::prelude::*;
 
     fn key() -> impl Strategy<Value = Vec<u8>> {
-        // Few distinct bytes, zero among them, and lengths around that of the head.
+        let few = prop_oneof![Just(0_u8), Just(1), Just(255)];
         prop_oneof![
-            prop::collection::vec(0..3_u8, 0..4),
-            prop::collection::vec(0..2_u8, 14..19),
+            prop::collection::vec(few.clone(), 0..4),
+            // Around the lengths of head and window.
+            (0..30_usize, prop::collection::vec(few, 0..12)).prop_map(|(len, tail)| [
+                vec![7; len],
+                tail
+            ]
+            .concat()),
             (0..40_usize).prop_map(|len| vec![0; len]),
         ]
+    }
+
+    #[test]
+    fn near_keys_have_different_windows() {
+        let records = Records::new(Arc::new(FreeChunks::new(0)));
+        let key = |prefix: usize, n: u64| format!("{}{n:016}", "p".repeat(prefix)).into_bytes();
+        for prefix in [0, 3, 9, 48] {
+            let store = |n| records.store(KeyRef::new(&key(prefix, n), Trailer(1)), b"");
+            for (first, last, to) in [(10, 13, 5_000), (7, 8, 99), (200_000, 700_000, 700_050)] {
+                let frame = Frame::between(store(first), store(last));
+                let window =
+                    |n| frame.window(&Probe::new(KeyRef::new(&key(prefix, n), Trailer(1))));
+                let mut windows = (first..=to).step_by(1 + (to - first) as usize / 100).map(window);
+                assert!(windows.by_ref().is_sorted_by(|a, b| a < b), "{prefix}: {first} to {to}");
+            }
+        }
     }
 
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..Default::default() })]
         #[test]
-        fn probes_compare_like_keys(a in key(), b in key(), x in 0..3_u64, y in 0..3_u64) {
+        fn windows_compare_like_keys(
+            a in key(), b in key(), anchor in key(), other in key(), x in 0..3_u64, y in 0..3_u64,
+        ) {
+            let records = Records::new(Arc::new(FreeChunks::new(0)));
+            let store = |key| records.store(KeyRef::new(key, Trailer(1)), b"");
+            let (anchor, other) = (store(&anchor), store(&other));
             let a = KeyRef::new(&a, Trailer(x));
             let b = KeyRef::new(&b, Trailer(y));
-            let (probe, other) = (Probe::new(a), Probe::new(b));
-            let by_head = probe.head.cmp(&other.head);
-            prop_assert_eq!(by_head.then_with(|| probe.cmp_behind_head(b)), a.cmp(&b));
+            for frame in [Frame::of_whole_keys(anchor), Frame::between(anchor, other)] {
+                let (probe, other) = (Probe::new(a), Probe::new(b));
+                let by_window = frame.window(&probe).cmp(&frame.window(&other));
+                prop_assert_eq!(by_window.then_with(|| probe.cmp(b)), a.cmp(&b));
+                prop_assert_eq!(frame.cmp_anchor(&probe), a.cmp(&anchor.key()));
+            }
         }
     }
 }

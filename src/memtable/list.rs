@@ -28,11 +28,12 @@ use crate::base::sync::atomic::AtomicPtr;
 use crate::base::sync::atomic::AtomicU32;
 use crate::memtable::arena::Arena;
 use crate::memtable::arena::FreeChunks;
+use crate::memtable::key::Frame;
 use crate::memtable::key::Probe;
-use crate::memtable::node::Entry;
 use crate::memtable::node::Node;
 use crate::memtable::node::NodeRef;
 use crate::memtable::node::Snapshot;
+use crate::memtable::node::Target;
 use crate::memtable::record::Record;
 
 /// With more nodes than these index, the last level is a long list.
@@ -72,17 +73,17 @@ impl List {
     #[inline]
     pub(super) fn insert(&self, probe: &Probe<'_>, record: Record) -> bool {
         let node = self.hinted(probe).or_else(|| self.find(0, probe));
-        let node = node.unwrap_or_else(|| self.make_first(0));
-        let entry = Entry::of_record(probe.head, record);
-        let Ok(mut split) = self.put(node, probe, entry) else { return false };
+        let node = node.unwrap_or_else(|| self.make_first(0, Frame::of_whole_keys(record)));
+        let Ok(mut split) = self.put(node, probe, Target::record(record)) else { return false };
         for level in 1..LEVELS_MAX {
             // The first node of a level has no bound, but that one is not new.
             let Some((node, bound)) = split.and_then(|node| Some((node, node.bound()?))) else {
                 break;
             };
             let probe = Probe::new(bound.key());
-            let parent = self.find(level, &probe).unwrap_or_else(|| self.make_first(level));
-            split = self.put(parent, &probe, Entry::of_node(node)).unwrap_or_default();
+            let parent = self.find(level, &probe);
+            let parent = parent.unwrap_or_else(|| self.make_first(level, node.frame()));
+            split = self.put(parent, &probe, Target::node(node)).unwrap_or_default();
         }
         true
     }
@@ -103,7 +104,7 @@ impl List {
         &self,
         mut node: NodeRef,
         probe: &Probe<'_>,
-        entry: Entry,
+        target: Target,
     ) -> Result<Option<NodeRef>, Duplicate> {
         loop {
             let mut run = node.lock();
@@ -122,7 +123,8 @@ impl List {
             }
             run.note(index);
             let in_order = run.is_long();
-            let split = node.insert(&mut run, snapshot.order(), index, entry, &self.nodes);
+            let split =
+                node.insert(&mut run, snapshot.order(), index, (probe, target), &self.nodes);
             if in_order && node.level() == 0 {
                 self.leave_hint(split.filter(|right| right.begins_by(probe)).unwrap_or(node));
             }
@@ -144,8 +146,8 @@ impl List {
 
     /// The first node of a level, which is made if it is not there.
     #[cold]
-    fn make_first(&self, level: usize) -> NodeRef {
-        let node = NodeRef::first(&self.nodes, level);
+    fn make_first(&self, level: usize, frame: Frame) -> NodeRef {
+        let node = NodeRef::first(&self.nodes, level, frame);
         let null = ptr::null_mut();
         let made = self.first[level].compare_exchange(null, node.as_ptr(), AcqRel, Acquire);
         self.levels.fetch_max(level as u32 + 1, Release);

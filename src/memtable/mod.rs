@@ -3,7 +3,7 @@
 //! ```text
 //!  filter    words of 64 bits, one per key: is it here at all?
 //!  index     hash table: the newest version of the keys that came first
-//!  list      unrolled skiplist: sorted nodes of up to 15 entries, head of the key | pointer
+//!  list      unrolled skiplist: sorted nodes of up to 15 entries, eight bytes of the key | pointer
 //!  records   trailer, lengths, key bytes, value bytes | trailer, lengths, key bytes, …
 //!  ranges    range tombstones, in fragments
 //! ```

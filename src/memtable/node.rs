@@ -1,13 +1,14 @@
 //! The nodes of the list: sorted runs of up to 15 entries, linked both ways.
 //!
 //! ```text
-//! line 0       order | next | prev | bound: head, record | splits | level | lock
-//! lines 1–4    heads of the entries, by slot
-//! lines 5–6    pointers of the entries, by slot: to records on level 0, to nodes above it
+//! line 0       order | next | prev | frame: head, anchor, skip | splits | level | lock
+//! lines 1–2    windows of the entries, by slot
+//! lines 3–4    pointers of the entries, by slot: to records on level 0, to nodes above it
 //! ```
 //!
 //! A node holds what lies at or after its *bound* and before the bound of the next node. The bound
-//! never changes; the first node of a level has none.
+//! never changes; the first node of a level has none. It is the anchor of the node's [`Frame`], by
+//! which the windows of its entries are taken.
 //!
 //! *Writers* take the node's lock. An insert fills a free slot, then stores the [`Order`] with it. A
 //! split builds the new node to the right, (1) links it, (2) cuts the order of this node, (3) counts
@@ -41,6 +42,7 @@ use crate::base::sync::atomic::AtomicPtr;
 use crate::base::sync::atomic::AtomicU32;
 use crate::base::sync::atomic::AtomicU64;
 use crate::memtable::arena::Arena;
+use crate::memtable::key::Frame;
 use crate::memtable::key::Probe;
 use crate::memtable::order::ENTRIES_MAX;
 use crate::memtable::order::Order;
@@ -59,24 +61,17 @@ pub(super) struct Node {
     next: AtomicPtr<Node>,
     /// A node before this one, usually the nearest: a place to begin a search from.
     prev: AtomicPtr<Node>,
-    /// The head of the bound's key, in two halves.
-    bound_head: [u64; 2],
-    bound: Option<Record>,
+    /// Its anchor is the bound; in the first node of a level, which has none, some key.
+    frame: Frame,
     splits: AtomicU32,
     level: u8,
     writer: Mutex<Run>,
-    heads: [Head; SLOTS],
+    windows: [AtomicU64; SLOTS],
     pointers: [AtomicPtr<u8>; SLOTS],
 }
 
 #[cfg(not(esker_shuttle))]
-const _: () = assert!(size_of::<Node>() == 7 * 64, "a node is seven cache lines");
-
-/// A key's head in two halves, which may be read torn: then `splits` tells.
-struct Head {
-    upper: AtomicU64,
-    lower: AtomicU64,
-}
+const _: () = assert!(size_of::<Node>() == 5 * 64, "a node is five cache lines");
 
 /// Are the inserts into a node sorted? Then it is split where the run stands, so that the run fills
 /// whole nodes and moves little.
@@ -126,8 +121,8 @@ impl Deref for NodeRef {
 
 impl NodeRef {
     /// A node without entries.
-    pub(super) fn first(arena: &Arena, level: usize) -> NodeRef {
-        NodeRef::new(arena, Node::new(level as u8, None))
+    pub(super) fn first(arena: &Arena, level: usize, frame: Frame) -> NodeRef {
+        NodeRef::new(arena, Node::new(level as u8, frame))
     }
 
     #[expect(unsafe_code, reason = "writes arena memory")]
@@ -157,16 +152,17 @@ impl NodeRef {
         Snapshot { node: self, splits, order: Order(self.order.load(Acquire)) }
     }
 
-    /// Adds an entry in place `index`. Requires: the lock is held, the snapshot was taken under it,
-    /// and the place is the right one. Returns the new node, if there had to be one.
+    /// Adds the entry of `probe` in place `index`. Requires: the lock is held, the snapshot was taken
+    /// under it, and the place is the right one. Returns the new node, if there had to be one.
     pub(super) fn insert(
         self,
         run: &mut Run,
         order: Order,
         index: usize,
-        entry: Entry,
+        (probe, target): (&Probe<'_>, Target),
         arena: &Arena,
     ) -> Option<NodeRef> {
+        let entry = Entry { window: self.frame.window(probe), target };
         if order.len() < ENTRIES_MAX {
             self.add(order, index, entry);
             return None;
@@ -180,8 +176,9 @@ impl NodeRef {
             let shift = usize::from(goes_right && place >= index);
             moved[place - at + shift] = self.entry(order.slot(place));
         }
-        let moved = &moved[..ENTRIES_MAX - at + usize::from(goes_right)];
-        let mut node = self.right_part(moved);
+        let moved = &mut moved[..ENTRIES_MAX - at + usize::from(goes_right)];
+        let before = at.checked_sub(1).map(|place| self.entry(order.slot(place)));
+        let mut node = self.right_part(before, moved);
         if goes_right && run.is_long() {
             // It is alone there.
             node.writer = Mutex::new(Run { last: 0, len: run.len });
@@ -196,10 +193,15 @@ impl NodeRef {
         Some(right)
     }
 
-    /// A node of `entries`, which will follow this one.
-    fn right_part(self, entries: &[Entry]) -> Node {
-        let first = entries[0];
-        let mut node = Node::new(self.level, Some((first.head, self.record(first.pointer))));
+    /// A node of `entries`, which will follow this one, whose last entry will be `before`.
+    fn right_part(self, before: Option<Entry>, entries: &mut [Entry]) -> Node {
+        let anchor = self.record(entries[0].target);
+        let frame = if windows_differ(before.iter().chain(&*entries)) {
+            self.frame.by(anchor)
+        } else {
+            self.fit_windows(anchor, before, entries)
+        };
+        let mut node = Node::new(self.level, frame);
         node.order = AtomicU64::new(Order::identity(entries.len()).0);
         node.next = AtomicPtr::new(self.next.load(Relaxed));
         node.prev = AtomicPtr::new(self.as_ptr());
@@ -207,6 +209,18 @@ impl NodeRef {
             node.fill(slot, *entry);
         }
         node
+    }
+
+    /// A frame by which the windows of `entries` differ, if one can be found, and those windows.
+    #[cold]
+    fn fit_windows(self, anchor: Record, before: Option<Entry>, entries: &mut [Entry]) -> Frame {
+        let other = if entries.len() > 1 { entries.last() } else { before.as_ref() };
+        let other = other.map_or(anchor, |other| self.record(other.target));
+        let frame = Frame::between(anchor, other);
+        for entry in entries {
+            entry.window = frame.window(&Probe::new(self.record(entry.target).key()));
+        }
+        frame
     }
 
     /// The three steps of a split: `left` remains, the rest is in `right` already.
@@ -220,36 +234,49 @@ impl NodeRef {
     }
 }
 
-/// What a node holds: on level 0 a record, above it a node, with the head of its key.
+/// What an entry of a node leads to: on level 0 a record, above it a node.
 #[derive(Clone, Copy)]
-pub(super) struct Entry {
-    head: u128,
-    pointer: *mut u8,
+pub(super) struct Target(*mut u8);
+
+impl Target {
+    pub(super) fn record(record: Record) -> Target {
+        Target(record.as_ptr())
+    }
+
+    pub(super) fn node(node: NodeRef) -> Target {
+        Target(node.as_ptr().cast())
+    }
 }
 
-impl Entry {
-    pub(super) fn of_record(head: u128, record: Record) -> Entry {
-        Entry { head, pointer: record.as_ptr() }
-    }
+/// What a node holds.
+#[derive(Clone, Copy)]
+struct Entry {
+    window: u64,
+    target: Target,
+}
 
-    pub(super) fn of_node(node: NodeRef) -> Entry {
-        Entry { head: node.bound_head(), pointer: node.as_ptr().cast() }
-    }
+/// Do the windows of these entries, which are sorted, all differ? Then the keys begin as the anchor
+/// does: neither the least window there is nor the greatest is among them.
+fn windows_differ<'a>(mut entries: impl Iterator<Item = &'a Entry>) -> bool {
+    let mut last = 0;
+    entries.all(|entry| {
+        let differs = last < entry.window && entry.window < u64::MAX;
+        last = entry.window;
+        differs
+    })
 }
 
 impl Node {
-    fn new(level: u8, bound: Option<(u128, Record)>) -> Node {
-        let head = bound.map_or(0, |(head, _)| head);
+    fn new(level: u8, frame: Frame) -> Node {
         Node {
             order: AtomicU64::new(Order::identity(0).0),
             next: AtomicPtr::default(),
             prev: AtomicPtr::default(),
-            bound_head: [(head >> 64) as u64, head as u64],
-            bound: bound.map(|(_, record)| record),
+            frame,
             splits: AtomicU32::new(0),
             level,
             writer: Mutex::default(),
-            heads: array::from_fn(|_| Head { upper: AtomicU64::new(0), lower: AtomicU64::new(0) }),
+            windows: array::from_fn(|_| AtomicU64::new(0)),
             pointers: array::from_fn(|_| AtomicPtr::default()),
         }
     }
@@ -285,23 +312,22 @@ impl Node {
         self.writer.lock()
     }
 
-    fn bound_head(&self) -> u128 {
-        u128::from(self.bound_head[0]) << 64 | u128::from(self.bound_head[1])
+    pub(super) fn frame(&self) -> Frame {
+        self.frame
     }
 
     /// The bound, unless this is the first node of its level.
     pub(super) fn bound(&self) -> Option<Record> {
-        self.bound
+        self.prev().map(|_| self.frame.anchor())
     }
 
     /// How `probe` compares with the bound.
     #[inline]
     fn cmp_bound(&self, probe: &Probe<'_>) -> Ordering {
-        let Some(bound) = &self.bound else { return Ordering::Greater };
-        match probe.head.cmp(&self.bound_head()) {
-            Ordering::Equal => probe.cmp_behind_head(bound.key()),
-            decided => decided,
+        if self.prev().is_none() {
+            return Ordering::Greater;
         }
+        self.frame.cmp_anchor(probe)
     }
 
     /// Is `probe` at or after the bound?
@@ -327,37 +353,33 @@ impl Node {
     }
 
     fn fill(&self, slot: usize, entry: Entry) {
-        self.heads[slot].upper.store((entry.head >> 64) as u64, Release);
-        self.heads[slot].lower.store(entry.head as u64, Release);
-        self.pointers[slot].store(entry.pointer, Release);
+        self.windows[slot].store(entry.window, Release);
+        self.pointers[slot].store(entry.target.0, Release);
     }
 
     #[inline]
-    fn head(&self, slot: usize) -> u128 {
-        let head = &self.heads[slot % SLOTS];
-        u128::from(head.upper.load(Acquire)) << 64 | u128::from(head.lower.load(Acquire))
+    fn window(&self, slot: usize) -> u64 {
+        self.windows[slot % SLOTS].load(Acquire)
     }
 
     #[inline]
-    fn pointer(&self, slot: usize) -> *mut u8 {
-        self.pointers[slot % SLOTS].load(Acquire)
+    fn target(&self, slot: usize) -> Target {
+        Target(self.pointers[slot % SLOTS].load(Acquire))
     }
 
     fn entry(&self, slot: usize) -> Entry {
-        Entry { head: self.head(slot), pointer: self.pointer(slot) }
+        Entry { window: self.window(slot), target: self.target(slot) }
     }
 
-    /// The record by which an entry with this pointer is sorted. Requires: it is of a slot that was
-    /// in an order.
+    /// The record by which an entry with this target is sorted. Requires: it is of a slot that was
+    /// in an order, or about to be put there.
     #[expect(unsafe_code, reason = "reads arena memory")]
-    fn record(&self, pointer: *mut u8) -> Record {
+    fn record(&self, target: Target) -> Record {
         // SAFETY: slots are filled before an order names them.
-        let pointer = unsafe { NonNull::new_unchecked(pointer) };
+        let pointer = unsafe { NonNull::new_unchecked(target.0) };
         if self.level > 0 {
-            // On upper levels the entries are nodes that have a bound.
-            if let Some(bound) = NodeRef(pointer.cast()).bound {
-                return bound;
-            }
+            // The entries are nodes that have a bound.
+            return NodeRef(pointer.cast()).frame.anchor();
         }
         Record::at(pointer)
     }
@@ -407,9 +429,10 @@ impl Snapshot {
     /// How many entries `probe` compares with as `least` or greater.
     #[inline]
     fn count(&self, probe: &Probe<'_>, least: Ordering) -> usize {
-        let before = self.count_heads_before(probe.head);
-        if before < self.len() && self.head(before) == probe.head {
-            return self.count_ties(probe, least, before);
+        let window = self.node.frame.window(probe);
+        let before = self.count_windows_before(window);
+        if before < self.len() && self.window(before) == window {
+            return self.count_ties(probe, window, least, before);
         }
         before
     }
@@ -417,23 +440,20 @@ impl Snapshot {
     /// Looks at every fourth entry, then at the three between two of those: two steps of loads that
     /// do not wait for each other, and no branches.
     #[inline]
-    fn count_heads_before(&self, head: u128) -> usize {
-        let is_before = |i: usize| usize::from((i < self.len()) & (self.head(i) < head));
+    fn count_windows_before(&self, window: u64) -> usize {
+        let is_before = |i: usize| usize::from((i < self.len()) & (self.window(i) < window));
         let start = 4 * (is_before(3) + is_before(7) + is_before(11));
         start + is_before(start) + is_before(start + 1) + is_before(start + 2)
     }
 
-    /// As `count`, where the heads tie from `before` on.
+    /// As `count`, where the windows tie from `before` on.
     #[cold]
-    fn count_ties(&self, probe: &Probe<'_>, least: Ordering, before: usize) -> usize {
-        let counts = |i: usize| {
-            let by_head = probe.head.cmp(&self.head(i));
-            by_head.then_with(|| probe.cmp_behind_head(self.record(i).key())) >= least
-        };
+    fn count_ties(&self, probe: &Probe<'_>, window: u64, least: Ordering, before: usize) -> usize {
+        let counts = |i: usize| probe.cmp(self.record(i).key()) >= least;
         if !counts(before) {
             return before;
         }
-        let ties = (before + 1..self.len()).take_while(|i| self.head(*i) == probe.head);
+        let ties = (before + 1..self.len()).take_while(|i| self.window(*i) == window);
         let (mut low, mut high) = (before + 1, before + 1 + ties.count());
         // Mostly one is all that ties, or all are versions of one key in front of the probe.
         if low == high || counts(high - 1) {
@@ -452,15 +472,15 @@ impl Snapshot {
     }
 
     #[inline]
-    fn head(&self, index: usize) -> u128 {
-        self.node.head(self.order.slot(index))
+    fn window(&self, index: usize) -> u64 {
+        self.node.window(self.order.slot(index))
     }
 
     /// The record that entry `index` is sorted by; on level 0 that is the entry. Requires: there is
     /// one.
     #[inline]
     pub(super) fn record(&self, index: usize) -> Record {
-        self.node.record(self.node.pointer(self.order.slot(index)))
+        self.node.record(self.node.target(self.order.slot(index)))
     }
 
     /// The node that entry `index` is. Requires: there is one, and this is not level 0.
@@ -468,15 +488,15 @@ impl Snapshot {
     #[expect(unsafe_code, reason = "follows a pointer to a node")]
     pub(super) fn child(&self, index: usize) -> NodeRef {
         debug_assert!(self.node.level > 0);
-        let pointer = self.node.pointer(self.order.slot(index));
+        let target = self.node.target(self.order.slot(index));
         // SAFETY: slots are filled before an order names them, on this level with nodes.
-        NodeRef(unsafe { NonNull::new_unchecked(pointer.cast()) })
+        NodeRef(unsafe { NonNull::new_unchecked(target.0.cast()) })
     }
 
     /// Does `probe` compare as equal with entry `index`, if there is one?
     pub(super) fn is_at(&self, index: usize, probe: &Probe<'_>) -> bool {
         index < self.len()
-            && self.head(index) == probe.head
-            && probe.cmp_behind_head(self.record(index).key()) == Ordering::Equal
+            && self.window(index) == self.node.frame.window(probe)
+            && probe.cmp(self.record(index).key()) == Ordering::Equal
     }
 }

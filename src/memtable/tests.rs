@@ -297,7 +297,7 @@ fn sorted_rows_fill_their_nodes() {
             memtable.insert(&key_of(i).to_be_bytes(), put(i + 1), &[]);
         }
         // Of 15 entries each, with a few levels above.
-        let nodes = memtable.list.bytes() / (7 * 64);
+        let nodes = memtable.list.bytes() / (5 * 64);
         assert!(nodes as u64 <= n * 11 / (15 * 10) + 5, "{nodes} nodes");
     }
 }

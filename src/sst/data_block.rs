@@ -531,21 +531,5 @@ pub(super) fn header_of(
     (u128::from(header) | u128::from(least.0) << 64).to_le_bytes()
 }
 
-/// How many bytes `a` and `b` share at the start.
-#[inline]
-pub(super) fn shared_prefix_len(a: &[u8], b: &[u8]) -> usize {
-    let words = a.as_chunks::<8>().0.iter().zip(b.as_chunks::<8>().0);
-    let mut len = 0;
-    for (a, b) in words {
-        let differ = u64::from_le_bytes(*a) ^ u64::from_le_bytes(*b);
-        if differ != 0 {
-            return len + differ.trailing_zeros() as usize / 8;
-        }
-        len += 8;
-    }
-    let rest = |bytes| <[u8]>::iter(bytes).skip(len);
-    len + rest(a).zip(rest(b)).take_while(|(a, b)| a == b).count()
-}
-
 #[cfg(test)]
 pub(super) mod tests;

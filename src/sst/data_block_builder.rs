@@ -10,6 +10,7 @@ use crate::base::key::KeyHash;
 use crate::base::key::KeyRef;
 use crate::base::key::Trailer;
 use crate::base::key::head4;
+use crate::base::key::shared_prefix_len;
 use crate::sst::data_block::HEAD_LEN;
 use crate::sst::data_block::HEADER_LEN;
 use crate::sst::data_block::Places;
@@ -18,7 +19,6 @@ use crate::sst::data_block::WHOLE_MAX;
 use crate::sst::data_block::header_of;
 use crate::sst::data_block::is_wide;
 use crate::sst::data_block::rest_of;
-use crate::sst::data_block::shared_prefix_len;
 use crate::sst::data_block::trailer_len;
 use crate::sst::data_block::varint_len;
 

@@ -31,6 +31,7 @@ use crate::base::key::KEY_LEN_MAX;
 use crate::base::key::KeyHash;
 use crate::base::key::Trailer;
 use crate::base::key::head4;
+use crate::base::key::shared_prefix_len;
 use crate::base::options::BLOCK_BYTES_MAX;
 use crate::base::seqno::SeqNo;
 use crate::cache::Block;
@@ -41,7 +42,6 @@ use crate::sst::data_block::WHOLE_MAX;
 use crate::sst::data_block::check_special;
 use crate::sst::data_block::header_of;
 use crate::sst::data_block::rest_of;
-use crate::sst::data_block::shared_prefix_len;
 use crate::sst::data_block::trailer_len;
 use crate::sst::data_block::varint_len;
 

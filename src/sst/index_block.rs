@@ -21,10 +21,10 @@
 
 use crate::base::coding::Malformed;
 use crate::base::key::head8;
+use crate::base::key::shared_prefix_len;
 use crate::base::prefetch::prefetch_at;
 use crate::sst::block::BlockHandle;
 use crate::sst::block::TRAILER_LEN;
-use crate::sst::data_block::shared_prefix_len;
 use crate::sst::samples::Part;
 
 const HEADER_LEN: usize = 16;

@@ -6,7 +6,7 @@ use crate::base::coding::put_varint;
 use crate::base::compression::compress_lz4;
 use crate::base::compression::pays;
 use crate::base::key::Trailer;
-use crate::sst::data_block::shared_prefix_len;
+use crate::base::key::shared_prefix_len;
 use crate::sst::data_block_builder::DataBlockBuilder;
 use crate::sst::folded::FLAG_ONE_KEY_LEN;
 use crate::sst::folded::FLAG_ONE_KIND;

@@ -16,9 +16,9 @@ use crate::base::coding::put_bytes;
 use crate::base::coding::put_varint;
 use crate::base::key::head16;
 use crate::base::key::is_less;
+use crate::base::key::shared_prefix_len;
 use crate::sst::block::BlockHandle;
 use crate::sst::block::TRAILER_LEN;
-use crate::sst::data_block::shared_prefix_len;
 
 /// An index partition and its filter.
 #[derive(Clone, Copy, Debug, Default)]
