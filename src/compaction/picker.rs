@@ -7,7 +7,8 @@
 //! `level_compaction_dynamic_level_bytes`.)
 //!
 //! Level 0 goes down as a whole, and all that it is merged with is written once more. So where that is
-//! more than level 0 has it waits for more files, if readers have few other runs to look into.
+//! more than level 0 has it waits for more files, if readers have few other runs to look into. Small
+//! files count for little.
 //!
 //! From a level that is too large the file goes down whose overlap beneath is smallest for its
 //! size, which writes least. Where the disk is full the cheapest of the compactions that are due goes
@@ -27,6 +28,7 @@ use crate::compaction::plan::Reason;
 use crate::compaction::plan::hull;
 use crate::compaction::ranges;
 use crate::version::LEVELS;
+use crate::version::Level;
 use crate::version::Version;
 use crate::version::sst_file::SstFile;
 
@@ -40,6 +42,9 @@ const L0_TRIGGER: usize = 4;
 /// has one level besides: what goes down together is merged once, and reads lose little by two more
 /// runs. In larger trees they would: scans of what is not in memory read the disk for each run.
 pub(crate) const L0_TRIGGER_MOST: usize = 6;
+/// A flush that did not wait for a full memtable leaves a small file, which is no reason to write all
+/// that lies beneath once more. So files count by what they have, until there are so many more.
+const L0_SMALL_MOST: usize = 2;
 /// Files of level 0 from which writers are slowed down.
 pub(crate) const L0_SLOW: usize = 12;
 
@@ -97,15 +102,23 @@ pub(crate) fn targets(version: &Version, base_bytes: u64) -> Targets {
 /// Is level 0 to be compacted, for its size and that of what it is merged with?
 fn is_level0_due(version: &Version, targets: &Targets) -> bool {
     let l0 = version.level(0);
-    match l0.files.len() {
-        0..L0_TRIGGER => false,
-        L0_TRIGGER_MOST.. => true,
-        _ if targets.base_level < LEVELS - 1 => true,
-        _ => hull(l0.files.iter()).is_some_and(|(from, to)| {
+    let is_due_from =
+        |trigger| full_files(l0) >= trigger as u64 || l0.files.len() >= trigger + L0_SMALL_MOST;
+    if !is_due_from(L0_TRIGGER) {
+        return false;
+    }
+    is_due_from(L0_TRIGGER_MOST)
+        || targets.base_level < LEVELS - 1
+        || hull(l0.files.iter()).is_some_and(|(from, to)| {
             let beneath = version.level(targets.base_level).overlapping(from, to);
             l0.bytes() >= beneath.iter().map(|file| file.meta.bytes).sum()
-        }),
-    }
+        })
+}
+
+/// How many files of the size of the largest there are in a level, by what it has.
+fn full_files(level: &Level) -> u64 {
+    let largest = level.files.iter().map(|file| file.meta.bytes).max().unwrap_or_default().max(1);
+    (level.bytes() + largest / 2) / largest
 }
 
 /// Bytes that must still be moved down until every level is within its target.

@@ -14,6 +14,7 @@ use crate::base::range::is_by;
 use crate::base::seqno::SeqNo;
 use crate::base::value::ValueKind;
 use crate::compaction::picker::L0_SLOW;
+use crate::compaction::picker::L0_SMALL_MOST;
 use crate::compaction::picker::L0_TRIGGER;
 use crate::compaction::picker::L0_TRIGGER_MOST;
 use crate::compaction::picker::PickContext;
@@ -209,11 +210,31 @@ proptest! {
         let (l0, base) = (version.level(0), targets(&version, 4000).base_level);
         let waits = base == LEVELS - 1 && l0.bytes() < version.level(base).bytes();
         let trigger = if waits { L0_TRIGGER_MOST } else { L0_TRIGGER };
-        prop_assert!(l0.files.len() < trigger);
+        let largest = l0.files.iter().map(|file| file.meta.bytes).max().unwrap_or(1);
+        prop_assert!(2 * l0.bytes() < (2 * trigger as u64 - 1) * largest);
+        prop_assert!(l0.files.len() < trigger + L0_SMALL_MOST);
         prop_assert_eq!(debt_bytes(&version, 4000), 0);
         let is_expired = |ms| ms < expire;
         prop_assert!(!version.files().any(|file| is_expired(file.meta.oldest_tombstone_ms)));
     }
+}
+
+#[test]
+fn files_of_level_0_count_by_what_they_have() {
+    let is_due = |beneath: u64, sizes: &[u64]| {
+        let mut edit = KeyspaceEdit::default();
+        edit.added.push((LEVELS as u8 - 1, file(1, 0, 9, beneath)));
+        edit.added.extend(sizes.iter().zip(2..).map(|(bytes, id)| (0, file(id, 0, 9, *bytes))));
+        pick(&apply(&Version::default(), &edit), &context(&HashSet::new(), 0)).is_some()
+    };
+    assert!(is_due(100, &[100; 4]) && !is_due(100, &[100; 3]));
+    assert!(is_due(100, &[100, 100, 100, 50]) && !is_due(100, &[100, 100, 100, 49]));
+    assert!(is_due(100, &[100, 9, 9, 9, 9, 9]) && !is_due(100, &[100, 9, 9, 9, 9]));
+    // What lies beneath has more than level 0.
+    assert!(is_due(3000, &[100; 6]) && !is_due(3000, &[100; 5]));
+    assert!(is_due(3000, &[100, 100, 100, 100, 100, 50]));
+    assert!(!is_due(3000, &[100, 100, 100, 100, 100, 49]));
+    assert!(is_due(3000, &[100, 9, 9, 9, 9, 9, 9, 9]) && !is_due(3000, &[100, 9, 9, 9, 9, 9, 9]));
 }
 
 #[test]
