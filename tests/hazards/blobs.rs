@@ -49,8 +49,8 @@ fn values_that_are_moved_survive_a_crash_at_any_moment() {
     };
     (0..60).for_each(|key| put(key, 0));
     // Of each round's values a few stay live, so that they have to be moved.
-    for round in 1..6 {
-        (0..60).filter(|key| u16::from(*key) % 6 >= round).for_each(|key| put(key, round));
+    for round in 1..8 {
+        (0..60).filter(|key| u16::from(*key) % 8 >= round).for_each(|key| put(key, round));
         db.flush().unwrap();
     }
     db.sync().unwrap();
