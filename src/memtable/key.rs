@@ -58,14 +58,15 @@ impl Frame {
         Frame::new(anchor, 0)
     }
 
-    /// That of a node in which `anchor` and `other` are, or one between them.
+    /// That of a node of keys from `anchor` to `other`: they share at least what these two do.
     pub(super) fn between(anchor: Record, other: Record) -> Frame {
         let (a, b) = (anchor.key().user, other.key().user);
         let shared = shared_prefix_len(a, b).saturating_sub(SLACK);
         Frame::new(anchor, shared.min(a.len().saturating_sub(WINDOW_LEN)))
     }
 
-    /// The same windows, by a key that begins as the anchor does.
+    /// The same windows. Requires: the key of `anchor` is at least as long as what is passed over, and
+    /// begins as the anchor's does.
     pub(super) fn by(self, anchor: Record) -> Frame {
         Frame::new(anchor, self.skip.into())
     }
@@ -73,6 +74,11 @@ impl Frame {
     fn new(anchor: Record, skip: usize) -> Frame {
         let head = head16(anchor.key().user);
         Frame { head: [(head >> 64) as u64, head as u64], anchor, skip: skip as u16 }
+    }
+
+    /// Has it the windows of `other`? Requires: its anchor begins as that of `other` does.
+    pub(super) fn has_windows_of(&self, other: &Frame) -> bool {
+        self.skip == other.skip
     }
 
     pub(super) fn anchor(&self) -> Record {
@@ -171,6 +177,27 @@ mod tests {
                 let by_window = frame.window(&probe).cmp(&frame.window(&other));
                 prop_assert_eq!(by_window.then_with(|| probe.cmp(b)), a.cmp(&b));
                 prop_assert_eq!(frame.cmp_anchor(&probe), a.cmp(&anchor.key()));
+            }
+        }
+
+        #[test]
+        fn any_key_that_begins_as_the_anchor_does_can_take_its_place(
+            keys in prop::collection::vec(key(), 3..12),
+        ) {
+            let records = Records::new(Arc::new(FreeChunks::new(0)));
+            let of = |key| KeyRef::new(key, Trailer(1));
+            let store = |key| records.store(of(key), b"");
+            let frame = Frame::between(store(&keys[0]), store(&keys[1]));
+            for anchor in &keys {
+                if !(1..u64::MAX).contains(&frame.window(&Probe::new(of(anchor)))) {
+                    continue;
+                }
+                let other = frame.by(store(anchor));
+                prop_assert!(other.has_windows_of(&frame));
+                for key in &keys {
+                    let probe = Probe::new(of(key));
+                    prop_assert_eq!(other.window(&probe), frame.window(&probe));
+                }
             }
         }
     }

@@ -59,7 +59,8 @@ const RUN_LEN: u8 = 4;
 pub(super) struct Node {
     order: AtomicU64,
     next: AtomicPtr<Node>,
-    /// A node before this one, usually the nearest: a place to begin a search from.
+    /// A node before this one, usually the nearest: a place to begin a search from. Null in the first
+    /// node of a level, and in no other.
     prev: AtomicPtr<Node>,
     /// Its anchor is the bound; in the first node of a level, which has none, some key.
     frame: Frame,
@@ -193,7 +194,8 @@ impl NodeRef {
         Some(right)
     }
 
-    /// A node of `entries`, which will follow this one, whose last entry will be `before`.
+    /// A node of `entries`, which will follow this one. `before` will be the last entry that stays
+    /// here.
     fn right_part(self, before: Option<Entry>, entries: &mut [Entry]) -> Node {
         let anchor = self.record(entries[0].target);
         let frame = if windows_differ(before.iter().chain(&*entries)) {
@@ -217,6 +219,10 @@ impl NodeRef {
         let other = if entries.len() > 1 { entries.last() } else { before.as_ref() };
         let other = other.map_or(anchor, |other| self.record(other.target));
         let frame = Frame::between(anchor, other);
+        if entries[0].begins_like_anchor() && frame.has_windows_of(&self.frame) {
+            // Those of keys that are the same, or nearly: no other frame tells them apart.
+            return frame;
+        }
         for entry in entries {
             entry.window = frame.window(&Probe::new(self.record(entry.target).key()));
         }
@@ -255,12 +261,19 @@ struct Entry {
     target: Target,
 }
 
-/// Do the windows of these entries, which are sorted, all differ? Then the keys begin as the anchor
-/// does: neither the least window there is nor the greatest is among them.
+impl Entry {
+    /// Does its key begin as that of the anchor of its frame does? False if the window leaves it open.
+    fn begins_like_anchor(&self) -> bool {
+        0 < self.window && self.window < u64::MAX
+    }
+}
+
+/// Do the windows of these entries, which are sorted, all differ, and their keys begin as that of the
+/// anchor does?
 fn windows_differ<'a>(mut entries: impl Iterator<Item = &'a Entry>) -> bool {
     let mut last = 0;
     entries.all(|entry| {
-        let differs = last < entry.window && entry.window < u64::MAX;
+        let differs = last < entry.window && entry.begins_like_anchor();
         last = entry.window;
         differs
     })
