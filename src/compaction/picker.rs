@@ -6,9 +6,9 @@
 //! lie on the deepest level, whatever the size of the database. (RocksDB's
 //! `level_compaction_dynamic_level_bytes`.)
 //!
-//! Level 0 goes down as a whole, and all that it is merged with is written once more. So where that is
-//! more than level 0 has it waits for more files, if readers have few other runs to look into. Small
-//! files count for little.
+//! Level 0 goes down as a whole, and all that it is merged with is written once more. So where readers
+//! have few other runs to look into, small files count for little, and it waits for more of them if it
+//! has less than what it is merged with.
 //!
 //! From a level that is too large the file goes down whose overlap beneath is smallest for its
 //! size, which writes least. Where the disk is full the cheapest of the compactions that are due goes
@@ -36,14 +36,15 @@ use crate::version::sst_file::SstFile;
 const FANOUT: u64 = 10;
 /// So many tombstones are worth a compaction of their own, if each drops an entry.
 const DENSE_MIN: u64 = 64;
-/// Level 0 is compacted from this many files on, if it is as large as what it is merged with.
+/// Level 0 is compacted from this many files on, unless it may wait. It may in a tree that has one
+/// level besides: what goes down together is merged once, and reads lose little by a few more runs.
+/// In larger trees they would: scans of what is not in memory read the disk for each run.
 const L0_TRIGGER: usize = 4;
-/// From this many on it is compacted whatever it is merged with. Until then it waits, in a tree that
-/// has one level besides: what goes down together is merged once, and reads lose little by two more
-/// runs. In larger trees they would: scans of what is not in memory read the disk for each run.
+/// From this many on it does not wait although it has less than what it is merged with.
 pub(crate) const L0_TRIGGER_MOST: usize = 6;
 /// A flush that did not wait for a full memtable leaves a small file, which is no reason to write all
-/// that lies beneath once more. So files count by what they have, until there are so many more.
+/// that lies beneath once more. So where it may wait files count by what they have, until there are so
+/// many more.
 const L0_SMALL_MOST: usize = 2;
 /// Files of level 0 from which writers are slowed down.
 pub(crate) const L0_SLOW: usize = 12;
@@ -102,23 +103,26 @@ pub(crate) fn targets(version: &Version, base_bytes: u64) -> Targets {
 /// Is level 0 to be compacted, for its size and that of what it is merged with?
 fn is_level0_due(version: &Version, targets: &Targets) -> bool {
     let l0 = version.level(0);
-    let is_due_from =
-        |trigger| full_files(l0) >= trigger as u64 || l0.files.len() >= trigger + L0_SMALL_MOST;
-    if !is_due_from(L0_TRIGGER) {
-        return false;
+    if targets.base_level < LEVELS - 1 {
+        return l0.files.len() >= L0_TRIGGER;
     }
-    is_due_from(L0_TRIGGER_MOST)
-        || targets.base_level < LEVELS - 1
-        || hull(l0.files.iter()).is_some_and(|(from, to)| {
-            let beneath = version.level(targets.base_level).overlapping(from, to);
-            l0.bytes() >= beneath.iter().map(|file| file.meta.bytes).sum()
-        })
+    let full = full_files(l0);
+    let is_due_from = |trigger| full >= trigger as u64 || l0.files.len() >= trigger + L0_SMALL_MOST;
+    let Some((from, to)) = hull(l0.files.iter()).filter(|_| is_due_from(L0_TRIGGER)) else {
+        return false;
+    };
+    let beneath = version.level(targets.base_level).overlapping(from, to);
+    is_due_from(L0_TRIGGER_MOST) || l0.bytes() >= beneath.iter().map(|file| file.meta.bytes).sum()
 }
 
-/// How many files of the size of the largest there are in a level, by what it has.
+/// How many full files a level has: each is as much of one as it has of the largest but one. (The
+/// largest may be that of a flush of several memtables, beside which all others look small.)
 fn full_files(level: &Level) -> u64 {
-    let largest = level.files.iter().map(|file| file.meta.bytes).max().unwrap_or_default().max(1);
-    (level.bytes() + largest / 2) / largest
+    let mut sizes: Vec<u64> = level.files.iter().map(|file| file.meta.bytes).collect();
+    sizes.sort_unstable_by(|a, b| b.cmp(a));
+    let full = sizes.iter().copied().take(2).min().unwrap_or_default().max(1);
+    let bytes: u64 = sizes.iter().map(|size| size.min(&full)).sum();
+    (bytes + full / 2) / full
 }
 
 /// Bytes that must still be moved down until every level is within its target.

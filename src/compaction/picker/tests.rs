@@ -19,6 +19,7 @@ use crate::compaction::picker::L0_TRIGGER;
 use crate::compaction::picker::L0_TRIGGER_MOST;
 use crate::compaction::picker::PickContext;
 use crate::compaction::picker::debt_bytes;
+use crate::compaction::picker::full_files;
 use crate::compaction::picker::pick;
 use crate::compaction::picker::pick_for_reads;
 use crate::compaction::picker::targets;
@@ -208,11 +209,12 @@ proptest! {
             prop_assert!(jobs < 1000, "the jobs never end");
         }
         let (l0, base) = (version.level(0), targets(&version, 4000).base_level);
-        let waits = base == LEVELS - 1 && l0.bytes() < version.level(base).bytes();
+        let may_wait = base == LEVELS - 1;
+        let waits = may_wait && l0.bytes() < version.level(base).bytes();
         let trigger = if waits { L0_TRIGGER_MOST } else { L0_TRIGGER };
-        let largest = l0.files.iter().map(|file| file.meta.bytes).max().unwrap_or(1);
-        prop_assert!(2 * l0.bytes() < (2 * trigger as u64 - 1) * largest);
-        prop_assert!(l0.files.len() < trigger + L0_SMALL_MOST);
+        prop_assert!(full_files(l0) < trigger as u64);
+        let small_most = if may_wait { L0_SMALL_MOST } else { 0 };
+        prop_assert!(l0.files.len() < trigger + small_most);
         prop_assert_eq!(debt_bytes(&version, 4000), 0);
         let is_expired = |ms| ms < expire;
         prop_assert!(!version.files().any(|file| is_expired(file.meta.oldest_tombstone_ms)));
@@ -229,12 +231,17 @@ fn files_of_level_0_count_by_what_they_have() {
     };
     assert!(is_due(100, &[100; 4]) && !is_due(100, &[100; 3]));
     assert!(is_due(100, &[100, 100, 100, 50]) && !is_due(100, &[100, 100, 100, 49]));
-    assert!(is_due(100, &[100, 9, 9, 9, 9, 9]) && !is_due(100, &[100, 9, 9, 9, 9]));
+    assert!(is_due(100, &[100, 100, 9, 9, 9, 9]) && !is_due(100, &[100, 100, 9, 9, 9]));
     // What lies beneath has more than level 0.
     assert!(is_due(3000, &[100; 6]) && !is_due(3000, &[100; 5]));
     assert!(is_due(3000, &[100, 100, 100, 100, 100, 50]));
     assert!(!is_due(3000, &[100, 100, 100, 100, 100, 49]));
-    assert!(is_due(3000, &[100, 9, 9, 9, 9, 9, 9, 9]) && !is_due(3000, &[100, 9, 9, 9, 9, 9, 9]));
+    let small = [100, 100, 9, 9, 9, 9, 9, 9];
+    assert!(is_due(3000, &small) && !is_due(3000, &small[..7]));
+    // One flush wrote what others write in three.
+    assert!(is_due(100, &[300, 100, 100, 100]) && !is_due(100, &[300, 100, 100]));
+    // There is a level between, in which readers look too.
+    assert!(is_due(50_000, &[100, 100, 9, 9]) && !is_due(50_000, &[100, 100, 9]));
 }
 
 #[test]
