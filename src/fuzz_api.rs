@@ -333,7 +333,7 @@ impl WritableFile for Written {
         Ok(())
     }
 
-    fn reserve(&self, _len: u64) -> Result<bool> {
+    fn reserve(&self, _range: Range<u64>) -> Result<bool> {
         Ok(false)
     }
 }

@@ -68,6 +68,7 @@ impl BlobWriter {
 
     /// As `SstWriter::reserve`.
     pub(crate) fn reserve(&mut self, bytes: u64) -> Result<()> {
+        debug_assert_eq!(self.out_at, 0);
         self.growth.reserve(&*self.file, bytes)
     }
 

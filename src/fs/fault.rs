@@ -471,8 +471,8 @@ impl WritableFile for FaultWritable {
         self.faults.run(FaultOp::SetLen, &[&self.path], set)
     }
 
-    fn reserve(&self, len: u64) -> Result<bool> {
-        let reserve = || self.inner.reserve(len);
+    fn reserve(&self, range: Range<u64>) -> Result<bool> {
+        let reserve = || self.inner.reserve(range);
         self.faults.run(FaultOp::Reserve, &[&self.path], reserve)
     }
 

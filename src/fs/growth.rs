@@ -3,9 +3,10 @@
 //! A system keeps what was written until somebody syncs it, or half a minute has passed. So the sync
 //! at the end of a file would find all of it left to do, and reads and syncs of others queue behind that.
 //!
-//! A file whose room is reserved lies in one piece. But while a merge goes on, what it will write is
-//! room that nobody else can have: as much as a small database, for nothing. So no more is kept than
-//! what is written soon.
+//! A file whose room is reserved lies in few pieces. But while a merge goes on, what it will write is
+//! room that nobody else can have: as much as a small database, for nothing. So it is asked at first
+//! whether there is room for all of it, and no more is kept than what is written soon. (Two files that
+//! begin at the same time may both hear that there is: then one of them fails later.)
 
 use crate::base::error::Result;
 use crate::base::planted::Planted;
@@ -23,7 +24,7 @@ pub(crate) struct Growth {
     begun: u64,
     /// Up to here there is room.
     reserved: u64,
-    /// So long the file will be: no room is needed behind that.
+    /// No room is asked for behind this.
     expected: u64,
 }
 
@@ -33,11 +34,14 @@ impl Growth {
     /// # Errors
     /// What the file system says: that there is no room for all of it, before the work is done.
     pub(crate) fn reserve(&mut self, file: &dyn WritableFile, bytes: u64) -> Result<()> {
-        self.expected = bytes;
-        if bytes > STEP && file.reserve(bytes)? {
+        if bytes > STEP && file.reserve(0..bytes)? {
             file.set_len(0)?;
         }
-        self.go_on(file, 0)
+        let first = bytes.min(STEP);
+        if file.reserve(0..first)? {
+            (self.reserved, self.expected) = (first, bytes);
+        }
+        Ok(())
     }
 
     /// Begins what is complete of `file`, which was written in full up to `end`.
@@ -59,8 +63,15 @@ impl Growth {
     /// Reserves the next step, if the end comes near to that of the last.
     fn go_on(&mut self, file: &dyn WritableFile, end: u64) -> Result<()> {
         if self.reserved < self.expected && end + PIECE > self.reserved {
-            self.reserved = self.expected.min(end + STEP);
-            file.reserve(self.reserved)?;
+            let next = self.expected.min(end + STEP);
+            if file.reserve(self.reserved..next).is_ok() {
+                self.reserved = next;
+            } else {
+                // The file may turn out shorter: a write that finds no room says so itself. What there
+                // was of it is for others.
+                self.expected = 0;
+                file.set_len(end)?;
+            }
         }
         Ok(())
     }
@@ -113,9 +124,11 @@ mod tests {
             Ok(())
         }
 
-        fn reserve(&self, len: u64) -> Result<bool> {
-            self.check(len)?;
-            self.room.lock().push(len);
+        fn reserve(&self, range: Range<u64>) -> Result<bool> {
+            self.check(range.end)?;
+            if !range.is_empty() {
+                self.room.lock().push(range.end);
+            }
             Ok(true)
         }
     }
@@ -148,6 +161,20 @@ mod tests {
         assert_eq!(asked(STEP), [STEP]);
         let second = 2 * STEP - 3 * PIECE / 4;
         assert_eq!(asked(2 * STEP), [2 * STEP, 0, STEP, second, 2 * STEP]);
+    }
+
+    #[test]
+    fn a_file_that_is_shorter_than_expected_needs_no_room_behind_its_end() {
+        let (file, mut growth) = (Asked::new(3 * STEP), Growth::default());
+        growth.reserve(&file, 3 * STEP).unwrap();
+        // Others take what is left.
+        let file = Asked::new(STEP + 2 * PIECE);
+        for end in (0..=STEP + 2 * PIECE).step_by(PIECE as usize / 2) {
+            growth.wrote(&file, end).unwrap();
+        }
+        // What was reserved before the disk was full has been given back.
+        assert_eq!(*file.room.lock(), [STEP - PIECE / 2]);
+        assert!(growth.wrote(&file, STEP + 3 * PIECE).is_err(), "the disk's word counts");
     }
 
     #[test]

@@ -13,18 +13,18 @@ use std::os::fd::AsRawFd;
 
 use crate::fs::ReadMode;
 
-/// Reserves the first `len` bytes without changing the file's length; false if the file system
-/// cannot.
-pub(super) fn reserve(file: &File, len: u64) -> io::Result<bool> {
-    if len == 0 {
+/// Reserves room for this part without changing the file's length; false if the file system cannot.
+pub(super) fn reserve(file: &File, range: Range<u64>) -> io::Result<bool> {
+    if range.is_empty() {
         return Ok(true);
     }
-    let len = i64::try_from(len).map_err(|_| io::ErrorKind::FileTooLarge)?;
+    let signed = |n| i64::try_from(n).map_err(|_| io::ErrorKind::FileTooLarge);
+    let (offset, len) = (signed(range.start)?, signed(range.end - range.start)?);
     loop {
         #[expect(unsafe_code, reason = "no safe interface exists in the standard library")]
         // SAFETY: it takes numbers only, and the descriptor is that of an open file.
         let failed =
-            unsafe { libc::fallocate64(file.as_raw_fd(), libc::FALLOC_FL_KEEP_SIZE, 0, len) };
+            unsafe { libc::fallocate64(file.as_raw_fd(), libc::FALLOC_FL_KEEP_SIZE, offset, len) };
         if failed == 0 {
             return Ok(true);
         }

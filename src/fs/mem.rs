@@ -274,7 +274,7 @@ impl WritableFile for MemWritable {
         resized.map_err(self.io("resize"))
     }
 
-    fn reserve(&self, _len: u64) -> Result<bool> {
+    fn reserve(&self, _range: Range<u64>) -> Result<bool> {
         Ok(true)
     }
 

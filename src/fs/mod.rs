@@ -162,10 +162,10 @@ pub trait WritableFile: Debug + Send + Sync {
     fn sync_data(&self) -> Result<()>;
     /// Sets the length: cuts the file, or grows it with zeros.
     fn set_len(&self, len: u64) -> Result<()>;
-    /// Reserves disk space up to `len` without changing content or length, so that later writes
-    /// below it do not fail for lack of space, and what is not written reads as zeros. False where
+    /// Reserves disk space for this part without changing content or length, so that later writes
+    /// to it do not fail for lack of space, and what is not written reads as zeros. False where
     /// the system cannot do that: nothing is reserved then.
-    fn reserve(&self, len: u64) -> Result<bool>;
+    fn reserve(&self, range: Range<u64>) -> Result<bool>;
     /// For simulations: treats what is not synced as a failed sync does on Linux. It still reads,
     /// and no later sync makes it durable. A real file ignores this.
     #[cfg(any(test, feature = "testing"))]

@@ -267,8 +267,8 @@ impl WritableFile for OsWritable {
         self.file.set_len(len).map_err(|error| Error::io("resize", &self.path, error))
     }
 
-    fn reserve(&self, len: u64) -> Result<bool> {
-        system::reserve(&self.file, len)
+    fn reserve(&self, range: Range<u64>) -> Result<bool> {
+        system::reserve(&self.file, range)
             .map_err(|error| Error::io("reserve space for", &self.path, error))
     }
 }
@@ -422,7 +422,7 @@ mod system {
     }
 
     #[cfg(not(target_os = "linux"))]
-    pub(super) fn reserve(_: &File, _: u64) -> io::Result<bool> {
+    pub(super) fn reserve(_: &File, _: Range<u64>) -> io::Result<bool> {
         Ok(false)
     }
 
@@ -472,7 +472,7 @@ mod system {
         path.metadata().map(drop)
     }
 
-    pub(super) fn reserve(_: &File, _: u64) -> io::Result<bool> {
+    pub(super) fn reserve(_: &File, _: Range<u64>) -> io::Result<bool> {
         Ok(false)
     }
 

@@ -53,8 +53,8 @@ fn what_is_written_is_read_in_every_mode() {
     on_each(|fs, root| {
         let path = root.join("file");
         let file = fs.create(&path).unwrap();
-        file.reserve(0).unwrap();
-        file.reserve(1 << 20).unwrap();
+        file.reserve(0..0).unwrap();
+        file.reserve(0..1 << 20).unwrap();
         file.write_at(3, b"later").unwrap();
         file.write_at(0, b"now").unwrap();
         file.write_at(100, b"").unwrap();
@@ -190,7 +190,7 @@ fn a_read_beyond_the_end_is_an_error() {
 fn an_empty_file_opens_in_every_mode() {
     on_each(|fs, root| {
         let path = root.join("file");
-        fs.create(&path).unwrap().reserve(1 << 16).unwrap();
+        fs.create(&path).unwrap().reserve(0..1 << 16).unwrap();
         for mode in MODES {
             let file = fs.open(&path, mode).unwrap();
             assert!(file.is_empty() && file.mapping().is_none());
@@ -448,9 +448,9 @@ fn reserved_space_does_not_count_as_length() {
     let path = temp.path().join("file");
     let file = OsFs.create(&path).unwrap();
     file.write_at(0, b"1").unwrap();
-    file.reserve(1 << 20).unwrap();
+    file.reserve(0..1 << 20).unwrap();
     assert_eq!(read(&OsFs, &path), b"1");
-    assert!(file.reserve(u64::MAX).is_err() || cfg!(not(target_os = "linux")));
+    assert!(file.reserve(0..u64::MAX).is_err() || cfg!(not(target_os = "linux")));
 }
 
 #[test]
@@ -458,7 +458,7 @@ fn reserved_space_can_become_length_and_is_zeros() {
     on_each(|fs, root| {
         let path = root.join("file");
         let file = fs.create(&path).unwrap();
-        if !file.reserve(1 << 20).unwrap() {
+        if !file.reserve(0..1 << 20).unwrap() {
             return;
         }
         file.set_len(1 << 20).unwrap();

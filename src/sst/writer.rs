@@ -188,11 +188,12 @@ impl SstWriter {
         }
     }
 
-    /// Reserves room: the file is expected to get `bytes`.
+    /// Reserves room: the file is expected to get `bytes`. Requires: nothing was written to it.
     ///
     /// # Errors
     /// `Io` if there is no room for it.
     pub(crate) fn reserve(&mut self, bytes: u64) -> Result<()> {
+        debug_assert_eq!(self.out_at, 0);
         self.growth.reserve(&*self.file, bytes)
     }
 

@@ -188,7 +188,7 @@ pub(crate) fn prepare_segment(
 
 /// Makes the empty `file` `bytes` long, durably.
 fn allocate(file: &dyn WritableFile, bytes: u64, space: Space) -> Result<()> {
-    if space == Space::Reserved && file.reserve(bytes)? {
+    if space == Space::Reserved && file.reserve(0..bytes)? {
         file.set_len(bytes)?;
     } else {
         fill_with_zeros(file, bytes)?;

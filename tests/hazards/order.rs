@@ -1,6 +1,7 @@
 //! What has to be durable before what: seen from the calls, where the crash tests see the outcome.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -170,8 +171,8 @@ impl WritableFile for WatchedFile {
         self.file.set_len(len)
     }
 
-    fn reserve(&self, len: u64) -> Result<bool> {
-        self.file.reserve(len)
+    fn reserve(&self, range: Range<u64>) -> Result<bool> {
+        self.file.reserve(range)
     }
 }
 

@@ -1,5 +1,6 @@
 //! Writers, readers, snapshots and background jobs at once.
 
+use std::ops::Range;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -280,8 +281,8 @@ impl WritableFile for SlowFile {
     fn set_len(&self, len: u64) -> Result<()> {
         self.0.set_len(len)
     }
-    fn reserve(&self, len: u64) -> Result<bool> {
-        self.0.reserve(len)
+    fn reserve(&self, range: Range<u64>) -> Result<bool> {
+        self.0.reserve(range)
     }
 }
 

@@ -202,7 +202,7 @@ fn stores_on_a_full_disk(kind: Kind) {
     };
     let path = disk.path().join("reserved");
     let file = OsFs.create(&path).unwrap();
-    assert!(file.reserve(BYTES).unwrap(), "{kind:?}");
+    assert!(file.reserve(0..BYTES).unwrap(), "{kind:?}");
     file.set_len(BYTES).unwrap();
     file.sync_data().unwrap();
     // All that is left, to the last block.

@@ -45,7 +45,7 @@ fn call_everything(fs: &FaultFs, dir: &Path) -> Vec<FaultOp> {
     note(FaultOp::SyncData, file.sync_data());
     note(FaultOp::WriteBack, file.write_back(0..2));
     note(FaultOp::SetLen, file.set_len(2));
-    note(FaultOp::Reserve, file.reserve(2).map(drop));
+    note(FaultOp::Reserve, file.reserve(0..2).map(drop));
     note(FaultOp::Open, fs.open(&path, ReadMode::Pread).map(drop));
     let file = FaultReadable {
         inner: fs.inner.open(&path, ReadMode::Pread).unwrap(),

@@ -56,7 +56,7 @@ impl WritableFile for Disk {
         Ok(())
     }
 
-    fn reserve(&self, _: u64) -> Result<bool> {
+    fn reserve(&self, _: Range<u64>) -> Result<bool> {
         Ok(false)
     }
 }
