@@ -31,7 +31,7 @@ pub(crate) struct ApartSpec {
     pub(crate) from: u64,
     /// Size at which a blob file is cut.
     pub(crate) file_bytes: u64,
-    /// Bytes of records that are expected to be written, about: for so many there must be room.
+    /// Bytes of records that are expected to be written, about. Room is asked for file by file.
     pub(crate) expected_bytes: u64,
     /// Values in these are moved.
     pub(crate) condemned: HashSet<FileId>,

@@ -62,7 +62,7 @@ pub(crate) struct OutputSpec {
     pub(crate) keyspace: KeyspaceId,
     pub(crate) sst: SstOptions,
     pub(crate) file_bytes: u64,
-    /// Bytes that are expected to be written, about: for so many there must be room.
+    /// Bytes that are expected to be written, about. Room for them is asked for file by file.
     pub(crate) input_bytes: u64,
     /// What is known of the files of the level beneath the output, sorted; empty at the bottom and for
     /// flushes.

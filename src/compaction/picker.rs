@@ -46,6 +46,8 @@ pub(crate) const L0_TRIGGER_MOST: usize = 6;
 /// that lies beneath once more. So where it may wait files count by what they have, until there are so
 /// many more.
 const L0_SMALL_MOST: usize = 2;
+/// A flush seldom writes more memtables than this.
+const MEMTABLES_PER_FLUSH: u64 = 4;
 /// Files of level 0 from which writers are slowed down.
 pub(crate) const L0_SLOW: usize = 12;
 
@@ -115,12 +117,15 @@ fn is_level0_due(version: &Version, targets: &Targets) -> bool {
     is_due_from(L0_TRIGGER_MOST) || l0.bytes() >= beneath.iter().map(|file| file.meta.bytes).sum()
 }
 
-/// How many full files a level has: each is as much of one as it has of the largest but one. (The
-/// largest may be that of a flush of several memtables, beside which all others look small.)
+/// How many full files a level has, rounded: each is as much of one as it has of the largest but one.
+/// (The largest may be that of a flush of several memtables, beside which all others look small. But
+/// not more than some: where there is only one full file it is what the others are measured by.)
 fn full_files(level: &Level) -> u64 {
     let mut sizes: Vec<u64> = level.files.iter().map(|file| file.meta.bytes).collect();
     sizes.sort_unstable_by(|a, b| b.cmp(a));
-    let full = sizes.iter().copied().take(2).min().unwrap_or_default().max(1);
+    let largest = sizes.first().copied().unwrap_or_default();
+    let second = sizes.get(1).copied().unwrap_or(largest);
+    let full = second.max(largest / MEMTABLES_PER_FLUSH).max(1);
     let bytes: u64 = sizes.iter().map(|size| size.min(&full)).sum();
     (bytes + full / 2) / full
 }

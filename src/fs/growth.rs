@@ -5,8 +5,8 @@
 //!
 //! A file whose room is reserved lies in few pieces. But while a merge goes on, what it will write is
 //! room that nobody else can have: as much as a small database, for nothing. So it is asked at first
-//! whether there is room for all of it, and no more is kept than what is written soon. (Two files that
-//! begin at the same time may both hear that there is: then one of them fails later.)
+//! whether there is room for all of it, and no more is kept than what is written soon. (A file that
+//! begins while another is written counts the same room: then one of them may fail later.)
 
 use crate::base::error::Result;
 use crate::base::planted::Planted;
@@ -67,10 +67,11 @@ impl Growth {
             if file.reserve(self.reserved..next).is_ok() {
                 self.reserved = next;
             } else {
-                // The file may turn out shorter: a write that finds no room says so itself. What there
-                // was of it is for others.
+                // The file may turn out shorter: a write that finds no room says so itself. What the
+                // system had found of it is for others, what this file had before is not.
                 self.expected = 0;
                 file.set_len(end)?;
+                let _ = file.reserve(end..self.reserved);
             }
         }
         Ok(())
@@ -172,8 +173,8 @@ mod tests {
         for end in (0..=STEP + 2 * PIECE).step_by(PIECE as usize / 2) {
             growth.wrote(&file, end).unwrap();
         }
-        // What was reserved before the disk was full has been given back.
-        assert_eq!(*file.room.lock(), [STEP - PIECE / 2]);
+        // What the system may have found of the step is given back, and not what was there before.
+        assert_eq!(*file.room.lock(), [STEP - PIECE / 2, STEP]);
         assert!(growth.wrote(&file, STEP + 3 * PIECE).is_err(), "the disk's word counts");
     }
 

@@ -58,7 +58,7 @@ impl Frame {
         Frame::new(anchor, 0)
     }
 
-    /// That of a node of keys from `anchor` to `other`: they share at least what these two do.
+    /// That of a node of keys about `anchor` and `other`: what these two share is passed over.
     pub(super) fn between(anchor: Record, other: Record) -> Frame {
         let (a, b) = (anchor.key().user, other.key().user);
         let shared = shared_prefix_len(a, b).saturating_sub(SLACK);

@@ -220,7 +220,7 @@ impl NodeRef {
         let other = other.map_or(anchor, |other| self.record(other.target));
         let frame = Frame::between(anchor, other);
         if entries[0].begins_like_anchor() && frame.has_windows_of(&self.frame) {
-            // Those of keys that are the same, or nearly: no other frame tells them apart.
+            // They are what they were: keys that are the same tie by any frame.
             return frame;
         }
         for entry in entries {

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
+use std::io::Seek as _;
+use std::io::SeekFrom;
 use std::io::Write as _;
 use std::path::Path;
 use std::time::Duration;
@@ -230,6 +232,38 @@ fn stores_on_a_full_disk(kind: Kind) {
         assert_eq!(stored[..8], n.to_le_bytes(), "{kind:?}");
         assert_eq!(stored[8..], [0; 8], "{kind:?}");
     }
+}
+
+/// A reservation that fails may have found a part of the space. A length that the file has already gives
+/// that back, as those who reserve while they write need it.
+fn failed_reservation(kind: Kind) {
+    const BYTES: u64 = 4 << 20;
+    let disk = match Disk::new(kind, 64) {
+        Ok(disk) => disk,
+        Err(why) => return skip(&format!("a failed reservation on {kind:?}"), &why),
+    };
+    let file = OsFs.create(&disk.path().join("file")).unwrap();
+    file.write_at(0, &vec![7; BYTES as usize]).unwrap();
+    file.sync_data().unwrap();
+    let ballast = File::create(disk.path().join("ballast")).unwrap();
+    let fill = vec![1; 1 << 20];
+    let grow = || (&ballast).write_all(&fill).and_then(|()| ballast.sync_all());
+    while grow().is_ok() {}
+    let free = ballast.metadata().unwrap().len() - (6 << 20);
+    ballast.set_len(free).unwrap();
+    ballast.sync_all().unwrap();
+    (&ballast).seek(SeekFrom::End(0)).unwrap();
+    assert!(file.reserve(BYTES..5 * BYTES).is_err(), "{kind:?} has room for more than it has");
+    file.set_len(BYTES).unwrap();
+    for mib in 0..5 {
+        grow().unwrap_or_else(|error| panic!("{kind:?}, after {mib} MiB: {error}"));
+    }
+}
+
+#[test]
+fn a_failed_reservation_is_given_back() {
+    failed_reservation(Kind::Tmpfs);
+    failed_reservation(Kind::Ext4);
 }
 
 #[test]

@@ -232,6 +232,7 @@ fn files_of_level_0_count_by_what_they_have() {
     assert!(is_due(100, &[100; 4]) && !is_due(100, &[100; 3]));
     assert!(is_due(100, &[100, 100, 100, 50]) && !is_due(100, &[100, 100, 100, 49]));
     assert!(is_due(100, &[100, 100, 9, 9, 9, 9]) && !is_due(100, &[100, 100, 9, 9, 9]));
+    assert!(is_due(100, &[100, 9, 9, 9, 9, 9]) && !is_due(100, &[100, 9, 9, 9, 9]));
     // What lies beneath has more than level 0.
     assert!(is_due(3000, &[100; 6]) && !is_due(3000, &[100; 5]));
     assert!(is_due(3000, &[100, 100, 100, 100, 100, 50]));
@@ -240,7 +241,8 @@ fn files_of_level_0_count_by_what_they_have() {
     assert!(is_due(3000, &small) && !is_due(3000, &small[..7]));
     // One flush wrote what others write in three.
     assert!(is_due(100, &[300, 100, 100, 100]) && !is_due(100, &[300, 100, 100]));
-    // There is a level between, in which readers look too.
+    assert!(is_due(3000, &[100, 9, 9, 9, 9, 9, 9, 9]) && !is_due(3000, &[100, 9, 9, 9, 9, 9, 9]));
+    // What lies beneath is large enough for a level between, in which readers look too.
     assert!(is_due(50_000, &[100, 100, 9, 9]) && !is_due(50_000, &[100, 100, 9]));
 }
 
