@@ -122,10 +122,9 @@ fn is_level0_due(version: &Version, targets: &Targets) -> bool {
 /// not more than some: where there is only one full file it is what the others are measured by.)
 fn full_files(level: &Level) -> u64 {
     let mut sizes: Vec<u64> = level.files.iter().map(|file| file.meta.bytes).collect();
-    sizes.sort_unstable_by(|a, b| b.cmp(a));
-    let largest = sizes.first().copied().unwrap_or_default();
-    let second = sizes.get(1).copied().unwrap_or(largest);
-    let full = second.max(largest / MEMTABLES_PER_FLUSH).max(1);
+    sort_by(&mut sizes, |a, b| b.cmp(a));
+    let size = |n: usize| sizes.get(n).copied().unwrap_or_default();
+    let full = size(1).max(size(0) / MEMTABLES_PER_FLUSH).max(1);
     let bytes: u64 = sizes.iter().map(|size| size.min(&full)).sum();
     (bytes + full / 2) / full
 }

@@ -212,6 +212,8 @@ proptest! {
         let may_wait = base == LEVELS - 1;
         let waits = may_wait && l0.bytes() < version.level(base).bytes();
         let trigger = if waits { L0_TRIGGER_MOST } else { L0_TRIGGER };
+        let largest = l0.files.iter().map(|file| file.meta.bytes).max().unwrap_or(1);
+        prop_assert!(2 * l0.bytes() < (2 * trigger as u64 - 1) * largest);
         prop_assert!(full_files(l0) < trigger as u64);
         let small_most = if may_wait { L0_SMALL_MOST } else { 0 };
         prop_assert!(l0.files.len() < trigger + small_most);
